@@ -1,0 +1,66 @@
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Formats into err->message, and marks a message that did not fit. */
+static void format_message(struct nb_error *err, const char *fmt, va_list args) {
+    int n = vsnprintf(err->message, sizeof err->message, fmt, args);
+    if (n >= (int)sizeof err->message)
+        memcpy(err->message + sizeof err->message - 4, "\xe2\x80\xa6", 4); /* U+2026 and NUL */
+}
+
+enum nb_status nb_fail(struct nb_error *err, enum nb_status code, const char *fmt, ...) {
+    if (err) {
+        va_list args;
+        va_start(args, fmt);
+        err->code = code;
+        format_message(err, fmt, args);
+        va_end(args);
+    }
+    return code;
+}
+
+enum nb_status nb_fail_memory(struct nb_error *err, size_t bytes, const char *what) {
+    return nb_fail(err, NB_ERR_MEMORY, "out of memory: %zu bytes for %s", bytes, what);
+}
+
+enum nb_status nb_fail_prefix(struct nb_error *err, enum nb_status code, const char *fmt, ...) {
+    if (err) {
+        struct nb_error inner = *err;
+        va_list args;
+        va_start(args, fmt);
+        format_message(err, fmt, args);
+        va_end(args);
+        size_t used = strlen(err->message);
+        int n = snprintf(err->message + used, sizeof err->message - used, ": %s", inner.message);
+        if (n >= (int)(sizeof err->message - used))
+            memcpy(err->message + sizeof err->message - 4, "\xe2\x80\xa6", 4);
+    }
+    return code;
+}
+
+const char *nb_status_name(enum nb_status status) {
+    switch (status) {
+    case NB_OK:
+        return "ok";
+    case NB_ERR_ARGUMENT:
+        return "argument";
+    case NB_ERR_IO:
+        return "io";
+    case NB_ERR_FORMAT:
+        return "format";
+    case NB_ERR_UNSUPPORTED:
+        return "unsupported";
+    case NB_ERR_MEMORY:
+        return "memory";
+    case NB_ERR_LIMIT:
+        return "limit";
+    case NB_ERR_STOPPED:
+        return "stopped";
+    case NB_ERR_INTERNAL:
+        return "internal";
+    }
+    return "unknown";
+}

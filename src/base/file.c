@@ -1,0 +1,101 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum nb_status nb_map_open(const char *path, struct nb_map *out, struct nb_error *err) {
+    *out = (struct nb_map){0};
+    /* O_NONBLOCK: a FIFO must not make open wait for a writer before fstat can refuse it. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    struct stat st;
+    enum nb_status s = NB_OK;
+    if (fstat(fd, &st) != 0) {
+        s = nb_fail(err, NB_ERR_IO, "%s: cannot stat: %s", path, strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        s = nb_fail(err, NB_ERR_IO, "%s: is %s, expected a file", path,
+                    S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
+    } else if (st.st_size > 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED) {
+            s = nb_fail(err, NB_ERR_IO, "%s: cannot map %lld bytes: %s", path,
+                        (long long)st.st_size, strerror(errno));
+        } else {
+            out->data = p;
+            out->size = (size_t)st.st_size;
+        }
+    }
+    close(fd);
+    return s;
+}
+
+void nb_map_close(struct nb_map *map) {
+    if (map->data)
+        munmap((void *)map->data, map->size);
+    *map = (struct nb_map){0};
+}
+
+enum nb_status nb_read_file(const char *path, size_t max_bytes, struct nb_buf *out,
+                            struct nb_error *err) {
+    bool standard_input = strcmp(path, "-") == 0;
+    int fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    enum nb_status s = NB_OK;
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        s = nb_fail(err, NB_ERR_IO, "%s: is a folder, expected a file", path);
+        goto done;
+    }
+    char chunk[64 * 1024];
+    size_t total = 0;
+    for (;;) {
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            s = nb_fail(err, NB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
+            goto done;
+        }
+        if (n == 0)
+            break;
+        if ((size_t)n > max_bytes - total) {
+            s = nb_fail(err, NB_ERR_LIMIT, "%s: longer than the limit of %zu bytes", path,
+                        max_bytes);
+            goto done;
+        }
+        total += (size_t)n;
+        nb_buf_add(out, chunk, (size_t)n);
+        if (out->failed) {
+            s = nb_fail_memory(err, total, path);
+            goto done;
+        }
+    }
+done:
+    if (!standard_input)
+        close(fd);
+    return s;
+}
+
+bool nb_is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool nb_is_file(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool nb_path_join(char *out, size_t size, const char *folder, const char *name) {
+    size_t n = strlen(folder);
+    const char *slash = n && folder[n - 1] == '/' ? "" : "/";
+    int len = snprintf(out, size, "%s%s%s", folder, slash, name);
+    return len >= 0 && (size_t)len < size;
+}

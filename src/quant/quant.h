@@ -1,0 +1,54 @@
+/* bitsandbytes' 4-bit codec, to the bit: NF4 and FP4 codes, blocks that share one absmax, and the
+ * 8-bit dynamic code that compresses the absmax itself (double quantization). The plain reference:
+ * backends have fast versions of their own and are held to this one by tests.
+ *
+ * Source of the formats: bitsandbytes 0.50 (functional.py and its CUDA kernels); NF4: Dettmers et
+ * al., "QLoRA", 2023; the dynamic code: Dettmers, "8-bit Approximations for Parallelism", 2015.
+ */
+#ifndef NB_QUANT_QUANT_H
+#define NB_QUANT_QUANT_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum nb_quant_type { NB_QUANT_NF4, NB_QUANT_FP4 };
+
+enum { NB_NESTED_BLOCK = 256 }; /* absmax values that share one nested absmax */
+
+/* The 16 values of a type, code 0 to 15, within [-1, 1]. */
+extern const float nb_nf4_values[16];
+extern const float nb_fp4_values[16];
+const float *nb_quant_values(enum nb_quant_type type);
+
+/* A 4-bit matrix or vector of n weights as a checkpoint holds it; nothing is copied or owned. */
+struct nb_quant_view {
+    enum nb_quant_type type;
+    size_t n;             /* weights */
+    size_t block;         /* weights that share an absmax: a power of two, 32 to 4096 */
+    const uint8_t *codes; /* [(n + 1) / 2] u8: weight 2i in the high nibble, 2i + 1 in the low */
+    const float *values;  /* [16] f32: what each code stands for times absmax */
+    const float *absmax;  /* [ceil(n / block)] f32; NULL if double quantized */
+    const uint8_t *absmax_code; /* [ceil(n / block)] u8, with double quantization */
+    const float *nested_values; /* [256] f32: what an absmax code stands for times nested absmax */
+    const float *nested_absmax; /* [ceil(ceil(n / block) / nested_block)] f32 */
+    size_t nested_block;        /* absmax values that share a nested absmax */
+    float nested_offset;        /* the mean that was taken off each absmax before coding */
+};
+
+/* absmax of block i: nested_values[absmax_code[i]] * nested_absmax[i / nested_block] +
+ * nested_offset, each operation rounded to f32 (the CUDA kernel's product is rounded, then the mean
+ * is added), or absmax[i]. */
+float nb_quant_absmax(const struct nb_quant_view *view, size_t i);
+
+/* out[0..count) f32 = weights [first, first + count) of the view: values[code] * absmax, rounded to
+ * f32. first and count may be anything that lies within the view, block boundaries or not. */
+void nb_dequantize_f32(const struct nb_quant_view *view, size_t first, size_t count, float *out);
+
+/* The same rounded once more, to nearest even, to bf16 or fp16 bits. */
+void nb_dequantize_bf16(const struct nb_quant_view *view, size_t first, size_t count,
+                        uint16_t *out);
+void nb_dequantize_f16(const struct nb_quant_view *view, size_t first, size_t count, uint16_t *out);
+
+#endif
