@@ -2,8 +2,9 @@
  * 8-bit dynamic code that compresses the absmax itself (double quantization). The plain reference:
  * backends have fast versions of their own and are held to this one by tests.
  *
- * Source of the formats: bitsandbytes 0.50 (functional.py and its CUDA kernels); NF4: Dettmers et
- * al., "QLoRA", 2023; the dynamic code: Dettmers, "8-bit Approximations for Parallelism", 2015.
+ * Source of the formats: bitsandbytes 0.50 (functional.py and its CUDA kernels, which decide where
+ * its CPU code differs); NF4: Dettmers et al., "QLoRA", 2023; the dynamic code: Dettmers, "8-bit
+ * Approximations for Parallelism", 2015. quant.c says what holds and how it was found out.
  */
 #ifndef NB_QUANT_QUANT_H
 #define NB_QUANT_QUANT_H
@@ -15,12 +16,19 @@
 
 enum nb_quant_type { NB_QUANT_NF4, NB_QUANT_FP4 };
 
-enum { NB_NESTED_BLOCK = 256 }; /* absmax values that share one nested absmax */
+enum {
+    NB_QUANT_MIN_BLOCK = 32,
+    NB_QUANT_MAX_BLOCK = 4096,
+    NB_NESTED_BLOCK = 256, /* absmax values that share one nested absmax */
+};
 
 /* The 16 values of a type, code 0 to 15, within [-1, 1]. */
 extern const float nb_nf4_values[16];
 extern const float nb_fp4_values[16];
 const float *nb_quant_values(enum nb_quant_type type);
+
+/* "nf4" or "fp4". */
+const char *nb_quant_type_name(enum nb_quant_type type);
 
 /* A 4-bit matrix or vector of n weights as a checkpoint holds it; nothing is copied or owned. */
 struct nb_quant_view {
@@ -37,13 +45,24 @@ struct nb_quant_view {
     float nested_offset;        /* the mean that was taken off each absmax before coding */
 };
 
-/* absmax of block i: nested_values[absmax_code[i]] * nested_absmax[i / nested_block] +
- * nested_offset, each operation rounded to f32 (the CUDA kernel's product is rounded, then the mean
- * is added), or absmax[i]. */
+/* How long the arrays of n weights are; none of the three can overflow. */
+size_t nb_quant_code_bytes(size_t n);
+size_t nb_quant_blocks(size_t n, size_t block);
+size_t nb_quant_nested_blocks(size_t n, size_t block, size_t nested_block);
+
+/* NB_ERR_FORMAT if a view makes no sense: an unknown type, a block that is no power of two from 32
+ * to 4096, an array that is missing, or both absmax and absmax_code. A view that came from outside
+ * is checked once, when it is made; the functions below trust it. */
+enum nb_status nb_quant_check(const struct nb_quant_view *view, struct nb_error *err);
+
+/* absmax of block i: absmax[i], or with double quantization nested_values[absmax_code[i]] *
+ * nested_absmax[i / nested_block] rounded to f32, then nested_offset added and rounded again: two
+ * operations, never a fused one. The product, not the sum, is flushed as below. */
 float nb_quant_absmax(const struct nb_quant_view *view, size_t i);
 
 /* out[0..count) f32 = weights [first, first + count) of the view: values[code] * absmax, rounded to
- * f32. first and count may be anything that lies within the view, block boundaries or not. */
+ * f32, and zero of the same sign where that is below 2^-126. first and count may be anything that
+ * lies within the view, block boundaries or not. */
 void nb_dequantize_f32(const struct nb_quant_view *view, size_t first, size_t count, float *out);
 
 /* The same rounded once more, to nearest even, to bf16 or fp16 bits. */
