@@ -57,21 +57,26 @@ const char *nb_tokenizer_bytes(const struct nb_tokenizer *tokenizer, int32_t id,
 bool nb_tokenizer_is_special(const struct nb_tokenizer *tokenizer, int32_t id);
 
 /* Appends the text of ids[0..n) to *out as `tokenizers` decodes it, special tokens skipped: bytes
- * that are no UTF-8 become U+FFFD, and one leading space that encoding put there is dropped. */
+ * that are no UTF-8 become U+FFFD, and one leading space that encoding put there is dropped. Ids
+ * without a token are skipped. */
 enum nb_status nb_tokenizer_decode(const struct nb_tokenizer *tokenizer, const int32_t *ids,
                                    size_t n, struct nb_buf *out, struct nb_error *err);
 
 /* Decoding a token at a time: what comes out, joined, equals nb_tokenizer_decode of all ids at
- * once. */
+ * once. Whether a run of byte tokens ("<0xE2>") is text is known only at its end, so it comes out
+ * there; all else comes out at once, but for the start of a character that is not whole yet. */
 struct nb_decoder {
     const struct nb_tokenizer *tokenizer;
-    bool started;
-    unsigned char pending[4]; /* the start of a character that is not whole yet */
-    unsigned n_pending;
+    bool started;      /* a token that is not special has come */
+    size_t strip_left; /* spaces that the start of the text may still lose */
+    struct nb_buf pending;
 };
 
 void nb_decoder_start(struct nb_decoder *decoder, const struct nb_tokenizer *tokenizer);
 void nb_decoder_add(struct nb_decoder *decoder, int32_t id, struct nb_buf *out);
+
+/* Writes what is left, frees the decoder's memory and makes it ready for another text. Where memory
+ * ran out, here or before, out->failed is set. */
 void nb_decoder_finish(struct nb_decoder *decoder, struct nb_buf *out);
 
 #endif

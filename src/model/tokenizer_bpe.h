@@ -1,0 +1,95 @@
+/* Byte-pair encoding: a piece of normalized text becomes symbols, then the adjacent pair of the
+ * lowest rank merges, the leftmost first, until no pair merges.
+ *
+ * Two roads lead to the same ids. nb_bpe_encode_plain does what the line above says and defines the
+ * result. nb_bpe_encode cuts the text where no merge can ever reach across, knows most of what
+ * remains by heart, and merges the rest with better data structures.
+ */
+#ifndef NB_MODEL_TOKENIZER_BPE_H
+#define NB_MODEL_TOKENIZER_BPE_H
+
+#include "base/error.h"
+#include "model/tokenizer.h"
+#include "model/tokenizer_map.h"
+
+enum {
+    NB_BPE_ID_BITS = 21,   /* token ids are below 2^21 */
+    NB_BPE_RANK_BITS = 22, /* merges are fewer than 2^22 */
+    NB_BPE_MAX_IDS = 1 << NB_BPE_ID_BITS,
+    NB_BPE_MAX_MERGES = (1 << NB_BPE_RANK_BITS) - 1,
+    NB_BPE_NO_RANK = 0x7FFFFFFF, /* the pair does not merge */
+    NB_BPE_PAGES = 0x110000 >> 8,
+};
+
+struct nb_bpe {
+    /* What a character is before merging: pages[cp >> 8][cp & 255] is its symbol or -1, a page NULL
+     * if all of it is -1. Byte-level models have bytes for characters: byte_symbols[byte]. */
+    bool byte_level;
+    int32_t *pages[NB_BPE_PAGES];
+    int32_t byte_symbols[256];
+
+    /* What a character without a symbol becomes: the tokens of its bytes, or the unknown token (one
+     * for a run of them if fuse_unknown), or nothing if that is -1. */
+    bool byte_fallback, fuse_unknown;
+    bool drops; /* the last case can happen */
+    int32_t fallback[256];
+    int32_t unknown;
+
+    bool ignore_merges; /* a whole piece of text that is a token is that token */
+
+    /* left << 43 | right << 22 | rank, open addressing; all ones is free. */
+    uint64_t *pairs;
+    unsigned pairs_shift;
+    size_t pairs_mask;
+    uint32_t *results; /* of the merge of each rank */
+    size_t n_merges, max_merges;
+
+    /* Whether a pair of neighbouring characters occurs within some token that merges can make; with
+     * false alarms. Where it does not, text may be cut. */
+    uint64_t *joints;
+    unsigned joints_shift;
+    bool uncuttable; /* merges of unknown or fallback tokens: characters say nothing about them */
+
+    /* Tokens by the text that they stand for (raw bytes if byte_level). Owned by the tokenizer. */
+    const struct nb_text_map *words;
+    uint8_t *whole;    /* [id] 1: the token's own text encodes to just this token */
+    uint32_t max_word; /* bytes of the longest text of them */
+};
+
+/* Makes room for max_merges merges. */
+enum nb_status nb_bpe_init(struct nb_bpe *bpe, size_t max_merges, struct nb_error *err);
+void nb_bpe_free(struct nb_bpe *bpe);
+
+/* Gives character cp the symbol `id`; false if memory ran out. */
+bool nb_bpe_set_symbol(struct nb_bpe *bpe, uint32_t cp, int32_t id);
+
+/* The pair merges into `result` with this rank, in place of a rank it had before. Ranks are below
+ * max_merges; merges of one rank have one result. False if the table was made to collide. */
+bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t result,
+                      uint32_t rank);
+
+/* To be called once symbols and merges are in. words->texts[0..n_ids) are the tokens' texts. */
+enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words, size_t n_ids,
+                             struct nb_error *err);
+
+/* Memory that encoding uses again from one piece of text to the next. All zero to begin with. */
+struct nb_bpe_scratch {
+    int32_t *symbols;
+    uint32_t *previous, *next;
+    uint64_t *heap;
+    size_t cap, heap_cap;
+    struct nb_buf text;
+};
+
+void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch);
+
+/* Appends the ids of text[0..n), which is UTF-8 of less than 2^31 bytes. */
+enum nb_status nb_bpe_encode(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
+                             const char *text, size_t n, struct nb_tokens *out,
+                             struct nb_error *err);
+
+/* The same, by the definition; its time grows with the square of n. */
+enum nb_status nb_bpe_encode_plain(const struct nb_bpe *bpe, const char *text, size_t n,
+                                   struct nb_tokens *out, struct nb_error *err);
+
+#endif

@@ -1,0 +1,523 @@
+#include "test.h"
+
+#include "model/tokenizer.h"
+#include "model/tokenizer_impl.h"
+
+#include <jansson.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- Golden files (tools/golden/tokenizer.py) ---- */
+
+static json_t *read_json(const char *path) {
+    json_error_t e;
+    json_t *j = json_load_file(path, JSON_ALLOW_NUL, &e);
+    if (!j)
+        fail_msg("%s: line %d: %s", path, e.line, e.text);
+    return j;
+}
+
+/* Sets the field of a dotted path. */
+static void set_field(json_t *root, const char *path, json_t *value) {
+    char key[256];
+    snprintf(key, sizeof key, "%s", path);
+    char *rest = key;
+    for (char *dot; (dot = strchr(rest, '.')); rest = dot + 1) {
+        *dot = 0;
+        root = json_object_get(root, rest);
+        assert_non_null(root);
+    }
+    assert_int_equal(json_object_set(root, rest, value), 0);
+}
+
+/* Opens a tokenizer whose file holds these bytes. */
+static enum nb_status open_bytes(const char *bytes, size_t n, struct nb_tokenizer **out,
+                                 struct nb_error *err) {
+    char name[] = "/tmp/nibble-tokenizer-XXXXXX";
+    int fd = mkstemp(name);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, n), (ssize_t)n);
+    close(fd);
+    enum nb_status s = nb_tokenizer_open(name, out, err);
+    unlink(name);
+    return s;
+}
+
+static enum nb_status open_patched(const json_t *base, const json_t *patch,
+                                   struct nb_tokenizer **out, struct nb_error *err) {
+    json_t *root = json_deep_copy(base);
+    const char *path;
+    json_t *value;
+    json_object_foreach((json_t *)patch, path, value) set_field(root, path, value);
+    char *text = json_dumps(root, JSON_COMPACT);
+    assert_non_null(text);
+    enum nb_status s = open_bytes(text, strlen(text), out, err);
+    free(text);
+    json_decref(root);
+    return s;
+}
+
+static void read_ids(const json_t *array, struct nb_tokens *out) {
+    out->n = 0;
+    for (size_t i = 0; i < json_array_size(array); i++)
+        assert_true(nb_tokens_add(out, (int32_t)json_integer_value(json_array_get(array, i))));
+}
+
+static void print_ids(const char *what, const struct nb_tokens *t) {
+    fprintf(stderr, "%s:", what);
+    for (size_t i = 0; i < t->n; i++)
+        fprintf(stderr, " %d", t->ids[i]);
+    fprintf(stderr, "\n");
+}
+
+static void expect_ids(const char *name, const char *text, const struct nb_tokens *found,
+                       const struct nb_tokens *expected) {
+    if (found->n == expected->n &&
+        (found->n == 0 || memcmp(found->ids, expected->ids, found->n * sizeof *found->ids) == 0))
+        return;
+    print_ids("found", found);
+    print_ids("expected", expected);
+    fail_msg("%s: \"%s\"", name, text);
+}
+
+static void check_decode(const struct nb_tokenizer *t, const char *name,
+                         const struct nb_tokens *ids, const json_t *expected) {
+    struct nb_error err;
+    struct nb_buf whole = {0}, joined = {0};
+    assert_ok(nb_tokenizer_decode(t, ids->ids, ids->n, &whole, &err), err);
+    struct nb_decoder d;
+    nb_decoder_start(&d, t);
+    for (size_t i = 0; i < ids->n; i++)
+        nb_decoder_add(&d, ids->ids[i], &joined);
+    nb_decoder_finish(&d, &joined);
+    size_t n = json_string_length(expected);
+    if (whole.len != n || (n && memcmp(whole.data, json_string_value(expected), n) != 0)) {
+        print_ids("ids", ids);
+        fail_msg("%s: decoded \"%s\", expected \"%s\"", name, whole.len ? whole.data : "",
+                 json_string_value(expected));
+    }
+    assert_int_equal(joined.len, whole.len);
+    if (whole.len)
+        assert_memory_equal(joined.data, whole.data, whole.len);
+    nb_buf_free(&whole);
+    nb_buf_free(&joined);
+}
+
+static void check_case(const struct nb_tokenizer *t, const char *name, const json_t *c) {
+    static const struct {
+        const char *key;
+        unsigned flags;
+    } ways[] = {{"plain", 0},
+                {"special", NB_ENCODE_SPECIAL},
+                {"template", NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE}};
+    const json_t *text = json_object_get(c, "text"), *decoded = json_object_get(c, "decoded");
+    struct nb_tokens expected = {0}, found = {0};
+    struct nb_error err;
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *ids = json_object_get(c, ways[i].key);
+        if (ids)
+            read_ids(ids, &expected);
+        found.n = 0;
+        assert_ok(nb_tokenizer_encode(t, json_string_value(text), json_string_length(text),
+                                      ways[i].flags, &found, &err),
+                  err);
+        expect_ids(name, json_string_value(text), &found, &expected);
+        if (i == 1 && decoded)
+            check_decode(t, name, &found, decoded);
+    }
+    nb_tokens_free(&expected);
+    nb_tokens_free(&found);
+}
+
+static void check_variant(const json_t *base, const json_t *variant) {
+    const char *name = json_string_value(json_object_get(variant, "name"));
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    size_t i;
+    json_t *c;
+    assert_ok(open_patched(base, json_object_get(variant, "patch"), &t, &err), err);
+    json_array_foreach(json_object_get(variant, "cases"), i, c) check_case(t, name, c);
+    struct nb_tokens ids = {0};
+    json_array_foreach(json_object_get(variant, "decodes"), i, c) {
+        read_ids(json_object_get(c, "ids"), &ids);
+        check_decode(t, name, &ids, json_object_get(c, "text"));
+    }
+    nb_tokens_free(&ids);
+    nb_tokenizer_close(t);
+}
+
+static void check_golden(const char *path) {
+    json_t *golden = read_json(test_path(path));
+    const char *file = test_path(json_string_value(json_object_get(golden, "file")));
+    json_t *base = read_json(file);
+    struct stat st;
+    assert_int_equal(stat(file, &st), 0);
+    if (st.st_size != json_integer_value(json_object_get(golden, "file_bytes")))
+        fail_msg("%s was made for another %s: run tools/golden/tokenizer.py", path, file);
+    size_t i;
+    json_t *variant;
+    json_array_foreach(json_object_get(golden, "variants"), i, variant)
+        check_variant(base, variant);
+    json_decref(base);
+    json_decref(golden);
+}
+
+static void golden_cases(void **state) {
+    (void)state;
+    check_golden("tests/golden/tokenizer/cases.json");
+}
+
+static void golden_demo(void **state) {
+    (void)state;
+    if (access(test_path("models/demo/tokenizer.json"), R_OK) != 0) {
+        fprintf(stderr, "models/demo/tokenizer.json is absent: skipped\n");
+        skip();
+    }
+    check_golden("tests/golden/tokenizer/demo.json");
+}
+
+/* ---- The rest of the interface ---- */
+
+static struct nb_tokenizer *open_base(void) {
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    assert_ok(nb_tokenizer_open(test_path("tests/golden/tokenizer/base.json"), &t, &err), err);
+    return t;
+}
+
+static void lookups(void **state) {
+    (void)state;
+    struct nb_tokenizer *t = open_base();
+    size_t n;
+    int32_t the = nb_tokenizer_find(t, "▁the");
+    assert_true(the > 0);
+    assert_memory_equal(nb_tokenizer_bytes(t, the, &n), " the", 4);
+    assert_int_equal(n, 4);
+    int32_t feed = nb_tokenizer_find(t, "<0x0A>");
+    assert_memory_equal(nb_tokenizer_bytes(t, feed, &n), "\n", 1);
+    assert_int_equal(n, 1);
+    assert_int_equal(nb_tokenizer_find(t, "<s>"), 1);
+    assert_true(nb_tokenizer_is_special(t, 1));
+    assert_false(nb_tokenizer_is_special(t, the));
+    nb_tokenizer_bytes(t, 1, &n);
+    assert_int_equal(n, 0);
+    assert_int_equal(nb_tokenizer_find(t, "no such token"), -1);
+    assert_int_equal(nb_tokenizer_find(t, ""), -1);
+    const int32_t outside[] = {-1, nb_tokenizer_size(t), INT32_MIN, INT32_MAX};
+    for (size_t i = 0; i < 4; i++) {
+        nb_tokenizer_bytes(t, outside[i], &n);
+        assert_int_equal(n, 0);
+        assert_false(nb_tokenizer_is_special(t, outside[i]));
+    }
+    struct nb_buf text = {0};
+    struct nb_error err;
+    assert_ok(nb_tokenizer_decode(t, outside, 4, &text, &err), err);
+    assert_int_equal(text.len, 0);
+    nb_buf_free(&text);
+    nb_tokenizer_close(t);
+    nb_tokenizer_close(NULL);
+}
+
+static void encode(const struct nb_tokenizer *t, const char *text, unsigned flags,
+                   struct nb_tokens *out) {
+    struct nb_error err;
+    assert_ok(nb_tokenizer_encode(t, text, strlen(text), flags, out, &err), err);
+}
+
+/* Text that goes on from text before it gets no space in front. */
+static void continuing(void **state) {
+    (void)state;
+    struct nb_tokenizer *t = open_base();
+    struct nb_tokens whole = {0}, parts = {0};
+    encode(t, "the quick brown fox", NB_ENCODE_TEMPLATE, &whole);
+    encode(t, "the quick", NB_ENCODE_TEMPLATE, &parts);
+    encode(t, " brown fox", NB_ENCODE_CONTINUE, &parts);
+    expect_ids("continue", "words", &parts, &whole);
+    whole.n = parts.n = 0;
+    /* Behind a special token a text begins anew. */
+    encode(t, "a</s>b", NB_ENCODE_SPECIAL, &whole);
+    encode(t, "a", 0, &parts);
+    encode(t, "</s>b", NB_ENCODE_SPECIAL | NB_ENCODE_CONTINUE, &parts);
+    expect_ids("continue", "special", &parts, &whole);
+    nb_tokens_free(&whole);
+    nb_tokens_free(&parts);
+    nb_tokenizer_close(t);
+}
+
+static void bad_text(void **state) {
+    (void)state;
+    struct nb_tokenizer *t = open_base();
+    struct nb_tokens ids = {0};
+    struct nb_error err;
+    encode(t, "held", 0, &ids);
+    size_t held = ids.n;
+    static const char *const bad[] = {"\xFF", "abc\xE2\x82", "\xED\xA0\x80", "a\xC0\x80", "\x80"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(nb_tokenizer_encode(t, bad[i], strlen(bad[i]), 0, &ids, &err),
+                         NB_ERR_FORMAT);
+        assert_non_null(strstr(err.message, "UTF-8"));
+        assert_int_equal(ids.n, held);
+    }
+    assert_int_equal(nb_tokenizer_encode(t, "a", SIZE_MAX / 2, 0, &ids, &err), NB_ERR_LIMIT);
+    assert_ok(nb_tokenizer_encode(t, NULL, 0, 0, &ids, &err), err);
+    assert_int_equal(ids.n, held);
+    nb_tokens_free(&ids);
+    nb_tokenizer_close(t);
+}
+
+/* ---- Files that are wrong ---- */
+
+/* A field of base.json, what is put there (NULL: it is removed), and what the message must name. */
+static const struct {
+    const char *path, *value;
+    enum nb_status status;
+    const char *message;
+} wrong[] = {
+    {"model", NULL, NB_ERR_FORMAT, "model is nothing"},
+    {"model", "[]", NB_ERR_FORMAT, "model is an array"},
+    {"model.type", "\"Unigram\"", NB_ERR_UNSUPPORTED, "model.type is \"Unigram\""},
+    {"model.type", "7", NB_ERR_FORMAT, "type"},
+    {"model.dropout", "0.5", NB_ERR_UNSUPPORTED, "model.dropout"},
+    {"model.dropout", "\"x\"", NB_ERR_FORMAT, "dropout"},
+    {"model.end_of_word_suffix", "\"</w>\"", NB_ERR_UNSUPPORTED, "model.end_of_word_suffix"},
+    {"model.continuing_subword_prefix", "\"##\"", NB_ERR_UNSUPPORTED, "continuing_subword_prefix"},
+    {"model.vocab", NULL, NB_ERR_FORMAT, "model.vocab is nothing"},
+    {"model.vocab", "{}", NB_ERR_FORMAT, "model.merges[0]"},
+    {"model.vocab", "[\"a\"]", NB_ERR_FORMAT, "model.vocab is an array"},
+    {"model.vocab", "{\"a\": \"b\"}", NB_ERR_FORMAT, "model.vocab[\"a\"]"},
+    {"model.vocab", "{\"a\": 1.5}", NB_ERR_FORMAT, "model.vocab[\"a\"]"},
+    {"model.vocab", "{\"a\": -1}", NB_ERR_FORMAT, "model.vocab[\"a\"]"},
+    {"model.vocab", "{\"a\": 2097152}", NB_ERR_FORMAT, "model.vocab[\"a\"]"},
+    {"model.vocab", "{\"a\": 9223372036854775807}", NB_ERR_FORMAT, "model.vocab[\"a\"]"},
+    {"model.vocab", "{\"a\": 5, \"b\": 5}", NB_ERR_FORMAT, "\"b\" has id 5, which \"a\" has too"},
+    {"model.vocab.▁the", "5", NB_ERR_FORMAT, "has id 5"},
+    {"model.vocab.<0x0A>", NULL, NB_ERR_FORMAT, "<0x0A>"},
+    {"model.merges", NULL, NB_ERR_FORMAT, "model.merges is nothing"},
+    {"model.merges", "{}", NB_ERR_FORMAT, "model.merges is an object"},
+    {"model.merges", "[\"a\"]", NB_ERR_FORMAT, "model.merges[0]"},
+    {"model.merges", "[\"a b c\"]", NB_ERR_FORMAT, "model.merges[0]"},
+    {"model.merges", "[\" a\"]", NB_ERR_FORMAT, "model.merges[0]"},
+    {"model.merges", "[\"h e\", [\"a\"]]", NB_ERR_FORMAT, "model.merges[1]"},
+    {"model.merges", "[[\"a\", 1]]", NB_ERR_FORMAT, "model.merges[0]"},
+    {"model.merges", "[\"q zzz\"]", NB_ERR_FORMAT, "\"zzz\" is not in model.vocab"},
+    {"model.merges", "[\"q x\"]", NB_ERR_FORMAT, "\"qx\" is not in model.vocab"},
+    {"model.byte_fallback", "1", NB_ERR_FORMAT, "byte_fallback"},
+    {"model.unk_token", "{}", NB_ERR_FORMAT, "unk_token"},
+    {"added_tokens", "{}", NB_ERR_FORMAT, "added_tokens is an object"},
+    {"added_tokens", "[7]", NB_ERR_FORMAT, "added_tokens[0]"},
+    {"added_tokens", "[{}]", NB_ERR_FORMAT, "added_tokens[0] has no id"},
+    {"added_tokens", "[{\"id\": 0}]", NB_ERR_FORMAT, "added_tokens[0] has no content"},
+    {"added_tokens", "[{\"id\": 0, \"content\": \"x\"}]", NB_ERR_FORMAT, "added_tokens[0]"},
+    {"added_tokens", "[{\"id\": 2000, \"content\": \"<s>\"}]", NB_ERR_FORMAT, "ids 1 and 2000"},
+    {"added_tokens", "[{\"id\": 1e9, \"content\": \"x\"}]", NB_ERR_FORMAT, "added_tokens[0]"},
+    {"added_tokens", "[{\"id\": 1000000000, \"content\": \"x\"}]", NB_ERR_FORMAT, "1000000000"},
+    {"normalizer", "7", NB_ERR_FORMAT, "normalizer is an integer"},
+    {"normalizer", "{\"type\": \"Precompiled\"}", NB_ERR_UNSUPPORTED, "normalizer.type"},
+    {"normalizer", "{\"type\": \"Sequence\"}", NB_ERR_FORMAT, "normalizer.normalizers is nothing"},
+    {"normalizer", "{\"type\": \"Prepend\"}", NB_ERR_FORMAT, "normalizer has no prepend"},
+    {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": \"a\"}",
+     NB_ERR_FORMAT, "normalizer.pattern.String is empty"},
+    {"pre_tokenizer", "{\"type\": \"BertPreTokenizer\"}", NB_ERR_UNSUPPORTED,
+     "pre_tokenizer.type is \"BertPreTokenizer\""},
+    {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"ab\"}", NB_ERR_FORMAT,
+     "pre_tokenizer.replacement is \"ab\""},
+    {"post_processor", "{\"type\": \"TemplateProcessing\"}", NB_ERR_FORMAT,
+     "post_processor.single is nothing"},
+    {"post_processor.special_tokens", "{}", NB_ERR_FORMAT, "post_processor.special_tokens.<s>"},
+    {"post_processor.special_tokens", "{\"<s>\": {\"ids\": [99999]}}", NB_ERR_FORMAT, "ids[0]"},
+    {"post_processor.single", "[{\"Sequence\": {\"id\": \"B\"}}]", NB_ERR_UNSUPPORTED, "single[0]"},
+    {"post_processor.single", "[{}]", NB_ERR_FORMAT, "post_processor.single[0]"},
+    {"decoder", "{\"type\": \"CTC\"}", NB_ERR_UNSUPPORTED, "decoder.type is \"CTC\""},
+    {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}",
+     NB_ERR_UNSUPPORTED, "Strip"},
+};
+
+static void wrong_fields(void **state) {
+    (void)state;
+    json_t *base = read_json(test_path("tests/golden/tokenizer/base.json"));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        json_t *root = json_deep_copy(base);
+        if (wrong[i].value) {
+            json_t *value = json_loads(wrong[i].value, JSON_DECODE_ANY, NULL);
+            assert_non_null(value);
+            set_field(root, wrong[i].path, value);
+            json_decref(value);
+        } else {
+            const char *dot = strrchr(wrong[i].path, '.');
+            json_t *from = dot ? json_object_get(root, "model") : root;
+            if (dot && strncmp(wrong[i].path, "model.vocab.", 12) == 0)
+                from = json_object_get(from, "vocab");
+            assert_int_equal(json_object_del(from, dot ? dot + 1 : wrong[i].path), 0);
+        }
+        char *text = json_dumps(root, JSON_COMPACT);
+        struct nb_tokenizer *t = (struct nb_tokenizer *)&i;
+        struct nb_error err = {0};
+        enum nb_status s = open_bytes(text, strlen(text), &t, &err);
+        if (s != wrong[i].status || !strstr(err.message, wrong[i].message))
+            fail_msg("%s = %s: status %d, \"%s\"", wrong[i].path, wrong[i].value, s, err.message);
+        assert_non_null(strstr(err.message, "/tmp/nibble-tokenizer-"));
+        assert_null(t);
+        free(text);
+        json_decref(root);
+    }
+    json_decref(base);
+}
+
+static void wrong_bytes(void **state) {
+    (void)state;
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    static const char *const bad[] = {"",
+                                      "{",
+                                      "[]",
+                                      "{}",
+                                      "null",
+                                      "{\"a\":1,\"a\":2}",
+                                      "{\"model\":{\"vocab\":{\"\\u0000\":1}}}",
+                                      "\xFF\xFE"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(open_bytes(bad[i], strlen(bad[i]), &t, &err), NB_ERR_FORMAT);
+    /* Depth. */
+    enum { DEPTH = 100000 };
+    char *deep = malloc(DEPTH + 32);
+    strcpy(deep, "{\"model\": ");
+    memset(deep + 10, '[', DEPTH);
+    assert_int_equal(open_bytes(deep, DEPTH + 10, &t, &err), NB_ERR_FORMAT);
+    free(deep);
+    struct nb_buf nested = {0};
+    nb_buf_add_string(&nested, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+                               "\"normalizer\":");
+    for (int i = 0; i < 20; i++)
+        nb_buf_add_string(&nested, "{\"type\":\"Sequence\",\"normalizers\":[");
+    for (int i = 0; i < 20; i++)
+        nb_buf_add_string(&nested, "]}");
+    nb_buf_add_string(&nested, "}");
+    assert_int_equal(open_bytes(nested.data, nested.len, &t, &err), NB_ERR_LIMIT);
+    nb_buf_free(&nested);
+    assert_int_equal(nb_tokenizer_open("/nonexistent/tokenizer.json", &t, &err), NB_ERR_IO);
+    assert_int_equal(nb_tokenizer_open("/tmp", &t, &err), NB_ERR_IO);
+}
+
+/* ---- The fast path against the definition ---- */
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint32_t random_below(uint32_t n) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)((random_state >> 32) % n);
+}
+
+/* Random text: of pieces of the vocabulary, of characters of it, of few characters, of any. */
+static void random_text(const struct nb_tokenizer *t, struct nb_buf *out) {
+    nb_buf_clear(out);
+    uint32_t kind = random_below(4), parts = 1 + random_below(60);
+    for (uint32_t i = 0; i < parts; i++) {
+        const struct nb_text *piece = &t->texts[random_below((uint32_t)t->size)];
+        if (kind == 0 && piece->p)
+            nb_buf_add(out, piece->p, piece->n);
+        else if (kind == 1)
+            nb_buf_add_string(
+                out, (const char *[]){"a", "e", "t", "h", "▁", "th", "▁▁", "in"}[random_below(8)]);
+        else if (kind == 2)
+            nb_buf_add_utf8(out, 1 + random_below(0x7F));
+        else
+            nb_buf_add_utf8(out, 1 + random_below(0xD7FF));
+    }
+}
+
+static void check_fast(const struct nb_tokenizer *t, int rounds) {
+    struct nb_buf text = {0};
+    struct nb_tokens fast = {0}, plain = {0};
+    struct nb_bpe_scratch scratch = {0};
+    struct nb_error err;
+    for (int i = 0; i < rounds; i++) {
+        random_text(t, &text);
+        if (text.len == 0)
+            continue;
+        fast.n = plain.n = 0;
+        assert_ok(nb_bpe_encode(&t->bpe, &scratch, text.data, text.len, &fast, &err), err);
+        assert_ok(nb_bpe_encode_plain(&t->bpe, text.data, text.len, &plain, &err), err);
+        expect_ids("fast", text.data, &fast, &plain);
+    }
+    nb_bpe_scratch_free(&scratch);
+    nb_tokens_free(&fast);
+    nb_tokens_free(&plain);
+    nb_buf_free(&text);
+}
+
+/* A vocabulary over a few letters with merges in random order: unlike trained ones, a token's parts
+ * may have higher ranks than the token, and many derivations compete. */
+static struct nb_tokenizer *random_tokenizer(void) {
+    enum { LETTERS = 3 };
+    char *pieces[400];
+    size_t n = 0, n_merges = 0;
+    struct nb_buf vocab = {0}, merges = {0}, file = {0};
+    for (; n < LETTERS; n++) {
+        pieces[n] = calloc(1, 2);
+        pieces[n][0] = (char)('a' + n);
+    }
+    uint32_t want = 10 + random_below(200);
+    while (n_merges < want && n < 400) {
+        const char *a = pieces[random_below((uint32_t)n)], *b = pieces[random_below((uint32_t)n)];
+        if (strlen(a) + strlen(b) > 12)
+            continue;
+        char both[32];
+        snprintf(both, sizeof both, "%s%s", a, b);
+        size_t k = 0;
+        while (k < n && strcmp(pieces[k], both) != 0)
+            k++;
+        struct nb_buf entry = {0};
+        nb_buf_printf(&entry, "\"%s %s\"", a, b);
+        bool front = random_below(2);
+        nb_buf_add_string(&entry, merges.len ? (front ? "," : "") : "");
+        if (front) {
+            nb_buf_add(&entry, merges.data, merges.len);
+            nb_buf_free(&merges);
+            merges = entry;
+        } else {
+            nb_buf_add_string(&merges, merges.len ? "," : "");
+            nb_buf_add(&merges, entry.data, entry.len);
+            nb_buf_free(&entry);
+        }
+        n_merges++;
+        if (k == n)
+            pieces[n++] = strdup(both);
+    }
+    for (size_t i = 0; i < n; i++) {
+        nb_buf_printf(&vocab, "%s\"%s\":%zu", i ? "," : "", pieces[i], i);
+        free(pieces[i]);
+    }
+    nb_buf_printf(&file, "{\"model\":{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[%s]}}",
+                  vocab.data, merges.data);
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    assert_ok(open_bytes(file.data, file.len, &t, &err), err);
+    nb_buf_free(&vocab);
+    nb_buf_free(&merges);
+    nb_buf_free(&file);
+    return t;
+}
+
+static void fast_is_plain(void **state) {
+    (void)state;
+    struct nb_tokenizer *t = open_base();
+    check_fast(t, 20000);
+    nb_tokenizer_close(t);
+    for (int i = 0; i < 60; i++) {
+        t = random_tokenizer();
+        check_fast(t, 300);
+        nb_tokenizer_close(t);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_cases), cmocka_unit_test(golden_demo),
+        cmocka_unit_test(lookups),      cmocka_unit_test(continuing),
+        cmocka_unit_test(bad_text),     cmocka_unit_test(wrong_fields),
+        cmocka_unit_test(wrong_bytes),  cmocka_unit_test(fast_is_plain),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
