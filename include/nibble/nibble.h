@@ -37,6 +37,116 @@ struct nb_error {
 /* "0.1.0" */
 const char *nb_version(void);
 
+/* What this build has and this machine can run, "cpu (plain, avx2, avx512)", into out[0..size).
+ * Returns out. */
+const char *nb_backends(char *out, size_t size);
+
+/* ---- a model that is ready to answer ----------------------------------------------------------
+ */
+
+struct nb_engine; /* one caller at a time */
+
+/* All zero is the default of everything. */
+struct nb_options {
+    int threads;       /* 0: one for each processor that the process may run on */
+    const char *cpu;   /* "plain", "avx2", "avx512"; NULL: the best that the processor has */
+    int32_t context;   /* positions of a sequence; 0: the model's, 8192 at most */
+    int32_t sequences; /* how many of that length KV memory is made for; 0: one */
+
+    /* Hears, while a model is loaded, of bytes done of bytes in all. May be NULL. */
+    void (*progress)(void *context, uint64_t done, uint64_t total);
+    void *progress_context;
+};
+
+/* Opens a checkpoint: a folder with config.json, safetensors and, for text, tokenizer.json.
+ * `options` may be NULL. The caller closes *out. On failure nothing is left open and *out is NULL.
+ */
+enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *options,
+                              struct nb_engine **out, struct nb_error *err);
+void nb_engine_close(struct nb_engine *engine); /* NULL is allowed */
+
+/* The name of the model: the last part of the checkpoint's path. Owned by the engine. */
+const char *nb_engine_name(const struct nb_engine *engine);
+
+/* Without a tokenizer an engine takes and gives token ids only. */
+bool nb_engine_has_tokenizer(const struct nb_engine *engine);
+
+/* ---- generation ---------------------------------------------------------------------------------
+ */
+
+/* transformers' meaning: logits are divided by temperature; of the top_k largest, the most probable
+ * ones are kept until their probabilities reach top_p; one of those is drawn. */
+struct nb_sampling {
+    double temperature; /* 0: the most probable token, always */
+    int32_t top_k;      /* 0: all */
+    double top_p;       /* 1: all; 0 is taken as 1 */
+    uint64_t seed;      /* the same seed gives the same tokens */
+};
+
+struct nb_generate_options {
+    const char *prompt; /* text, prompt_bytes long; special tokens in it become their ids */
+    size_t prompt_bytes;
+    const int32_t *prompt_ids; /* instead of text, where not NULL: needs no tokenizer */
+    size_t n_prompt_ids;
+    int32_t max_tokens; /* 0: until the context is full */
+    bool ignore_eos;    /* goes on after an end token */
+    struct nb_sampling sampling;
+
+    /* Hears of each token, and of the text that it completes (empty while a character is not whole,
+     * and without a tokenizer). Returns false to stop. May be NULL. */
+    bool (*on_token)(void *context, int32_t id, const char *text, size_t n);
+    void *on_token_context;
+};
+
+enum nb_finish {
+    NB_FINISH_STOP,   /* an end token */
+    NB_FINISH_LENGTH, /* max_tokens, or the context is full */
+    NB_FINISH_CALLER, /* on_token returned false */
+};
+
+struct nb_generation {
+    int32_t *token_ids; /* [n_tokens], the end token not among them unless ignore_eos */
+    size_t n_tokens;
+    size_t n_prompt_tokens;
+    char *text; /* text_bytes and a NUL; NULL without a tokenizer */
+    size_t text_bytes;
+    enum nb_finish finish;
+    double prefill_ms, decode_ms;
+};
+
+/* The caller frees *out with nb_generation_free, after NB_OK only. */
+enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_options *options,
+                           struct nb_generation *out, struct nb_error *err);
+void nb_generation_free(struct nb_generation *generation);
+const char *nb_finish_name(enum nb_finish finish); /* "stop", "length", "caller" */
+
+/* ---- documents
+ * ------------------------------------------------------------------------------------ */
+
+/* What a document is and says. Strings are NULL for what is not there. */
+struct nb_classification {
+    char *document_type; /* one of the labels; never NULL */
+    double confidence;   /* of the type: its probability among the labels, 0 to 1 */
+    char *party;         /* the other business */
+    char *date;          /* ISO 8601: 2026-11-22 */
+    char *currency;      /* ISO 4217: EUR */
+    char *total;         /* a decimal number: 1234.50 */
+    bool truncated;      /* the document did not fit into the context: its middle was left out */
+    size_t prompt_tokens;
+    size_t tokens; /* of the answer, the frame that the program writes included */
+    double milliseconds;
+};
+
+/* Reads a text file ("-" is standard input) of at most 64 MiB and answers for it. A file that is
+ * empty, not UTF-8, or of another format is NB_ERR_FORMAT. */
+enum nb_status nb_classify_file(struct nb_engine *engine, const char *path,
+                                struct nb_classification *out, struct nb_error *err);
+
+/* Answers for a text of n bytes of UTF-8. The caller frees *out, after NB_OK only. */
+enum nb_status nb_classify_text(struct nb_engine *engine, const char *text, size_t n,
+                                struct nb_classification *out, struct nb_error *err);
+void nb_classification_free(struct nb_classification *classification);
+
 #ifdef __cplusplus
 }
 #endif

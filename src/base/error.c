@@ -4,11 +4,21 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Formats into err->message, and marks a message that did not fit. */
+/* Marks a message of n bytes, formatted into at most `size`, that did not fit. */
+static void mark_cut(char *message, size_t size, int n) {
+    if (n >= 0 && (size_t)n >= size && size >= 4)
+        memcpy(message + size - 4, "\xe2\x80\xa6", 4); /* U+2026 and NUL */
+}
+
+/* Formats into err->message. Control characters, which a name from a file may hold to play with a
+ * terminal, become '?'. */
 static void format_message(struct nb_error *err, const char *fmt, va_list args) {
     int n = vsnprintf(err->message, sizeof err->message, fmt, args);
-    if (n >= (int)sizeof err->message)
-        memcpy(err->message + sizeof err->message - 4, "\xe2\x80\xa6", 4); /* U+2026 and NUL */
+    mark_cut(err->message, sizeof err->message, n);
+    for (char *c = err->message; *c; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7F)
+            *c = '?';
+    }
 }
 
 enum nb_status nb_fail(struct nb_error *err, enum nb_status code, const char *fmt, ...) {
@@ -35,8 +45,7 @@ enum nb_status nb_fail_prefix(struct nb_error *err, enum nb_status code, const c
         va_end(args);
         size_t used = strlen(err->message);
         int n = snprintf(err->message + used, sizeof err->message - used, ": %s", inner.message);
-        if (n >= (int)(sizeof err->message - used))
-            memcpy(err->message + sizeof err->message - 4, "\xe2\x80\xa6", 4);
+        mark_cut(err->message + used, sizeof err->message - used, n);
     }
     return code;
 }
