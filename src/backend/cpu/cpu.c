@@ -1,0 +1,643 @@
+/* The CPU backend: the forward pass of a Mixtral, in f32, as its definition reads.
+ *
+ * Weights stay where the checkpoint maps them, in their own type; a few rows at a time are widened
+ * to f32 and multiplied with every token of the batch. The architecture: Jiang et al., "Mixtral of
+ * Experts", 2024; rope: Su et al., "RoFormer", 2021, with the halves paired as transformers does;
+ * SwiGLU: Shazeer, 2020.
+ */
+#include "backend/backend.h"
+
+#include "backend/cpu/kernels.h"
+#include "base/checked.h"
+#include "base/float16.h"
+#include "base/log.h"
+#include "base/pool.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A product to be done: y[t, r] = sum over k of x[t, k] * w[r, k]. */
+struct product {
+    const struct nb_matrix *w; /* [rows, columns] */
+    const float *x;            /* [n_tokens, columns] */
+    float *y;                  /* [n_tokens, rows] */
+    size_t n_tokens;
+};
+
+/* What a token is given to by the router. */
+struct choice {
+    int32_t expert;
+    float weight;
+};
+
+struct cpu {
+    struct nb_backend base;
+    struct nb_pool *pool;
+    const struct nb_kernels *kernels;
+    size_t max_tokens; /* of a batch */
+    int32_t context;   /* of a sequence */
+
+    const struct nb_model *model;
+    float *norms;       /* f32: [n_layers, 2, D] and [D] */
+    float *frequencies; /* [d / 2] of rope */
+
+    /* KV memory: a page holds, for each layer, keys [G, NB_PAGE_TOKENS, d] and then values alike.
+     */
+    float *kv;
+    size_t n_pages;
+
+    /* Scratch for a batch of T = max_tokens tokens; k = experts_per_token. */
+    struct nb_arena arena;
+    float *x;                 /* [T, D] the residual stream */
+    float *normed;            /* [T, D] */
+    float *q;                 /* [T, H * d] */
+    float *k, *v;             /* [T, G * d] */
+    float *attended;          /* [T, H * d] */
+    float *cosine, *sine;     /* [T, d / 2] */
+    float *router;            /* [T, E] */
+    struct choice *choices;   /* [T, k] */
+    float *gathered;          /* [T * k, D] inputs of the experts, grouped by expert */
+    float *gate, *up;         /* [T * k, F] */
+    float *down;              /* [T * k, D] outputs in the same order */
+    int32_t *slot;            /* [T, k] the row of `gathered` where a token's choice is */
+    size_t *expert_begin;     /* [E + 1] first row of each expert in `gathered` */
+    struct product *products; /* [2 E + 3] */
+    float **rows;             /* [threads]: NB_TILE_ROWS rows of weights, widened */
+    float **scores;           /* [threads]: [context] of attention */
+};
+
+/* ---- products with weights ----------------------------------------------------------------------
+ */
+
+/* Row r of a matrix as f32. */
+static void widen_row(const struct nb_kernels *kernels, const struct nb_matrix *m, size_t r,
+                      float *out) {
+    size_t n = (size_t)m->columns, first = r * n;
+    switch (m->type) {
+    case NB_WEIGHT_F32:
+        memcpy(out, (const float *)m->data + first, n * sizeof *out);
+        break;
+    case NB_WEIGHT_F16:
+        for (size_t i = 0; i < n; i++)
+            out[i] = nb_f16_to_f32(((const uint16_t *)m->data)[first + i]);
+        break;
+    case NB_WEIGHT_BF16:
+        kernels->widen_bf16((const uint16_t *)m->data + first, n, out);
+        break;
+    case NB_WEIGHT_4BIT:
+        kernels->dequantize(&m->quant, first, n, out);
+        break;
+    }
+}
+
+/* Rows [r, r + rows) of one product, for all its tokens. */
+static void multiply_rows(struct cpu *cpu, const struct product *p, size_t r, int rows,
+                          float *scratch) {
+    size_t n = (size_t)p->w->columns, n_rows = (size_t)p->w->rows;
+    for (int i = 0; i < rows; i++)
+        widen_row(cpu->kernels, p->w, r + (size_t)i, scratch + (size_t)i * n);
+    for (size_t t = 0; t < p->n_tokens; t += NB_TILE_TOKENS) {
+        size_t left = p->n_tokens - t;
+        int tokens = left < NB_TILE_TOKENS ? (int)left : NB_TILE_TOKENS;
+        cpu->kernels->products(p->x + t * n, n, tokens, scratch, n, rows, n, p->y + t * n_rows + r,
+                               n_rows);
+    }
+}
+
+struct products_job {
+    struct cpu *cpu;
+    const struct product *products;
+    size_t n;
+};
+
+/* Tiles of NB_TILE_ROWS rows, numbered through all products of the job. */
+static void run_tiles(void *context, int thread, size_t begin, size_t end) {
+    struct products_job *job = context;
+    size_t tile = begin;
+    for (size_t i = 0; i < job->n && tile < end; i++) {
+        const struct product *p = &job->products[i];
+        size_t rows = (size_t)p->w->rows, tiles = nb_div_up(rows, NB_TILE_ROWS);
+        for (; tile < tiles && tile < end; tile++) {
+            size_t r = tile * NB_TILE_ROWS, left = rows - r;
+            multiply_rows(job->cpu, p, r, left < NB_TILE_ROWS ? (int)left : NB_TILE_ROWS,
+                          job->cpu->rows[thread]);
+        }
+        if (end <= tiles)
+            return;
+        tile -= tiles;
+        end -= tiles;
+    }
+}
+
+/* All products at once, so that threads meet at one barrier. */
+static void multiply(struct cpu *cpu, const struct product *products, size_t n) {
+    struct products_job job = {cpu, products, n};
+    size_t tiles = 0;
+    for (size_t i = 0; i < n; i++)
+        tiles += nb_div_up((size_t)products[i].w->rows, NB_TILE_ROWS);
+    size_t grain = tiles / ((size_t)nb_pool_size(cpu->pool) * 8);
+    nb_pool_run(cpu->pool, tiles, grain ? grain : 1, run_tiles, &job);
+}
+
+/* ---- the parts of a layer
+ * ------------------------------------------------------------------------ */
+
+/* y[n] = x[n] / sqrt(mean(x^2) + eps) * w[n]: RMSNorm, Zhang and Sennrich, 2019. */
+static void rms_norm(const float *x, const float *w, size_t n, float eps, float *y) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * x[i];
+    float scale = 1.0f / sqrtf((float)(sum / (double)n) + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * scale * w[i];
+}
+
+static void norm_all(struct cpu *cpu, const float *w, size_t n_tokens) {
+    size_t width = (size_t)cpu->model->config.width;
+    for (size_t t = 0; t < n_tokens; t++)
+        rms_norm(cpu->x + t * width, w, width, cpu->model->config.rms_eps, cpu->normed + t * width);
+}
+
+/* Turns each pair (x[i], x[i + d/2]) of a head by its angle. */
+static void rotate(float *head, size_t half, const float *cosine, const float *sine) {
+    for (size_t i = 0; i < half; i++) {
+        float a = head[i], b = head[i + half];
+        head[i] = a * cosine[i] - b * sine[i];
+        head[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+/* Keys of a layer in a page; its values follow. [G, NB_PAGE_TOKENS, d] */
+static float *page_keys(const struct cpu *cpu, int32_t page, int layer) {
+    const struct nb_config *c = &cpu->model->config;
+    size_t part = (size_t)c->n_kv_heads * NB_PAGE_TOKENS * (size_t)c->head_width;
+    return cpu->kv + ((size_t)page * (size_t)c->n_layers + (size_t)layer) * 2 * part;
+}
+
+static float *page_values(const struct cpu *cpu, int32_t page, int layer) {
+    const struct nb_config *c = &cpu->model->config;
+    return page_keys(cpu, page, layer) +
+           (size_t)c->n_kv_heads * NB_PAGE_TOKENS * (size_t)c->head_width;
+}
+
+/* Rotates queries and keys and puts keys and values of the batch into their pages. */
+static void store_kv(struct cpu *cpu, const struct nb_batch *batch, int layer) {
+    const struct nb_config *c = &cpu->model->config;
+    size_t d = (size_t)c->head_width, half = d / 2, heads = (size_t)c->n_heads,
+           kv_heads = (size_t)c->n_kv_heads;
+    for (size_t t = 0; t < batch->n_tokens; t++) {
+        const float *cosine = cpu->cosine + t * half, *sine = cpu->sine + t * half;
+        for (size_t h = 0; h < heads; h++)
+            rotate(cpu->q + (t * heads + h) * d, half, cosine, sine);
+        int32_t position = batch->position[t];
+        int32_t page = batch->pages[batch->sequence[t]][position / NB_PAGE_TOKENS];
+        size_t at = (size_t)(position % NB_PAGE_TOKENS);
+        float *keys = page_keys(cpu, page, layer), *values = page_values(cpu, page, layer);
+        for (size_t g = 0; g < kv_heads; g++) {
+            float *k = cpu->k + (t * kv_heads + g) * d;
+            rotate(k, half, cosine, sine);
+            memcpy(keys + (g * NB_PAGE_TOKENS + at) * d, k, d * sizeof *k);
+            memcpy(values + (g * NB_PAGE_TOKENS + at) * d, cpu->v + (t * kv_heads + g) * d,
+                   d * sizeof *k);
+        }
+    }
+}
+
+/* scores[0..n) to softmax(scores * scale). */
+static void softmax(float *scores, size_t n, float scale) {
+    float max = scores[0], sum = 0;
+    for (size_t i = 1; i < n; i++)
+        max = scores[i] > max ? scores[i] : max;
+    for (size_t i = 0; i < n; i++) {
+        scores[i] = expf((scores[i] - max) * scale);
+        sum += scores[i];
+    }
+    for (size_t i = 0; i < n; i++)
+        scores[i] /= sum;
+}
+
+struct attention_job {
+    struct cpu *cpu;
+    const struct nb_batch *batch;
+    int layer;
+};
+
+/* One query head of one token over all positions up to its own. */
+static void attend(struct attention_job *job, size_t t, size_t h, float *scores) {
+    struct cpu *cpu = job->cpu;
+    const struct nb_config *c = &cpu->model->config;
+    size_t d = (size_t)c->head_width, heads = (size_t)c->n_heads;
+    size_t g = h / (heads / (size_t)c->n_kv_heads);
+    const int32_t *pages = job->batch->pages[job->batch->sequence[t]];
+    size_t n = (size_t)job->batch->position[t] + 1;
+    const float *q = cpu->q + (t * heads + h) * d;
+    for (size_t p = 0; p < n; p += NB_TILE_ROWS) {
+        size_t rows = n - p < NB_TILE_ROWS ? n - p : NB_TILE_ROWS;
+        const float *keys = page_keys(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
+                            (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
+        cpu->kernels->products(q, d, 1, keys, d, (int)rows, d, scores + p, rows);
+    }
+    softmax(scores, n, 1.0f / sqrtf((float)d));
+    float *out = cpu->attended + (t * heads + h) * d;
+    memset(out, 0, d * sizeof *out);
+    for (size_t p = 0; p < n; p++) {
+        const float *values = page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer);
+        cpu->kernels->add_scaled(scores[p], values + (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d,
+                                 d, out);
+    }
+}
+
+static void run_heads(void *context, int thread, size_t begin, size_t end) {
+    struct attention_job *job = context;
+    size_t heads = (size_t)job->cpu->model->config.n_heads;
+    for (size_t i = begin; i < end; i++)
+        attend(job, i / heads, i % heads, job->cpu->scores[thread]);
+}
+
+/* x += o(attention(q, k, v of norm(x))) */
+static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) {
+    const struct nb_layer *l = &cpu->model->layers[layer];
+    const struct nb_config *c = &cpu->model->config;
+    size_t n = batch->n_tokens, width = (size_t)c->width;
+    norm_all(cpu, cpu->norms + (size_t)layer * 2 * width, n);
+    const struct product qkv[] = {
+        {&l->q, cpu->normed, cpu->q, n},
+        {&l->k, cpu->normed, cpu->k, n},
+        {&l->v, cpu->normed, cpu->v, n},
+    };
+    multiply(cpu, qkv, 3);
+    store_kv(cpu, batch, layer);
+    struct attention_job job = {cpu, batch, layer};
+    nb_pool_run(cpu->pool, n * (size_t)c->n_heads, 1, run_heads, &job);
+    const struct product o = {&l->o, cpu->attended, cpu->normed, n};
+    multiply(cpu, &o, 1);
+    for (size_t i = 0; i < n * width; i++)
+        cpu->x[i] += cpu->normed[i];
+}
+
+/* The k largest of E router logits, largest first, ties to the lower expert; their softmax over the
+ * k, which is what softmax over all and normalizing the chosen gives. NaN is never the largest. */
+static void choose(const float *logits, int n_experts, int k, struct choice *out) {
+    for (int i = 0; i < k; i++) {
+        int best = -1;
+        for (int e = 0; e < n_experts; e++) {
+            bool taken = false;
+            for (int j = 0; j < i; j++)
+                taken |= out[j].expert == e;
+            if (!taken && (best < 0 || logits[e] > logits[best]))
+                best = e;
+        }
+        out[i].expert = best;
+    }
+    float sum = 0;
+    for (int i = 0; i < k; i++) {
+        out[i].weight = expf(logits[out[i].expert] - logits[out[0].expert]);
+        sum += out[i].weight;
+    }
+    for (int i = 0; i < k; i++)
+        out[i].weight /= sum;
+}
+
+/* Chooses experts for every token, and copies each token's input once for each of its experts,
+ * grouped by expert. */
+static void route(struct cpu *cpu, size_t n) {
+    const struct nb_config *c = &cpu->model->config;
+    size_t width = (size_t)c->width, k = (size_t)c->experts_per_token,
+           experts = (size_t)c->n_experts;
+    size_t *begin = cpu->expert_begin;
+    memset(begin, 0, (experts + 1) * sizeof *begin);
+    for (size_t t = 0; t < n; t++) {
+        choose(cpu->router + t * experts, c->n_experts, c->experts_per_token, cpu->choices + t * k);
+        for (size_t j = 0; j < k; j++)
+            begin[cpu->choices[t * k + j].expert + 1]++;
+    }
+    for (size_t e = 0; e < experts; e++)
+        begin[e + 1] += begin[e];
+    for (size_t i = 0; i < n * k; i++) { /* in order of tokens; `begin` moves up while it fills */
+        size_t row = begin[cpu->choices[i].expert]++;
+        cpu->slot[i] = (int32_t)row;
+        memcpy(cpu->gathered + row * width, cpu->normed + i / k * width, width * sizeof(float));
+    }
+    memmove(begin + 1, begin, experts * sizeof *begin); /* each end is the next one's beginning */
+    begin[0] = 0;
+}
+
+struct act_job {
+    float *gate;
+    const float *up;
+};
+
+/* gate = silu(gate) * up */
+static void run_act(void *context, int thread, size_t begin, size_t end) {
+    (void)thread;
+    struct act_job *job = context;
+    for (size_t i = begin; i < end; i++)
+        job->gate[i] = job->gate[i] / (1.0f + expf(-job->gate[i])) * job->up[i];
+}
+
+/* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
+static void experts(struct cpu *cpu, size_t n, int layer) {
+    const struct nb_layer *l = &cpu->model->layers[layer];
+    const struct nb_config *c = &cpu->model->config;
+    size_t width = (size_t)c->width, k = (size_t)c->experts_per_token,
+           inner = (size_t)c->expert_width;
+    norm_all(cpu, cpu->norms + ((size_t)layer * 2 + 1) * width, n);
+    const struct product router = {&l->router, cpu->normed, cpu->router, n};
+    multiply(cpu, &router, 1);
+    route(cpu, n);
+    size_t n_products = 0;
+    for (int e = 0; e < c->n_experts; e++) {
+        size_t first = cpu->expert_begin[e], count = cpu->expert_begin[e + 1] - first;
+        if (!count)
+            continue;
+        const float *x = cpu->gathered + first * width;
+        cpu->products[n_products++] =
+            (struct product){&l->experts[e].gate, x, cpu->gate + first * inner, count};
+        cpu->products[n_products++] =
+            (struct product){&l->experts[e].up, x, cpu->up + first * inner, count};
+    }
+    multiply(cpu, cpu->products, n_products);
+    struct act_job act = {cpu->gate, cpu->up};
+    nb_pool_run(cpu->pool, n * k * inner, 4096, run_act, &act);
+    n_products = 0;
+    for (int e = 0; e < c->n_experts; e++) {
+        size_t first = cpu->expert_begin[e], count = cpu->expert_begin[e + 1] - first;
+        if (count)
+            cpu->products[n_products++] = (struct product){
+                &l->experts[e].down, cpu->gate + first * inner, cpu->down + first * width, count};
+    }
+    multiply(cpu, cpu->products, n_products);
+    for (size_t i = 0; i < n * k; i++)
+        cpu->kernels->add_scaled(cpu->choices[i].weight, cpu->down + (size_t)cpu->slot[i] * width,
+                                 width, cpu->x + i / k * width);
+}
+
+/* ---- the pass
+ * -------------------------------------------------------------------------------------- */
+
+static void embed(struct cpu *cpu, const struct nb_batch *batch) {
+    const struct nb_model *m = cpu->model;
+    size_t width = (size_t)m->config.width, half = (size_t)m->config.head_width / 2;
+    for (size_t t = 0; t < batch->n_tokens; t++) {
+        widen_row(cpu->kernels, &m->embedding, (size_t)batch->token[t], cpu->x + t * width);
+        for (size_t i = 0; i < half; i++) {
+            float angle = (float)batch->position[t] * cpu->frequencies[i];
+            cpu->cosine[t * half + i] = cosf(angle);
+            cpu->sine[t * half + i] = sinf(angle);
+        }
+    }
+}
+
+static void write_logits(struct cpu *cpu, const struct nb_batch *batch) {
+    const struct nb_model *m = cpu->model;
+    const struct nb_config *c = &m->config;
+    size_t width = (size_t)c->width;
+    const float *norm = cpu->norms + (size_t)c->n_layers * 2 * width;
+    for (size_t i = 0; i < batch->n_logits; i++)
+        rms_norm(cpu->x + (size_t)batch->logits_of[i] * width, norm, width, c->rms_eps,
+                 cpu->normed + i * width);
+    const struct product head = {&m->head, cpu->normed, batch->logits, batch->n_logits};
+    if (batch->n_logits)
+        multiply(cpu, &head, 1);
+}
+
+/* The engine is trusted with page tables; ids and sizes are checked, for they are cheap to check.
+ */
+static enum nb_status check_batch(const struct cpu *cpu, const struct nb_batch *batch,
+                                  struct nb_error *err) {
+    if (!cpu->model || !cpu->kv)
+        return nb_fail(err, NB_ERR_INTERNAL, "cpu: forward before load and kv_alloc");
+    if (batch->n_tokens == 0 || batch->n_tokens > cpu->max_tokens ||
+        batch->n_logits > batch->n_tokens)
+        return nb_fail(err, NB_ERR_INTERNAL,
+                       "cpu: a batch of %zu tokens and %zu logits, at most %zu", batch->n_tokens,
+                       batch->n_logits, cpu->max_tokens);
+    for (size_t t = 0; t < batch->n_tokens; t++) {
+        if (batch->token[t] < 0 || batch->token[t] >= cpu->model->config.n_vocab)
+            return nb_fail(err, NB_ERR_ARGUMENT, "token id %d is not below the vocabulary's %d",
+                           batch->token[t], cpu->model->config.n_vocab);
+        if (batch->position[t] < 0 || batch->position[t] >= cpu->context)
+            return nb_fail(err, NB_ERR_LIMIT, "position %d is beyond the context of %d",
+                           batch->position[t], cpu->context);
+    }
+    return NB_OK;
+}
+
+static enum nb_status forward(struct nb_backend *backend, const struct nb_batch *batch,
+                              struct nb_error *err) {
+    struct cpu *cpu = (struct cpu *)backend;
+    enum nb_status s = check_batch(cpu, batch, err);
+    if (s != NB_OK)
+        return s;
+    embed(cpu, batch);
+    for (int i = 0; i < cpu->model->config.n_layers; i++) {
+        attention(cpu, batch, i);
+        experts(cpu, batch->n_tokens, i);
+    }
+    write_logits(cpu, batch);
+    return NB_OK;
+}
+
+/* ---- opening, loading, KV memory
+ * -------------------------------------------------------------------- */
+
+static void versions(char *out, size_t size) {
+    nb_kernels_names(out, size);
+}
+
+static void cpu_close(struct nb_backend *backend) {
+    struct cpu *cpu = (struct cpu *)backend;
+    if (!cpu)
+        return;
+    nb_pool_free(cpu->pool);
+    nb_arena_free(&cpu->arena);
+    free(cpu->kv);
+    free(cpu);
+}
+
+static enum nb_status cpu_open(const struct nb_backend_options *options, struct nb_backend **out,
+                               struct nb_error *err) {
+    *out = NULL;
+    const struct nb_kernels *kernels = nb_kernels_find(options->cpu);
+    if (!kernels) {
+        char names[64];
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "cpu: no version \"%.32s\" for this processor, only %s", options->cpu,
+                       nb_kernels_names(names, sizeof names));
+    }
+    struct cpu *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return nb_fail_memory(err, sizeof *cpu, "the CPU backend");
+    cpu->base.ops = &nb_cpu_backend;
+    cpu->kernels = kernels;
+    cpu->max_tokens = options->max_batch_tokens;
+    cpu->context = options->context;
+    enum nb_status s = nb_pool_create(options->threads, &cpu->pool, err);
+    if (s != NB_OK) {
+        cpu_close(&cpu->base);
+        return s;
+    }
+    *out = &cpu->base;
+    return NB_OK;
+}
+
+static void capabilities(const struct nb_backend *backend, struct nb_capabilities *out) {
+    const struct cpu *cpu = (const struct cpu *)backend;
+    int threads = nb_pool_size(cpu->pool);
+    snprintf(out->device, sizeof out->device, "%d thread%s, %s", threads, threads == 1 ? "" : "s",
+             cpu->kernels->name);
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    out->memory_bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+}
+
+/* A vector as f32. */
+static void widen_vector(const struct nb_vector *v, float *out) {
+    for (int32_t i = 0; i < v->n; i++) {
+        if (v->type == NB_WEIGHT_F32)
+            out[i] = ((const float *)v->data)[i];
+        else if (v->type == NB_WEIGHT_F16)
+            out[i] = nb_f16_to_f32(((const uint16_t *)v->data)[i]);
+        else
+            out[i] = nb_bf16_to_f32(((const uint16_t *)v->data)[i]);
+    }
+}
+
+static size_t largest(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* The scratch of struct cpu, in its arena; false if memory ran out. Sizes are products of fields of
+ * config.json, checked by nb_arena_alloc. */
+static bool make_scratch(struct cpu *cpu) {
+    const struct nb_config *c = &cpu->model->config;
+    size_t T = cpu->max_tokens, D = (size_t)c->width, d = (size_t)c->head_width,
+           H = (size_t)c->n_heads, G = (size_t)c->n_kv_heads, E = (size_t)c->n_experts,
+           F = (size_t)c->expert_width, k = (size_t)c->experts_per_token, Tk;
+    if (!nb_mul_size(T, k, &Tk))
+        return false;
+    struct {
+        float **out;
+        size_t n, width;
+    } parts[] = {
+        {&cpu->norms, 2 * (size_t)c->n_layers + 1, D},
+        {&cpu->frequencies, d / 2, 1},
+        {&cpu->x, T, D},
+        {&cpu->normed, T, D},
+        {&cpu->q, T, H * d},
+        {&cpu->k, T, G * d},
+        {&cpu->v, T, G * d},
+        {&cpu->attended, T, H * d},
+        {&cpu->cosine, T, d / 2},
+        {&cpu->sine, T, d / 2},
+        {&cpu->router, T, E},
+        {&cpu->gathered, Tk, D},
+        {&cpu->gate, Tk, F},
+        {&cpu->up, Tk, F},
+        {&cpu->down, Tk, D},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].out = nb_arena_alloc(&cpu->arena, parts[i].n, parts[i].width * sizeof(float));
+        if (!*parts[i].out)
+            return false;
+    }
+    size_t threads = (size_t)nb_pool_size(cpu->pool);
+    cpu->choices = nb_arena_alloc(&cpu->arena, Tk, sizeof *cpu->choices);
+    cpu->slot = nb_arena_alloc(&cpu->arena, Tk, sizeof *cpu->slot);
+    cpu->expert_begin = nb_arena_alloc(&cpu->arena, E + 1, sizeof *cpu->expert_begin);
+    cpu->products = nb_arena_alloc(&cpu->arena, 2 * E + 3, sizeof *cpu->products);
+    cpu->rows = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->rows);
+    cpu->scores = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->scores);
+    if (!cpu->choices || !cpu->slot || !cpu->expert_begin || !cpu->products || !cpu->rows ||
+        !cpu->scores)
+        return false;
+    size_t columns = largest(largest(D, F), H * d);
+    for (size_t i = 0; i < threads; i++) {
+        cpu->rows[i] = nb_arena_alloc(&cpu->arena, columns, NB_TILE_ROWS * sizeof(float));
+        cpu->scores[i] = nb_arena_alloc(&cpu->arena, (size_t)cpu->context, sizeof(float));
+        if (!cpu->rows[i] || !cpu->scores[i])
+            return false;
+    }
+    return true;
+}
+
+static enum nb_status load(struct nb_backend *backend, const struct nb_model *model,
+                           void (*progress)(void *context, uint64_t done, uint64_t total),
+                           void *context, struct nb_error *err) {
+    struct cpu *cpu = (struct cpu *)backend;
+    cpu->model = model;
+    if (!make_scratch(cpu)) {
+        cpu->model = NULL;
+        return nb_fail(err, NB_ERR_MEMORY, "out of memory: scratch for batches of %zu tokens",
+                       cpu->max_tokens);
+    }
+    const struct nb_config *c = &model->config;
+    size_t width = (size_t)c->width;
+    for (int i = 0; i < c->n_layers; i++) {
+        widen_vector(&model->layers[i].attention_norm, cpu->norms + (size_t)i * 2 * width);
+        widen_vector(&model->layers[i].expert_norm, cpu->norms + ((size_t)i * 2 + 1) * width);
+    }
+    widen_vector(&model->norm, cpu->norms + (size_t)c->n_layers * 2 * width);
+    for (int32_t i = 0; i < c->head_width / 2; i++)
+        cpu->frequencies[i] =
+            (float)(1.0 / pow(c->rope_theta, (double)(2 * i) / (double)c->head_width));
+    if (progress)
+        progress(context, model->tensors.bytes, model->tensors.bytes);
+    nb_log(NB_LOG_INFO, "cpu: %zu bytes of scratch, kernels %s", cpu->arena.allocated_bytes,
+           cpu->kernels->name);
+    return NB_OK;
+}
+
+static size_t kv_page_bytes(const struct nb_backend *backend) {
+    const struct nb_config *c = &((const struct cpu *)backend)->model->config;
+    return 2 * (size_t)c->n_layers * (size_t)c->n_kv_heads * NB_PAGE_TOKENS *
+           (size_t)c->head_width * sizeof(float);
+}
+
+static enum nb_status kv_alloc(struct nb_backend *backend, size_t n_pages, struct nb_error *err) {
+    struct cpu *cpu = (struct cpu *)backend;
+    size_t bytes;
+    free(cpu->kv);
+    cpu->kv = NULL;
+    cpu->n_pages = 0;
+    if (!nb_mul_size(n_pages, kv_page_bytes(backend), &bytes) || !(cpu->kv = malloc(bytes)))
+        return nb_fail(err, NB_ERR_MEMORY,
+                       "out of memory: %zu pages of %zu bytes for keys and values; ask for a "
+                       "shorter context",
+                       n_pages, kv_page_bytes(backend));
+    cpu->n_pages = n_pages;
+    return NB_OK;
+}
+
+static void kv_free(struct nb_backend *backend) {
+    struct cpu *cpu = (struct cpu *)backend;
+    free(cpu->kv);
+    cpu->kv = NULL;
+    cpu->n_pages = 0;
+}
+
+static enum nb_status kv_copy(struct nb_backend *backend, int32_t from, int32_t to,
+                              struct nb_error *err) {
+    struct cpu *cpu = (struct cpu *)backend;
+    if (from < 0 || to < 0 || (size_t)from >= cpu->n_pages || (size_t)to >= cpu->n_pages)
+        return nb_fail(err, NB_ERR_INTERNAL, "cpu: kv_copy of page %d to %d of %zu", from, to,
+                       cpu->n_pages);
+    memcpy(page_keys(cpu, to, 0), page_keys(cpu, from, 0), kv_page_bytes(backend));
+    return NB_OK;
+}
+
+const struct nb_backend_ops nb_cpu_backend = {
+    .name = "cpu",
+    .versions = versions,
+    .open = cpu_open,
+    .close = cpu_close,
+    .capabilities = capabilities,
+    .load = load,
+    .kv_alloc = kv_alloc,
+    .kv_free = kv_free,
+    .kv_copy = kv_copy,
+    .kv_page_bytes = kv_page_bytes,
+    .forward = forward,
+};

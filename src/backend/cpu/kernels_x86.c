@@ -1,0 +1,232 @@
+/* AVX2 and AVX-512 versions. Each function names the instructions it is compiled for, so that the
+ * file builds anywhere on x86-64 and runs only where nb_kernels_find has looked. */
+#include "backend/cpu/kernels_x86.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define AVX2   __attribute__((target("avx2,fma")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
+/* Templates below are instantiated with constant sizes, so that the sums stay in registers. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* The 16 nibbles of 8 bytes of codes, one a byte, high nibble first. */
+AVX2 static inline __m128i nibbles(const uint8_t *codes) {
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)codes);
+    __m128i mask = _mm_set1_epi8(0x0F);
+    __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+    return _mm_unpacklo_epi8(high, _mm_and_si128(bytes, mask));
+}
+
+/* Whether [first, first + n) falls into runs of 16 weights that lie within a block and begin at a
+ * byte. Blocks are powers of two of at least 32. */
+static inline bool runs_of_16(size_t first, size_t n) {
+    return first % 16 == 0 && n % 16 == 0;
+}
+
+AVX2 static void dequantize_avx2(const struct nb_quant_view *view, size_t first, size_t n,
+                                 float *out) {
+    if (!runs_of_16(first, n)) {
+        nb_dequantize_f32(view, first, n, out);
+        return;
+    }
+    /* vpermps takes from 8 values: look up in both halves of the table, choose by the code's top
+     * bit. */
+    __m256 low = _mm256_loadu_ps(view->values), high = _mm256_loadu_ps(view->values + 8);
+    for (size_t i = 0; i < n;) {
+        size_t at = first + i, left = view->block - at % view->block;
+        size_t end = n - i < left ? n : i + left;
+        __m256 absmax = _mm256_set1_ps(nb_quant_absmax(view, at / view->block));
+        for (; i < end; i += 16) {
+            __m128i q = nibbles(view->codes + (first + i) / 2);
+            for (int half = 0; half < 2; half++) {
+                __m256i code = _mm256_cvtepu8_epi32(half ? _mm_srli_si128(q, 8) : q);
+                __m256 choose = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
+                __m256 v = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
+                                            _mm256_permutevar8x32_ps(high, code), choose);
+                _mm256_storeu_ps(out + i + half * 8, _mm256_mul_ps(v, absmax));
+            }
+        }
+    }
+}
+
+AVX512 static void dequantize_avx512(const struct nb_quant_view *view, size_t first, size_t n,
+                                     float *out) {
+    if (!runs_of_16(first, n)) {
+        nb_dequantize_f32(view, first, n, out);
+        return;
+    }
+    __m512 values = _mm512_loadu_ps(view->values);
+    for (size_t i = 0; i < n;) {
+        size_t at = first + i, left = view->block - at % view->block;
+        size_t end = n - i < left ? n : i + left;
+        __m512 absmax = _mm512_set1_ps(nb_quant_absmax(view, at / view->block));
+        for (; i < end; i += 16) {
+            __m512i code = _mm512_cvtepu8_epi32(nibbles(view->codes + (first + i) / 2));
+            __m512 v = _mm512_permutexvar_ps(code, values);
+            _mm512_storeu_ps(out + i, _mm512_mul_ps(v, absmax));
+        }
+    }
+}
+
+AVX2 static void widen_bf16_avx2(const uint16_t *in, size_t n, float *out) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(in + i)));
+        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+    }
+    nb_kernels_plain.widen_bf16(in + i, n - i, out + i);
+}
+
+AVX2 static inline float sum8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* Loads the first `count` < 8 of 8 floats, the others zero. */
+AVX2 static inline __m256 load_part8(const float *p, size_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane));
+}
+
+AVX2 INLINE void tile_avx2(const float *x, size_t x_stride, int tokens, const float *w,
+                           size_t w_stride, int rows, size_t n, float *y, size_t y_stride) {
+    __m256 sum[8] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                     _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                     _mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t k = 0;
+    for (; k + 8 <= n; k += 8) {
+        for (int t = 0; t < tokens; t++) {
+            __m256 a = _mm256_loadu_ps(x + (size_t)t * x_stride + k);
+            for (int r = 0; r < rows; r++)
+                sum[t * rows + r] = _mm256_fmadd_ps(
+                    a, _mm256_loadu_ps(w + (size_t)r * w_stride + k), sum[t * rows + r]);
+        }
+    }
+    if (k < n) {
+        for (int t = 0; t < tokens; t++) {
+            __m256 a = load_part8(x + (size_t)t * x_stride + k, n - k);
+            for (int r = 0; r < rows; r++)
+                sum[t * rows + r] = _mm256_fmadd_ps(
+                    a, load_part8(w + (size_t)r * w_stride + k, n - k), sum[t * rows + r]);
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        for (int r = 0; r < rows; r++)
+            y[(size_t)t * y_stride + (size_t)r] = sum8(sum[t * rows + r]);
+    }
+}
+
+AVX2 static void products_avx2(const float *x, size_t x_stride, int tokens, const float *w,
+                               size_t w_stride, int rows, size_t n, float *y, size_t y_stride) {
+    int t = 0;
+    for (; t + 2 <= tokens; t += 2) {
+        int r = 0;
+        for (; r + 4 <= rows; r += 4)
+            tile_avx2(x + (size_t)t * x_stride, x_stride, 2, w + (size_t)r * w_stride, w_stride, 4,
+                      n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_avx2(x + (size_t)t * x_stride, x_stride, 2, w + (size_t)r * w_stride, w_stride, 1,
+                      n, y + (size_t)t * y_stride + r, y_stride);
+    }
+    for (; t < tokens; t++) {
+        int r = 0;
+        for (; r + 8 <= rows; r += 8)
+            tile_avx2(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride, w_stride, 8,
+                      n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_avx2(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride, w_stride, 1,
+                      n, y + (size_t)t * y_stride + r, y_stride);
+    }
+}
+
+AVX2 static void add_scaled_avx2(float a, const float *x, size_t n, float *y) {
+    __m256 va = _mm256_set1_ps(a);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i,
+                         _mm256_fmadd_ps(va, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    nb_kernels_plain.add_scaled(a, x + i, n - i, y + i);
+}
+
+AVX512 INLINE void tile_avx512(const float *x, size_t x_stride, int tokens, const float *w,
+                               size_t w_stride, int rows, size_t n, float *y, size_t y_stride) {
+    __m512 sum[16];
+    for (int i = 0; i < tokens * rows; i++)
+        sum[i] = _mm512_setzero_ps();
+    size_t k = 0;
+    for (; k + 16 <= n; k += 16) {
+        for (int t = 0; t < tokens; t++) {
+            __m512 a = _mm512_loadu_ps(x + (size_t)t * x_stride + k);
+            for (int r = 0; r < rows; r++)
+                sum[t * rows + r] = _mm512_fmadd_ps(
+                    a, _mm512_loadu_ps(w + (size_t)r * w_stride + k), sum[t * rows + r]);
+        }
+    }
+    if (k < n) {
+        __mmask16 part = (__mmask16)((1u << (n - k)) - 1);
+        for (int t = 0; t < tokens; t++) {
+            __m512 a = _mm512_maskz_loadu_ps(part, x + (size_t)t * x_stride + k);
+            for (int r = 0; r < rows; r++)
+                sum[t * rows + r] =
+                    _mm512_fmadd_ps(a, _mm512_maskz_loadu_ps(part, w + (size_t)r * w_stride + k),
+                                    sum[t * rows + r]);
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        for (int r = 0; r < rows; r++)
+            y[(size_t)t * y_stride + (size_t)r] = _mm512_reduce_add_ps(sum[t * rows + r]);
+    }
+}
+
+AVX512 static void products_avx512(const float *x, size_t x_stride, int tokens, const float *w,
+                                   size_t w_stride, int rows, size_t n, float *y, size_t y_stride) {
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+        int r = 0;
+        for (; r + 4 <= rows; r += 4)
+            tile_avx512(x + (size_t)t * x_stride, x_stride, 4, w + (size_t)r * w_stride, w_stride,
+                        4, n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_avx512(x + (size_t)t * x_stride, x_stride, 4, w + (size_t)r * w_stride, w_stride,
+                        1, n, y + (size_t)t * y_stride + r, y_stride);
+    }
+    for (; t < tokens; t++) {
+        int r = 0;
+        for (; r + 8 <= rows; r += 8)
+            tile_avx512(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride, w_stride,
+                        8, n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_avx512(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride, w_stride,
+                        1, n, y + (size_t)t * y_stride + r, y_stride);
+    }
+}
+
+const struct nb_kernels nb_kernels_avx2 = {
+    .name = "avx2",
+    .dequantize = dequantize_avx2,
+    .widen_bf16 = widen_bf16_avx2,
+    .products = products_avx2,
+    .add_scaled = add_scaled_avx2,
+};
+
+const struct nb_kernels nb_kernels_avx512 = {
+    .name = "avx512",
+    .dequantize = dequantize_avx512,
+    .widen_bf16 = widen_bf16_avx2,
+    .products = products_avx512,
+    .add_scaled = add_scaled_avx2,
+};
+
+bool nb_kernels_avx2_runs(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+bool nb_kernels_avx512_runs(void) {
+    return nb_kernels_avx2_runs() && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+
+#endif

@@ -1,0 +1,290 @@
+#include "engine/engine.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/sampler.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DEFAULT_BATCH_TOKENS = 512,
+    /* Without being asked, no more positions than these: models made for 32,768 take 4 GB of keys
+     * and values for them, which few prompts need. */
+    DEFAULT_CONTEXT = 8192,
+};
+
+const char *nb_version(void) {
+    return NB_VERSION;
+}
+
+const char *nb_backends(char *out, size_t size) {
+    int n = snprintf(out, size, "%s (", nb_cpu_backend.name);
+    if (n > 0 && (size_t)n < size)
+        nb_cpu_backend.versions(out + n, size - (size_t)n);
+    size_t used = strlen(out);
+    if (used + 1 < size)
+        memcpy(out + used, ")", 2);
+    return out;
+}
+
+/* The last part of a path: "Mixtral-8x7B" of "/models/Mixtral-8x7B/". */
+static void name_of(const char *path, char *out, size_t size) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/')
+        begin--;
+    snprintf(out, size, "%.*s", (int)(end - begin < size ? end - begin : size - 1), path + begin);
+}
+
+static enum nb_status open_tokenizer(struct nb_engine *e, struct nb_error *err) {
+    char path[PATH_MAX];
+    if (!nb_path_join(path, sizeof path, e->folder, "tokenizer.json"))
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", e->folder);
+    if (!nb_is_file(path))
+        return NB_OK;
+    enum nb_status s = nb_tokenizer_open(path, &e->tokenizer, err);
+    if (s == NB_OK && nb_tokenizer_size(e->tokenizer) > e->model.config.n_vocab)
+        s = nb_fail(err, NB_ERR_FORMAT, "%s: has token id %d, but vocab_size in config.json is %d",
+                    path, nb_tokenizer_size(e->tokenizer) - 1, e->model.config.n_vocab);
+    return s;
+}
+
+/* Pages for n_sequences of the whole context, and the arrays of a step. */
+static enum nb_status make_pages(struct nb_engine *e, size_t n_sequences, struct nb_error *err) {
+    size_t n = e->max_batch_tokens;
+    e->n_pages = nb_div_up((size_t)e->context, NB_PAGE_TOKENS) * n_sequences;
+    if (e->n_pages > INT32_MAX)
+        return nb_fail(err, NB_ERR_ARGUMENT, "%zu sequences of %d positions are too many",
+                       n_sequences, e->context);
+    e->free_pages = calloc(e->n_pages, sizeof *e->free_pages);
+    e->token = calloc(n, sizeof *e->token);
+    e->position = calloc(n, sizeof *e->position);
+    e->sequence = calloc(n, sizeof *e->sequence);
+    e->logits_of = calloc(n, sizeof *e->logits_of);
+    e->page_tables = calloc(n, sizeof *e->page_tables);
+    if (!e->free_pages || !e->token || !e->position || !e->sequence || !e->logits_of ||
+        !e->page_tables)
+        return nb_fail_memory(err, (n + e->n_pages) * sizeof *e->token, "the engine");
+    for (size_t i = 0; i < e->n_pages; i++) /* page 0 is taken first */
+        e->free_pages[i] = (int32_t)(e->n_pages - 1 - i);
+    e->n_free = e->n_pages;
+    return e->backend->ops->kv_alloc(e->backend, e->n_pages, err);
+}
+
+static enum nb_status open_backend(struct nb_engine *e, const struct nb_options *options,
+                                   struct nb_error *err) {
+    struct nb_backend_options o = {
+        .threads = options->threads,
+        .cpu = options->cpu,
+        .max_batch_tokens = e->max_batch_tokens,
+        .context = e->context,
+    };
+    enum nb_status s = nb_cpu_backend.open(&o, &e->backend, err);
+    if (s == NB_OK)
+        s = e->backend->ops->load(e->backend, &e->model, options->progress,
+                                  options->progress_context, err);
+    return s;
+}
+
+enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *options,
+                              struct nb_engine **out, struct nb_error *err) {
+    static const struct nb_options defaults = {0};
+    *out = NULL;
+    if (!options)
+        options = &defaults;
+    int64_t start = nb_now_us();
+    struct nb_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return nb_fail_memory(err, sizeof *e, "the engine");
+    name_of(checkpoint, e->name, sizeof e->name);
+    e->max_batch_tokens = DEFAULT_BATCH_TOKENS;
+    enum nb_status s = NB_OK;
+    if (snprintf(e->folder, sizeof e->folder, "%s", checkpoint) >= (int)sizeof e->folder)
+        s = nb_fail(err, NB_ERR_ARGUMENT, "%.64s…: path too long", checkpoint);
+    if (s == NB_OK)
+        s = nb_model_open(checkpoint, &e->model, err);
+    if (s == NB_OK) {
+        int32_t most = e->model.config.context;
+        e->context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;
+        if (options->context < 0 || options->context > most)
+            s = nb_fail(err, NB_ERR_ARGUMENT, "context is %d, expected 1 to the model's %d",
+                        options->context, most);
+        else if (options->context)
+            e->context = options->context;
+    }
+    if (s == NB_OK)
+        s = open_tokenizer(e, err);
+    if (s == NB_OK)
+        s = open_backend(e, options, err);
+    if (s == NB_OK)
+        s = make_pages(e, options->sequences > 0 ? (size_t)options->sequences : 1, err);
+    if (s != NB_OK) {
+        nb_engine_close(e);
+        return s;
+    }
+    nb_log(NB_LOG_INFO, "%s: ready after %lld us, context %d", e->name,
+           (long long)(nb_now_us() - start), e->context);
+    *out = e;
+    return NB_OK;
+}
+
+void nb_engine_close(struct nb_engine *e) {
+    if (!e)
+        return;
+    if (e->backend)
+        e->backend->ops->close(e->backend);
+    nb_tokenizer_close(e->tokenizer);
+    nb_model_close(&e->model);
+    free(e->free_pages);
+    free(e->token);
+    free(e->position);
+    free(e->sequence);
+    free(e->logits_of);
+    free(e->page_tables);
+    free(e->logits);
+    free(e);
+}
+
+const char *nb_engine_name(const struct nb_engine *engine) {
+    return engine->name;
+}
+
+bool nb_engine_has_tokenizer(const struct nb_engine *engine) {
+    return engine->tokenizer != NULL;
+}
+
+enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *out,
+                                struct nb_error *err) {
+    *out = (struct nb_sequence){.engine = engine};
+    size_t n = nb_div_up((size_t)engine->context, NB_PAGE_TOKENS);
+    out->pages = calloc(n, sizeof *out->pages);
+    return out->pages ? NB_OK : nb_fail_memory(err, n * sizeof *out->pages, "a sequence");
+}
+
+void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n) {
+    struct nb_engine *e = sequence->engine;
+    if (n < sequence->n)
+        sequence->n = n;
+    size_t keep = nb_div_up((size_t)sequence->n, NB_PAGE_TOKENS);
+    while (sequence->n_pages > keep)
+        e->free_pages[e->n_free++] = sequence->pages[--sequence->n_pages];
+}
+
+void nb_sequence_close(struct nb_sequence *sequence) {
+    if (sequence->pages) {
+        nb_sequence_truncate(sequence, 0);
+        free(sequence->pages);
+    }
+    *sequence = (struct nb_sequence){0};
+}
+
+/* Pages for n more positions. */
+static enum nb_status grow(struct nb_sequence *q, size_t n, struct nb_error *err) {
+    struct nb_engine *e = q->engine;
+    if (n > (size_t)(e->context - q->n))
+        return nb_fail(err, NB_ERR_LIMIT, "%zu tokens after %d do not fit into a context of %d", n,
+                       q->n, e->context);
+    size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS);
+    if (need - q->n_pages > e->n_free && need > q->n_pages)
+        return nb_fail(err, NB_ERR_LIMIT, "%zu pages of KV memory are wanted, %zu of %zu are free",
+                       need - q->n_pages, e->n_free, e->n_pages);
+    while (q->n_pages < need)
+        q->pages[q->n_pages++] = e->free_pages[--e->n_free];
+    return NB_OK;
+}
+
+static enum nb_status reserve_logits(struct nb_engine *e, size_t rows, struct nb_error *err) {
+    if (rows <= e->n_logit_rows)
+        return NB_OK;
+    size_t bytes;
+    float *grown = NULL;
+    if (nb_mul_size(rows, (size_t)e->model.config.n_vocab * sizeof(float), &bytes))
+        grown = realloc(e->logits, bytes);
+    if (!grown)
+        return nb_fail(err, NB_ERR_MEMORY, "out of memory: logits of %zu tokens", rows);
+    e->logits = grown;
+    e->n_logit_rows = rows;
+    return NB_OK;
+}
+
+/* Where a step is: the next token to be put into a batch. */
+struct cursor {
+    size_t part, token;
+    size_t logits; /* rows done */
+};
+
+/* Fills the engine's batch from where the cursor is, and moves it. */
+static void fill_batch(struct nb_engine *e, const struct nb_step_part *parts, size_t n_parts,
+                       struct cursor *at, struct nb_batch *batch) {
+    *batch = (struct nb_batch){
+        .token = e->token,
+        .position = e->position,
+        .sequence = e->sequence,
+        .pages = e->page_tables,
+        .logits_of = e->logits_of,
+        .logits = e->logits + at->logits * (size_t)e->model.config.n_vocab,
+    };
+    while (at->part < n_parts && batch->n_tokens < e->max_batch_tokens) {
+        const struct nb_step_part *p = &parts[at->part];
+        size_t left = p->n - at->token, room = e->max_batch_tokens - batch->n_tokens;
+        size_t n = left < room ? left : room;
+        if (n)
+            e->page_tables[batch->n_sequences++] = p->sequence->pages;
+        for (size_t i = 0; i < n; i++, at->token++) {
+            size_t row = batch->n_tokens++;
+            e->token[row] = p->tokens[at->token];
+            e->position[row] = p->sequence->n + (int32_t)at->token;
+            e->sequence[row] = (int32_t)batch->n_sequences - 1;
+            if (at->token >= p->n - p->n_logits)
+                e->logits_of[batch->n_logits++] = (int32_t)row;
+        }
+        if (at->token == p->n) {
+            at->part++;
+            at->token = 0;
+        }
+    }
+    at->logits += batch->n_logits;
+}
+
+enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
+                              size_t n_parts, const float **logits, struct nb_error *err) {
+    size_t rows = 0;
+    enum nb_status s = NB_OK;
+    for (size_t i = 0; i < n_parts && s == NB_OK; i++) {
+        if (parts[i].n_logits > parts[i].n)
+            s = nb_fail(err, NB_ERR_INTERNAL, "engine: %zu logits of %zu tokens", parts[i].n_logits,
+                        parts[i].n);
+        rows += parts[i].n_logits;
+        if (s == NB_OK)
+            s = grow(parts[i].sequence, parts[i].n, err);
+    }
+    if (s == NB_OK)
+        s = reserve_logits(engine, rows, err);
+    struct cursor at = {0};
+    while (s == NB_OK && at.part < n_parts) {
+        struct nb_batch batch;
+        fill_batch(engine, parts, n_parts, &at, &batch);
+        if (batch.n_tokens)
+            s = engine->backend->ops->forward(engine->backend, &batch, err);
+    }
+    for (size_t i = 0; i < n_parts; i++) {
+        if (s == NB_OK)
+            parts[i].sequence->n += (int32_t)parts[i].n;
+        nb_sequence_truncate(parts[i].sequence, parts[i].sequence->n); /* frees what was not used */
+    }
+    if (logits)
+        *logits = s == NB_OK ? engine->logits : NULL;
+    return s;
+}
+
+enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
+                                  size_t n_logits, const float **logits, struct nb_error *err) {
+    struct nb_step_part part = {sequence, tokens, n, n_logits};
+    return nb_engine_step(sequence->engine, &part, 1, logits, err);
+}

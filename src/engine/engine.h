@@ -1,0 +1,66 @@
+/* The engine: a checkpoint opened on a backend, KV pages, sequences, and steps over them. */
+#ifndef NB_ENGINE_ENGINE_H
+#define NB_ENGINE_ENGINE_H
+
+#include "backend/backend.h"
+#include "model/tokenizer.h"
+#include "nibble/nibble.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct nb_engine {
+    struct nb_model model;
+    struct nb_tokenizer *tokenizer; /* NULL where the checkpoint has none: ids only */
+    struct nb_backend *backend;
+    char name[128];          /* of the model: the last part of the checkpoint's path */
+    char folder[4096];       /* the checkpoint */
+    int32_t context;         /* the most positions a sequence may have */
+    size_t max_batch_tokens; /* of a step */
+
+    int32_t *free_pages; /* [n_pages], the first n_free of them free */
+    size_t n_pages, n_free;
+
+    /* The batch of a step: [max_batch_tokens] each. */
+    int32_t *token, *position, *sequence, *logits_of;
+    const int32_t **page_tables;
+    float *logits; /* [n_logit_rows, n_vocab] */
+    size_t n_logit_rows;
+};
+
+/* A run of tokens that attend to each other. Its pages come from the engine as it grows. */
+struct nb_sequence {
+    struct nb_engine *engine;
+    int32_t *pages; /* [context / NB_PAGE_TOKENS, rounded up], the first n_pages of them taken */
+    size_t n_pages;
+    int32_t n; /* positions that are in the pages */
+};
+
+enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *out,
+                                struct nb_error *err);
+void nb_sequence_close(
+    struct nb_sequence *sequence); /* gives its pages back; all zero is allowed */
+
+/* Forgets all positions from n on. */
+void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n);
+
+/* Tokens to append to a sequence in a step. */
+struct nb_step_part {
+    struct nb_sequence *sequence; /* no two parts of a step share one */
+    const int32_t *tokens;
+    size_t n;
+    size_t n_logits; /* logits of the last n_logits of the tokens are wanted */
+};
+
+/* Appends the tokens of all parts to their sequences, in batches of at most max_batch_tokens, and
+ * leaves the wanted logits, part by part, in *logits: [sum of n_logits, n_vocab] f32, owned by the
+ * engine until the next step. On failure every sequence is as it was. */
+enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
+                              size_t n_parts, const float **logits, struct nb_error *err);
+
+/* A step of one sequence. */
+enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
+                                  size_t n_logits, const float **logits, struct nb_error *err);
+
+#endif

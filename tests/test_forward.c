@@ -1,0 +1,324 @@
+/* The forward pass against transformers 4.57 with bitsandbytes: tests/golden/mixtral-tiny-*, whose
+ * tensors tools/golden/README.md describes. Every vector version the processor has, and batches of
+ * all kinds. */
+#include "test.h"
+
+#include "backend/cpu/kernels.h"
+#include "engine/engine.h"
+
+#include <math.h>
+
+static const char *const checkpoints[] = {
+    "tests/golden/mixtral-tiny-bf16",
+    "tests/golden/mixtral-tiny-nf4",
+    "tests/golden/mixtral-tiny-nf4-sharded",
+};
+enum { N_CHECKPOINTS = 3, N_PROMPTS = 4, V = 320 };
+
+/* The CPU versions that this processor runs. */
+static int versions(const char *out[3]) {
+    static const char *const all[] = {"plain", "avx2", "avx512"};
+    int n = 0;
+    for (int i = 0; i < 3; i++) {
+        if (nb_kernels_find(all[i]))
+            out[n++] = all[i];
+    }
+    return n;
+}
+
+static struct nb_engine *open_engine(const char *checkpoint, const char *cpu, int sequences) {
+    struct nb_error err;
+    struct nb_engine *engine;
+    struct nb_options options = {.threads = 2, .cpu = cpu, .sequences = sequences};
+    assert_ok(nb_engine_open(test_path(checkpoint), &options, &engine, &err), err);
+    return engine;
+}
+
+struct golden {
+    struct nb_tensors tensors;
+};
+
+static void golden_open(struct golden *g, const char *checkpoint) {
+    char path[256];
+    struct nb_error err;
+    snprintf(path, sizeof path, "%s/golden.safetensors", checkpoint);
+    assert_ok(nb_tensors_open_file(test_path(path), &g->tensors, &err), err);
+}
+
+static const void *golden(const struct golden *g, int prompt, const char *what, size_t *n) {
+    char name[64];
+    snprintf(name, sizeof name, "prompt.%d.%s", prompt, what);
+    const struct nb_tensor *t = nb_tensors_find(&g->tensors, name);
+    if (!t)
+        fail_msg("golden file has no %s", name);
+    *n = t->bytes / 4; /* i32 and f32 alike */
+    return t->data;
+}
+
+/* KL(softmax(p) || softmax(q)) in nats. */
+static double divergence(const float *p, const float *q) {
+    double mp = -INFINITY, mq = -INFINITY, sp = 0, sq = 0, kl = 0;
+    for (int i = 0; i < V; i++) {
+        mp = fmax(mp, p[i]);
+        mq = fmax(mq, q[i]);
+    }
+    for (int i = 0; i < V; i++) {
+        sp += exp(p[i] - mp);
+        sq += exp(q[i] - mq);
+    }
+    for (int i = 0; i < V; i++) {
+        double lp = p[i] - mp - log(sp), lq = q[i] - mq - log(sq);
+        kl += exp(lp) * (lp - lq);
+    }
+    return kl;
+}
+
+static float largest_difference(const float *a, const float *b, size_t n) {
+    float worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabsf(a[i] - b[i]) <= worst))
+            worst = fabsf(a[i] - b[i]);
+    }
+    return worst;
+}
+
+/* Logits of all rows of a prompt; the caller frees them. */
+static float *all_logits(struct nb_engine *engine, const int32_t *ids, size_t n) {
+    struct nb_error err;
+    struct nb_sequence sequence;
+    const float *logits;
+    assert_ok(nb_sequence_open(engine, &sequence, &err), err);
+    assert_ok(nb_sequence_append(&sequence, ids, n, n, &logits, &err), err);
+    float *copy = malloc(n * V * sizeof *copy);
+    assert_non_null(copy);
+    memcpy(copy, logits, n * V * sizeof *copy);
+    nb_sequence_close(&sequence);
+    return copy;
+}
+
+static void logits_of_transformers(void **state) {
+    (void)state;
+    const char *cpus[3];
+    int n_cpus = versions(cpus);
+    for (int c = 0; c < N_CHECKPOINTS; c++) {
+        struct golden g;
+        golden_open(&g, checkpoints[c]);
+        for (int v = 0; v < n_cpus; v++) {
+            struct nb_engine *engine = open_engine(checkpoints[c], cpus[v], 1);
+            for (int p = 0; p < N_PROMPTS; p++) {
+                size_t n, n_rows, n_values;
+                const int32_t *ids = golden(&g, p, "ids", &n);
+                const int32_t *rows = golden(&g, p, "rows", &n_rows);
+                const float *want = golden(&g, p, "logits", &n_values);
+                const float *bf16 = golden(&g, p, "logits_bf16", &n_values);
+                assert_int_equal(n_values, n_rows * V);
+                float *got = all_logits(engine, ids, n);
+                double kl = 0, kl_bf16 = 0;
+                float worst = 0;
+                for (size_t r = 0; r < n_rows; r++) {
+                    const float *row = got + (size_t)rows[r] * V;
+                    worst = fmaxf(worst, largest_difference(want + r * V, row, V));
+                    kl += divergence(want + r * V, row);
+                    kl_bf16 += divergence(want + r * V, bf16 + r * V);
+                }
+                /* Logits have a standard deviation of 3: this is rounding of f32 sums. */
+                if (!(worst < 2e-4f) || !(kl <= kl_bf16) || !(kl < 1e-8))
+                    fail_msg("%s, %s, prompt %d: logits differ by %g, KL %g, bf16's is %g",
+                             checkpoints[c], cpus[v], p, (double)worst, kl, kl_bf16);
+                free(got);
+            }
+            nb_engine_close(engine);
+        }
+        nb_tensors_close(&g.tensors);
+    }
+}
+
+static void greedy_continuations(void **state) {
+    (void)state;
+    const char *cpus[3];
+    int n_cpus = versions(cpus);
+    for (int c = 0; c < N_CHECKPOINTS; c++) {
+        struct golden g;
+        golden_open(&g, checkpoints[c]);
+        for (int v = 0; v < n_cpus; v++) {
+            struct nb_engine *engine = open_engine(checkpoints[c], cpus[v], 1);
+            for (int p = 0; p < N_PROMPTS; p++) {
+                struct nb_error err;
+                size_t n, n_greedy;
+                const int32_t *ids = golden(&g, p, "ids", &n);
+                const int32_t *want = golden(&g, p, "greedy", &n_greedy);
+                struct nb_generate_options o = {.prompt_ids = ids,
+                                                .n_prompt_ids = n,
+                                                .max_tokens = (int32_t)n_greedy,
+                                                .ignore_eos = true};
+                struct nb_generation got;
+                assert_ok(nb_generate(engine, &o, &got, &err), err);
+                assert_int_equal(got.n_tokens, n_greedy);
+                assert_memory_equal(got.token_ids, want, n_greedy * sizeof *want);
+                assert_int_equal(got.finish, NB_FINISH_LENGTH);
+                assert_int_equal(got.n_prompt_tokens, n);
+                assert_null(got.text);
+                nb_generation_free(&got);
+            }
+            nb_engine_close(engine);
+        }
+        nb_tensors_close(&g.tensors);
+    }
+}
+
+/* A prompt cut into chunks of every size, alone or beside others, gives the same bits: a token's
+ * sums do not depend on its batch. */
+static void batches_change_nothing(void **state) {
+    (void)state;
+    struct golden g;
+    golden_open(&g, checkpoints[1]);
+    const char *cpus[3];
+    int n_cpus = versions(cpus);
+    for (int v = 0; v < n_cpus; v++) {
+        struct nb_engine *engine = open_engine(checkpoints[1], cpus[v], 4);
+        struct nb_error err;
+        const int32_t *ids[N_PROMPTS];
+        size_t n[N_PROMPTS];
+        float *alone[N_PROMPTS];
+        for (int p = 0; p < N_PROMPTS; p++) {
+            ids[p] = golden(&g, p, "ids", &n[p]);
+            alone[p] = all_logits(engine, ids[p], n[p]);
+        }
+        static const size_t chunks[] = {1, 2, 3, 5, 16, 17, 64, 129};
+        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+            struct nb_sequence sequences[N_PROMPTS];
+            for (int p = 0; p < N_PROMPTS; p++)
+                assert_ok(nb_sequence_open(engine, &sequences[p], &err), err);
+            size_t at = 0;
+            for (bool more = true; more; at += chunks[i]) {
+                struct nb_step_part parts[N_PROMPTS];
+                size_t n_parts = 0, first[N_PROMPTS];
+                int prompt[N_PROMPTS];
+                for (int p = 0; p < N_PROMPTS; p++) {
+                    if (at >= n[p])
+                        continue;
+                    size_t count = n[p] - at < chunks[i] ? n[p] - at : chunks[i];
+                    prompt[n_parts] = p;
+                    first[n_parts] = at;
+                    parts[n_parts++] =
+                        (struct nb_step_part){&sequences[p], ids[p] + at, count, count};
+                }
+                more = n_parts > 0;
+                if (!more)
+                    break;
+                const float *logits;
+                assert_ok(nb_engine_step(engine, parts, n_parts, &logits, &err), err);
+                for (size_t j = 0; j < n_parts; j++) {
+                    assert_memory_equal(logits, alone[prompt[j]] + first[j] * V,
+                                        parts[j].n * V * sizeof(float));
+                    logits += parts[j].n * V;
+                }
+            }
+            for (int p = 0; p < N_PROMPTS; p++)
+                nb_sequence_close(&sequences[p]);
+            assert_int_equal(engine->n_free, engine->n_pages);
+        }
+        for (int p = 0; p < N_PROMPTS; p++)
+            free(alone[p]);
+        nb_engine_close(engine);
+    }
+    nb_tensors_close(&g.tensors);
+}
+
+/* Going back and on gives what going straight gives, and pages come back. */
+static void truncation(void **state) {
+    (void)state;
+    struct golden g;
+    golden_open(&g, checkpoints[1]);
+    struct nb_engine *engine = open_engine(checkpoints[1], NULL, 1);
+    struct nb_error err;
+    size_t n;
+    const int32_t *ids = golden(&g, 3, "ids", &n);
+    float *straight = all_logits(engine, ids, n);
+    struct nb_sequence q;
+    const float *logits;
+    assert_ok(nb_sequence_open(engine, &q, &err), err);
+    assert_ok(nb_sequence_append(&q, ids, 40, 0, NULL, &err), err);
+    static const int32_t other[] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
+    assert_ok(nb_sequence_append(&q, other, 17, 1, &logits, &err), err);
+    assert_int_equal(q.n, 57);
+    assert_int_equal(q.n_pages, 4);
+    nb_sequence_truncate(&q, 33);
+    assert_int_equal(q.n_pages, 3);
+    nb_sequence_truncate(&q, 100);
+    assert_int_equal(q.n, 33);
+    assert_ok(nb_sequence_append(&q, ids + 33, n - 33, n - 33, &logits, &err), err);
+    assert_memory_equal(logits, straight + 33 * V, (n - 33) * V * sizeof(float));
+    nb_sequence_close(&q);
+    free(straight);
+    nb_engine_close(engine);
+    nb_tensors_close(&g.tensors);
+}
+
+/* What cannot be done is an error, and leaves the sequence as it was. */
+static void refusals(void **state) {
+    (void)state;
+    struct nb_error err;
+    struct nb_engine *engine;
+    struct nb_options options = {.context = 20};
+    assert_ok(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err), err);
+    struct nb_sequence q;
+    const float *logits;
+    int32_t ids[32] = {0};
+    assert_ok(nb_sequence_open(engine, &q, &err), err);
+    assert_int_equal(nb_sequence_append(&q, ids, 21, 1, &logits, &err), NB_ERR_LIMIT);
+    assert_null(logits);
+    assert_ok(nb_sequence_append(&q, ids, 20, 1, &logits, &err), err);
+    assert_int_equal(nb_sequence_append(&q, ids, 1, 1, &logits, &err), NB_ERR_LIMIT);
+    assert_int_equal(q.n, 20);
+    nb_sequence_truncate(&q, 5);
+    ids[2] = V;
+    assert_int_equal(nb_sequence_append(&q, ids, 3, 1, &logits, &err), NB_ERR_ARGUMENT);
+    ids[2] = -1;
+    assert_int_equal(nb_sequence_append(&q, ids, 3, 1, &logits, &err), NB_ERR_ARGUMENT);
+    assert_int_equal(q.n, 5);
+    assert_int_equal(q.n_pages, 1);
+    struct nb_sequence second; /* the pages are for one sequence */
+    assert_ok(nb_sequence_open(engine, &second, &err), err);
+    assert_int_equal(nb_sequence_append(&second, ids, 20, 1, &logits, &err), NB_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "pages"));
+    nb_sequence_close(&second);
+    nb_sequence_close(&q);
+
+    struct nb_generation out;
+    struct nb_generate_options o = {.prompt_ids = ids, .n_prompt_ids = 2, .ignore_eos = true};
+    assert_ok(nb_generate(engine, &o, &out, &err), err);
+    assert_int_equal(out.n_tokens, 19); /* 20 positions, and a token that is never read */
+    nb_generation_free(&out);
+    o.n_prompt_ids = 3; /* holds -1 */
+    assert_int_equal(nb_generate(engine, &o, &out, &err), NB_ERR_ARGUMENT);
+    o.n_prompt_ids = 0;
+    assert_int_equal(nb_generate(engine, &o, &out, &err), NB_ERR_ARGUMENT);
+    o.n_prompt_ids = 2;
+    o.max_tokens = -1;
+    assert_int_equal(nb_generate(engine, &o, &out, &err), NB_ERR_ARGUMENT);
+    o = (struct nb_generate_options){.prompt = "text", .prompt_bytes = 4};
+    assert_int_equal(nb_generate(engine, &o, &out, &err), NB_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "tokenizer.json"));
+    nb_engine_close(engine);
+
+    options = (struct nb_options){.cpu = "mmx"};
+    assert_int_equal(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err),
+                     NB_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "plain"));
+    options = (struct nb_options){.context = 1 << 30};
+    assert_int_equal(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err),
+                     NB_ERR_ARGUMENT);
+    assert_null(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_of_transformers),
+        cmocka_unit_test(greedy_continuations),
+        cmocka_unit_test(batches_change_nothing),
+        cmocka_unit_test(truncation),
+        cmocka_unit_test(refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
