@@ -1,0 +1,175 @@
+#include "cli/cli.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/utf8.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <utf8proc.h>
+
+int nb_cli_error(const struct nb_error *err) {
+    fprintf(stderr, "nibble: %s\n", err->message);
+    return NB_EXIT_FAILURE;
+}
+
+int nb_cli_usage(const char *command, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    fprintf(stderr, "nibble %s: ", command);
+    vfprintf(stderr, fmt, args);
+    fprintf(stderr, "\nTry: nibble help %s\n", command);
+    va_end(args);
+    return NB_EXIT_USAGE;
+}
+
+bool nb_cli_int(const char *command, const char *option, const char *text, int64_t min, int64_t max,
+                int64_t *out) {
+    char *end;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    if (end == text || *end || errno || n < min || n > max) {
+        nb_cli_usage(command, "%s is \"%s\", expected a whole number from %lld to %lld", option,
+                     text, (long long)min, (long long)max);
+        return false;
+    }
+    *out = n;
+    return true;
+}
+
+bool nb_cli_number(const char *command, const char *option, const char *text, double min,
+                   double max, double *out) {
+    char *end;
+    double x = strtod(text, &end);
+    if (end == text || *end || !(x >= min && x <= max)) {
+        nb_cli_usage(command, "%s is \"%s\", expected a number from %g to %g", option, text, min,
+                     max);
+        return false;
+    }
+    *out = x;
+    return true;
+}
+
+bool nb_cli_engine_option(const char *command, int code, const char *value,
+                          struct nb_cli_engine *out, bool *known) {
+    int64_t n = 0;
+    *known = true;
+    switch (code) {
+    case NB_OPT_MODEL:
+        out->model = value;
+        return true;
+    case NB_OPT_CPU:
+        out->options.cpu = value;
+        return true;
+    case NB_OPT_THREADS:
+        if (!nb_cli_int(command, "--threads", value, 1, 256, &n))
+            return false;
+        out->options.threads = (int)n;
+        return true;
+    case NB_OPT_CONTEXT:
+        if (!nb_cli_int(command, "--context", value, 1, INT32_MAX, &n))
+            return false;
+        out->options.context = (int32_t)n;
+        return true;
+    default:
+        *known = false;
+        return true;
+    }
+}
+
+/* The folder that the program's file is in; empty if the system does not say. */
+static void program_folder(char *out, size_t size) {
+    ssize_t n = readlink("/proc/self/exe", out, size - 1);
+    out[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(out, '/');
+    if (slash)
+        *slash = 0;
+}
+
+bool nb_cli_default_model(char *out, size_t size, struct nb_error *err) {
+    const char *named = getenv("NIBBLE_MODEL");
+    if (named && *named)
+        return snprintf(out, size, "%s", named) < (int)size;
+    char folder[PATH_MAX];
+    program_folder(folder, sizeof folder);
+    static const char *const places[] = {"../models/demo", "../share/nibble/models/demo"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        if (nb_path_join(out, size, folder, places[i]) && nb_is_folder(out)) {
+            char real[PATH_MAX];
+            if (realpath(out, real))
+                snprintf(out, size, "%s", real);
+            return true;
+        }
+    }
+    nb_fail(err, NB_ERR_IO,
+            "no model: neither %s/%s nor %s/%s is there; name a checkpoint with --model or in the "
+            "environment variable NIBBLE_MODEL",
+            folder, places[0], folder, places[1]);
+    return false;
+}
+
+static void show_loading(void *context, uint64_t done, uint64_t total) {
+    nb_progress_show(context, "loading %.0f of %.0f MB", (double)done / 1e6, (double)total / 1e6);
+}
+
+enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
+                                  struct nb_error *err) {
+    char folder[PATH_MAX];
+    const char *model = how->model;
+    if (!model) {
+        if (!nb_cli_default_model(folder, sizeof folder, err))
+            return NB_ERR_IO;
+        model = folder;
+    }
+    struct nb_progress progress;
+    nb_progress_start(&progress);
+    struct nb_options options = how->options;
+    options.progress = show_loading;
+    options.progress_context = &progress;
+    enum nb_status s = nb_engine_open(model, &options, out, err);
+    nb_progress_clear(&progress);
+    return s;
+}
+
+void nb_progress_start(struct nb_progress *progress) {
+    *progress = (struct nb_progress){.start_us = nb_now_us(), .terminal = isatty(STDERR_FILENO)};
+}
+
+void nb_progress_show(struct nb_progress *progress, const char *fmt, ...) {
+    int64_t now = nb_now_us();
+    if (!progress->terminal || now - progress->start_us < 1000000 ||
+        now - progress->shown_us < 100000)
+        return;
+    va_list args;
+    va_start(args, fmt);
+    fputs("\r\033[K", stderr);
+    vfprintf(stderr, fmt, args);
+    fflush(stderr);
+    va_end(args);
+    progress->shown_us = now;
+    progress->shown = true;
+}
+
+void nb_progress_clear(struct nb_progress *progress) {
+    if (progress->shown)
+        fputs("\r\033[K", stderr);
+    progress->shown = false;
+}
+
+size_t nb_text_columns(const char *text) {
+    size_t columns = 0, n = strlen(text);
+    for (size_t i = 0; i < n;) {
+        uint32_t c = 0;
+        size_t len = nb_utf8_decode(text + i, n - i, &c);
+        int width = len ? utf8proc_charwidth((utf8proc_int32_t)c) : 1;
+        columns += width > 0 ? (size_t)width : 0;
+        i += len ? len : 1;
+    }
+    return columns;
+}

@@ -1,0 +1,215 @@
+/* nibble generate: a prompt goes on. */
+#include "cli/cli.h"
+#include "nibble/nibble.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+    "usage: nibble generate --model CHECKPOINT (-p TEXT | --prompt-ids 1,2,3) [OPTIONS]\n\n"
+    "Lets the model go on from a prompt. Text is written as it is made.\n\n"
+    "  --model CHECKPOINT  a folder as Hugging Face lays it out\n"
+    "  -p TEXT             the prompt\n"
+    "  --prompt-ids IDS    the prompt as token ids, with commas; needs no tokenizer\n"
+    "  -n N                at most N tokens (default: until the context is full)\n"
+    "  --ignore-eos        go on after an end token\n"
+    "  --temperature T     0 takes the most probable token (default: 0)\n"
+    "  --top-k K           of the K most probable tokens (default: 0, all)\n"
+    "  --top-p P           of the most probable ones that together reach P (default: 1, all)\n"
+    "  --seed S            of the draws (default: 0)\n"
+    "  --json              one object: token_ids, text, finish_reason, prompt_tokens, tokens,\n"
+    "                      milliseconds\n" NB_CLI_ENGINE_HELP
+    "\nExit code: 0 if it went well, 1 if not, 2 for wrong usage.\n";
+
+/* What the command line asks for. */
+struct request {
+    struct nb_cli_engine how;
+    struct nb_generate_options options;
+    int32_t *ids; /* of --prompt-ids; owned */
+    bool json;
+};
+
+/* "1,2,3" to ids; false after saying what is wrong. */
+static bool parse_ids(const char *text, struct request *r) {
+    size_t n = 1;
+    for (const char *c = text; *c; c++)
+        n += *c == ',';
+    free(r->ids);
+    r->ids = calloc(n, sizeof *r->ids);
+    if (!r->ids) {
+        fputs("nibble: out of memory\n", stderr);
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char *end;
+        errno = 0;
+        long id = strtol(text, &end, 10);
+        if (end == text || (*end && *end != ',') || errno || id < 0 || id > INT32_MAX) {
+            nb_cli_usage("generate", "--prompt-ids: \"%.20s\" is no token id", text);
+            return false;
+        }
+        r->ids[i] = (int32_t)id;
+        text = end + (*end == ',');
+    }
+    r->options.prompt_ids = r->ids;
+    r->options.n_prompt_ids = n;
+    return true;
+}
+
+static bool parse_sampling(const char *option, struct nb_sampling *out) {
+    int64_t n = 0;
+    if (strcmp(option, "temperature") == 0)
+        return nb_cli_number("generate", "--temperature", optarg, 0, 100, &out->temperature);
+    if (strcmp(option, "top-p") == 0) {
+        /* 0 in nb_sampling means 1; a user who says 0 wants the fewest tokens. */
+        if (!nb_cli_number("generate", "--top-p", optarg, 0, 1, &out->top_p))
+            return false;
+        out->top_p = out->top_p > 0 ? out->top_p : 1e-9;
+        return true;
+    }
+    if (strcmp(option, "top-k") == 0) {
+        if (!nb_cli_int("generate", "--top-k", optarg, 0, INT32_MAX, &n))
+            return false;
+        out->top_k = (int32_t)n;
+        return true;
+    }
+    if (!nb_cli_int("generate", "--seed", optarg, 0, INT64_MAX, &n))
+        return false;
+    out->seed = (uint64_t)n;
+    return true;
+}
+
+/* Option `code`; `name` is the long one's, or for messages what stands on the command line. */
+static bool parse_option(int code, const char *name, struct request *r) {
+    bool known;
+    int64_t n = 0;
+    if (!nb_cli_engine_option("generate", code, optarg, &r->how, &known) || known)
+        return known;
+    if (code == 'p') {
+        r->options.prompt = optarg;
+        r->options.prompt_bytes = strlen(optarg);
+        return true;
+    }
+    if (code == 'n') {
+        if (!nb_cli_int("generate", "-n", optarg, 1, INT32_MAX, &n))
+            return false;
+        r->options.max_tokens = (int32_t)n;
+        return true;
+    }
+    if (code != NB_OPT_COMMAND) {
+        nb_cli_usage("generate", "%s: unknown, or without its value", name);
+        return false;
+    }
+    if (strcmp(name, "prompt-ids") == 0)
+        return parse_ids(optarg, r);
+    if (strcmp(name, "ignore-eos") == 0)
+        return r->options.ignore_eos = true;
+    if (strcmp(name, "json") == 0)
+        return r->json = true;
+    return parse_sampling(name, &r->options.sampling);
+}
+
+static bool parse(int argc, char **argv, struct request *r) {
+    static const struct option options[] = {
+        NB_CLI_ENGINE_OPTIONS,
+        {"prompt-ids", required_argument, NULL, NB_OPT_COMMAND},
+        {"ignore-eos", no_argument, NULL, NB_OPT_COMMAND},
+        {"temperature", required_argument, NULL, NB_OPT_COMMAND},
+        {"top-k", required_argument, NULL, NB_OPT_COMMAND},
+        {"top-p", required_argument, NULL, NB_OPT_COMMAND},
+        {"seed", required_argument, NULL, NB_OPT_COMMAND},
+        {"json", no_argument, NULL, NB_OPT_COMMAND},
+        {0},
+    };
+    int index = 0;
+    for (int code; (code = getopt_long(argc, argv, ":p:n:", options, &index)) != -1;) {
+        if (!parse_option(code, code == NB_OPT_COMMAND ? options[index].name : argv[optind - 1], r))
+            return false;
+    }
+    const char *wrong = NULL;
+    if (optind != argc)
+        wrong = "arguments besides the options; give the prompt with -p";
+    else if (!r->how.model && !getenv("NIBBLE_MODEL"))
+        wrong = "no --model CHECKPOINT";
+    else if (!r->options.prompt == !r->options.prompt_ids)
+        wrong = "expected one of -p TEXT and --prompt-ids IDS";
+    if (wrong)
+        nb_cli_usage("generate", "%s", wrong);
+    return !wrong;
+}
+
+/* Without --json: text as it comes, or ids where there is no tokenizer. */
+struct stream {
+    bool ids;
+    size_t n;
+};
+
+static bool print_token(void *context, int32_t id, const char *text, size_t n) {
+    struct stream *stream = context;
+    if (stream->ids)
+        printf("%s%d", stream->n ? "," : "", id);
+    else
+        fwrite(text, 1, n, stdout);
+    stream->n++;
+    return fflush(stdout) == 0;
+}
+
+static bool print_json(const struct nb_generation *g) {
+    json_t *ids = json_array();
+    for (size_t i = 0; i < g->n_tokens; i++)
+        json_array_append_new(ids, json_integer(g->token_ids[i]));
+    json_t *o =
+        json_pack("{s:o, s:o, s:s, s:I, s:I, s:f}", "token_ids", ids, "text",
+                  g->text ? json_stringn(g->text, g->text_bytes) : json_null(), "finish_reason",
+                  nb_finish_name(g->finish), "prompt_tokens", (json_int_t)g->n_prompt_tokens,
+                  "tokens", (json_int_t)g->n_tokens, "milliseconds", g->prefill_ms + g->decode_ms);
+    bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
+    json_decref(o);
+    putchar('\n');
+    return ok;
+}
+
+static int generate(struct nb_engine *engine, struct request *r) {
+    struct stream stream = {.ids = !nb_engine_has_tokenizer(engine)};
+    if (!r->json) {
+        r->options.on_token = print_token;
+        r->options.on_token_context = &stream;
+    }
+    struct nb_generation g;
+    struct nb_error err;
+    if (nb_generate(engine, &r->options, &g, &err) != NB_OK)
+        return nb_cli_error(&err);
+    bool ok = true;
+    if (r->json)
+        ok = print_json(&g);
+    else
+        putchar('\n');
+    nb_generation_free(&g);
+    if (!ok)
+        fputs("nibble: the answer could not be written\n", stderr);
+    return ok ? NB_EXIT_OK : NB_EXIT_FAILURE;
+}
+
+static int run(int argc, char **argv) {
+    struct request r = {0};
+    int code = NB_EXIT_USAGE;
+    if (parse(argc, argv, &r)) {
+        struct nb_engine *engine;
+        struct nb_error err;
+        if (nb_cli_engine_open(&r.how, &engine, &err) != NB_OK) {
+            code = nb_cli_error(&err);
+        } else {
+            code = generate(engine, &r);
+            nb_engine_close(engine);
+        }
+    }
+    free(r.ids);
+    return code;
+}
+
+const struct nb_command nb_command_generate = {"generate", "a prompt goes on", help, run};

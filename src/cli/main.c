@@ -1,0 +1,118 @@
+/* nibble: dispatches to the subcommands. */
+#include "base/log.h"
+#include "cli/cli.h"
+#include "nibble/nibble.h"
+
+#include <jansson.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct nb_command *const commands[] = {
+    &nb_command_classify,
+    &nb_command_generate,
+    &nb_command_inspect,
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static const struct nb_command *find_command(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    }
+    return NULL;
+}
+
+static void print_help(FILE *out) {
+    fputs("nibble: 4-bit mixture-of-experts models, served from one C program\n\n"
+          "usage: nibble COMMAND [OPTIONS] [ARGUMENTS]\n\n",
+          out);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fputs("  help       what a command does: nibble help COMMAND\n\n"
+          "  --version  the version, and what this build has\n"
+          "  --help     this text\n\n"
+          "The environment: NIBBLE_MODEL names a checkpoint to use without --model; "
+          "NIBBLE_LOG=info or\n"
+          "debug writes a log to standard error; NO_COLOR turns colours off.\n",
+          out);
+}
+
+static void print_version(void) {
+    char names[64];
+    printf("nibble %s\n"
+           "backends: %s\n"
+           "compiler: %s\n"
+           "jansson: %s\n",
+           nb_version(), nb_backends(names, sizeof names), __VERSION__, JANSSON_VERSION);
+}
+
+static int help(int argc, char **argv) {
+    if (argc < 2) {
+        print_help(stdout);
+        return NB_EXIT_OK;
+    }
+    const struct nb_command *command = find_command(argv[1]);
+    if (!command) {
+        fprintf(stderr, "nibble: no command \"%s\"\nTry: nibble help\n", argv[1]);
+        return NB_EXIT_USAGE;
+    }
+    fputs(command->help, stdout);
+    return NB_EXIT_OK;
+}
+
+static void print_log(void *context, enum nb_log_level level, const char *message) {
+    (void)context;
+    fprintf(stderr, "%s: %s\n", nb_log_level_name(level), message);
+}
+
+static void start_log(void) {
+    const char *wanted = getenv("NIBBLE_LOG");
+    for (int level = NB_LOG_ERROR; wanted && level <= NB_LOG_DEBUG; level++) {
+        if (strcmp(wanted, nb_log_level_name((enum nb_log_level)level)) == 0)
+            nb_log_set((enum nb_log_level)level, print_log, NULL);
+    }
+}
+
+static int run(int argc, char **argv) {
+    if (argc < 2) {
+        print_help(stderr);
+        return NB_EXIT_USAGE;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        print_help(stdout);
+        return NB_EXIT_OK;
+    }
+    if (strcmp(name, "--version") == 0) {
+        print_version();
+        return NB_EXIT_OK;
+    }
+    if (strcmp(name, "help") == 0)
+        return help(argc - 1, argv + 1);
+    const struct nb_command *command = find_command(name);
+    if (!command) {
+        fprintf(stderr, "nibble: no command \"%s\"\nTry: nibble help\n", name);
+        return NB_EXIT_USAGE;
+    }
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            fputs(command->help, stdout);
+            return NB_EXIT_OK;
+        }
+    }
+    return command->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+    setlocale(LC_CTYPE, "");
+    start_log();
+    int code = run(argc, argv);
+    /* Output that was not written, on a full disk for example, must not look like success. */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("nibble: standard output");
+        code = code == NB_EXIT_OK ? NB_EXIT_FAILURE : code;
+    }
+    return code;
+}
