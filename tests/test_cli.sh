@@ -130,6 +130,7 @@ broken "a pickle" 'safetensors'
 
 # classify: what is answered, and what goes wrong with one file and not with the others.
 cd "$tmp" || exit 1
+export NIBBLE_MODEL="$root/models/demo"
 printf 'ACME TRADING SDN BHD\nDATE: 12/03/2018\nTOTAL RM 12.50\n' >good.txt
 printf 'caf\351\n' >latin1.txt
 printf 'a\0b' >binary.txt
@@ -168,7 +169,7 @@ run classify
 expect "classify without a file" exits 2
 run classify --model "$tiny" good.txt
 expect "classify without a tokenizer" both 1 'tokenizer.json'
-NIBBLE_MODEL=$tmp/nowhere run classify good.txt
+NIBBLE_MODEL=$tmp/nowhere; run classify good.txt
 expect "NIBBLE_MODEL" both 1 'nowhere'
 if [ -w /dev/full ]; then
     "$nibble" classify --json good.txt >/dev/full 2>"$tmp/err"

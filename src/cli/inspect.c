@@ -42,7 +42,7 @@ static struct census count(const struct nb_model *m) {
     for (int i = 0; i < m->config.n_layers; i++) {
         const struct nb_layer *l = &m->layers[i];
         const struct nb_matrix *matrices[] = {&l->q, &l->k, &l->v, &l->o, &l->router};
-        for (size_t j = 0; j < 5; j++)
+        for (size_t j = 0; j < (m->config.dense ? 4 : 5); j++)
             count_matrix(matrices[j], &c);
         for (int e = 0; e < m->config.n_experts; e++) {
             count_matrix(&l->experts[e].gate, &c);
@@ -69,9 +69,12 @@ static void print_text(const struct report *r) {
     printf("  model        %s, %d layers, width %d, context %d, vocabulary %d%s\n", c->model_type,
            c->n_layers, c->width, c->context, c->n_vocab, c->tied ? ", head tied" : "");
     printf("  attention    %d heads of %d, %d KV heads, rope theta %g\n", c->n_heads, c->head_width,
-           c->n_kv_heads, c->rope_theta);
-    printf("  experts      %d of width %d, top %d\n", c->n_experts, c->expert_width,
-           c->experts_per_token);
+           c->n_kv_heads, c->rope.theta);
+    if (c->dense)
+        printf("  feed-forward width %d\n", c->expert_width);
+    else
+        printf("  experts      %d of width %d, top %d\n", c->n_experts, c->expert_width,
+               c->experts_per_token);
     printf("  parameters   %.1f M, of which %.1f M work on a token\n",
            (double)r->size.parameters / 1e6, (double)r->size.active_parameters / 1e6);
     printf("  weights      %zu NF4, %zu FP4 (%zu double quantized), %zu bf16, %zu fp16, %zu fp32 "
@@ -100,7 +103,7 @@ static bool print_json(const struct report *r) {
         json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:i, s:i, s:i, s:b}",
                   "checkpoint", r->path, "model_type", c->model_type, "layers", c->n_layers,
                   "width", c->width, "heads", c->n_heads, "kv_heads", c->n_kv_heads, "head_width",
-                  c->head_width, "context", c->context, "rope_theta", c->rope_theta, "vocabulary",
+                  c->head_width, "context", c->context, "rope_theta", c->rope.theta, "vocabulary",
                   c->n_vocab, "experts", c->n_experts, "experts_per_token", c->experts_per_token,
                   "expert_width", c->expert_width, "tied", (int)c->tied);
     json_t *sizes = json_pack(

@@ -214,24 +214,110 @@ static enum nb_status read_vector(const struct reader *r, const char *name, int3
     return aligned_data(r, t, nb_dtype_bytes(t->dtype), &v->data);
 }
 
-static enum nb_status read_expert(const struct reader *r, int layer, int expert,
-                                  struct nb_expert *out) {
+/* What an expert's matrices are called: Mixtral's own names, and everyone else's. */
+static const struct expert_names {
+    const char *gate, *up, *down;
+} mixtral_names = {"w1", "w3", "w2"}, common_names = {"gate_proj", "up_proj", "down_proj"};
+
+static enum nb_status read_expert(const struct reader *r, const char *prefix,
+                                  const struct expert_names *names, struct nb_expert *out) {
     const struct nb_config *c = &r->model->config;
     const struct {
         const char *name;
         int32_t rows, columns;
         struct nb_matrix *out;
     } parts[] = {
-        {"w1", c->expert_width, c->width, &out->gate},
-        {"w3", c->expert_width, c->width, &out->up},
-        {"w2", c->width, c->expert_width, &out->down},
+        {names->gate, c->expert_width, c->width, &out->gate},
+        {names->up, c->expert_width, c->width, &out->up},
+        {names->down, c->width, c->expert_width, &out->down},
     };
     enum nb_status s = NB_OK;
     for (size_t i = 0; i < 3 && s == NB_OK; i++) {
         char name[NAME_BYTES];
-        snprintf(name, sizeof name, "model.layers.%d.block_sparse_moe.experts.%d.%s.weight", layer,
-                 expert, parts[i].name);
+        snprintf(name, sizeof name, "%s.%s.weight", prefix, parts[i].name);
         s = read_matrix(r, name, parts[i].rows, parts[i].columns, parts[i].out);
+    }
+    return s;
+}
+
+/* The slice [first, first + rows) of a fused tensor's rows as a matrix. */
+static struct nb_matrix slice(const struct nb_tensor *t, enum nb_weight_type type, const void *data,
+                              size_t first, int32_t rows, int32_t columns) {
+    size_t bytes = first * (size_t)columns * nb_dtype_bytes(t->dtype);
+    return (struct nb_matrix){.name = t->name,
+                              .rows = rows,
+                              .columns = columns,
+                              .type = type,
+                              .data = (const char *)data + bytes};
+}
+
+/* A tensor [experts, rows, columns] in floats. */
+static enum nb_status find_fused(const struct reader *r, const char *prefix, const char *suffix,
+                                 int32_t rows, int32_t columns, const struct nb_tensor **t,
+                                 enum nb_weight_type *type, const void **data) {
+    *t = find(r, prefix, suffix);
+    if (!*t)
+        return missing(r, prefix, suffix);
+    if (!float_type((*t)->dtype, type))
+        return wrong_dtype(r, *t, "BF16, F16 or F32");
+    int32_t experts = r->model->config.n_experts;
+    if ((*t)->n_dims != 3 || (*t)->shape[0] != experts || (*t)->shape[1] != rows ||
+        (*t)->shape[2] != columns) {
+        char shape[160];
+        return nb_fail(r->err, NB_ERR_FORMAT,
+                       "%s: tensor %s has shape %s, expected [%d, %d, %d] from config.json",
+                       (*t)->file, (*t)->name, nb_shape_text(*t, shape, sizeof shape), experts,
+                       rows, columns);
+    }
+    return aligned_data(r, *t, nb_dtype_bytes((*t)->dtype), data);
+}
+
+/* transformers 5's layout: gate_up_proj [E, 2 F, D], gate first, and down_proj [E, D, F]. */
+static enum nb_status read_fused_experts(const struct reader *r, const char *prefix,
+                                         struct nb_layer *out) {
+    const struct nb_config *c = &r->model->config;
+    const struct nb_tensor *gate_up, *down;
+    enum nb_weight_type gate_up_type, down_type;
+    const void *gate_up_data, *down_data;
+    enum nb_status s = find_fused(r, prefix, ".gate_up_proj", 2 * c->expert_width, c->width,
+                                  &gate_up, &gate_up_type, &gate_up_data);
+    if (s == NB_OK)
+        s = find_fused(r, prefix, ".down_proj", c->width, c->expert_width, &down, &down_type,
+                       &down_data);
+    for (int e = 0; e < c->n_experts && s == NB_OK; e++) {
+        size_t f = (size_t)c->expert_width, row = (size_t)e * 2 * f;
+        struct nb_expert *x = &out->experts[e];
+        x->gate = slice(gate_up, gate_up_type, gate_up_data, row, c->expert_width, c->width);
+        x->up = slice(gate_up, gate_up_type, gate_up_data, row + f, c->expert_width, c->width);
+        x->down = slice(down, down_type, down_data, (size_t)e * (size_t)c->width, c->width,
+                        c->expert_width);
+    }
+    return s;
+}
+
+/* Router and experts of a layer, in whichever layout they are. */
+static enum nb_status read_experts(const struct reader *r, int layer, struct nb_layer *out) {
+    const struct nb_config *c = &r->model->config;
+    out->experts = nb_arena_alloc(&r->model->arena, (size_t)c->n_experts, sizeof *out->experts);
+    if (!out->experts)
+        return nb_fail_memory(r->err, (size_t)c->n_experts * sizeof *out->experts, r->folder);
+    char block[NAME_BYTES / 2], name[NAME_BYTES];
+    snprintf(block, sizeof block, "model.layers.%d.mlp", layer);
+    if (c->dense)
+        return read_expert(r, block, &common_names, &out->experts[0]);
+    const struct expert_names *names = &common_names;
+    if (!find(r, block, ".gate.weight")) {
+        snprintf(block, sizeof block, "model.layers.%d.block_sparse_moe", layer);
+        names = &mixtral_names;
+    }
+    snprintf(name, sizeof name, "%s.gate.weight", block);
+    enum nb_status s = read_matrix(r, name, c->n_experts, c->width, &out->router);
+    snprintf(name, sizeof name, "%s.experts", block);
+    if (s == NB_OK && find(r, name, ".gate_up_proj"))
+        return read_fused_experts(r, name, out);
+    for (int e = 0; e < c->n_experts && s == NB_OK; e++) {
+        snprintf(name, sizeof name, "%s.experts.%d", block, e);
+        s = read_expert(r, name, names, &out->experts[e]);
     }
     return s;
 }
@@ -248,7 +334,17 @@ static enum nb_status read_layer(const struct reader *r, int layer, struct nb_la
         {"self_attn.k_proj", kv_width, c->width, &out->k},
         {"self_attn.v_proj", kv_width, c->width, &out->v},
         {"self_attn.o_proj", c->width, q_width, &out->o},
-        {"block_sparse_moe.gate", c->n_experts, c->width, &out->router},
+    };
+    const struct {
+        const char *name;
+        bool there;
+        int32_t n;
+        struct nb_vector *out;
+    } vectors[] = {
+        {"input_layernorm", true, c->width, &out->attention_norm},
+        {"post_attention_layernorm", true, c->width, &out->expert_norm},
+        {"self_attn.q_norm", c->qk_norm, c->head_width, &out->q_norm},
+        {"self_attn.k_norm", c->qk_norm, c->head_width, &out->k_norm},
     };
     char name[NAME_BYTES];
     enum nb_status s = NB_OK;
@@ -256,22 +352,13 @@ static enum nb_status read_layer(const struct reader *r, int layer, struct nb_la
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, matrices[i].name);
         s = read_matrix(r, name, matrices[i].rows, matrices[i].columns, matrices[i].out);
     }
-    if (s == NB_OK) {
-        snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", layer);
-        s = read_vector(r, name, c->width, &out->attention_norm);
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors && s == NB_OK; i++) {
+        if (!vectors[i].there)
+            continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, vectors[i].name);
+        s = read_vector(r, name, vectors[i].n, vectors[i].out);
     }
-    if (s == NB_OK) {
-        snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", layer);
-        s = read_vector(r, name, c->width, &out->expert_norm);
-    }
-    if (s != NB_OK)
-        return s;
-    out->experts = nb_arena_alloc(&r->model->arena, (size_t)c->n_experts, sizeof *out->experts);
-    if (!out->experts)
-        return nb_fail_memory(r->err, (size_t)c->n_experts * sizeof *out->experts, r->folder);
-    for (int e = 0; e < c->n_experts && s == NB_OK; e++)
-        s = read_expert(r, layer, e, &out->experts[e]);
-    return s;
+    return s == NB_OK ? read_experts(r, layer, out) : s;
 }
 
 static enum nb_status read_weights(const struct reader *r) {
@@ -362,7 +449,7 @@ struct nb_model_size nb_model_size(const struct nb_model *model) {
     for (int i = 0; i < c->n_layers; i++) {
         const struct nb_layer *l = &model->layers[i];
         const struct nb_matrix *attention[] = {&l->q, &l->k, &l->v, &l->o, &l->router};
-        for (size_t j = 0; j < 5; j++)
+        for (size_t j = 0; j < (c->dense ? 4 : 5); j++)
             add_matrix(&size, attention[j], true);
         for (int e = 0; e < c->n_experts; e++) {
             /* Experts are alike in size: the first ones stand for those that are chosen. */

@@ -36,9 +36,9 @@ struct nb_vector {
 };
 
 struct nb_expert {
-    struct nb_matrix gate; /* [F, D] w1 */
-    struct nb_matrix up;   /* [F, D] w3 */
-    struct nb_matrix down; /* [D, F] w2: down (silu(gate x) * up x) */
+    struct nb_matrix gate; /* [F, D]; Mixtral's w1 */
+    struct nb_matrix up;   /* [F, D]; Mixtral's w3 */
+    struct nb_matrix down; /* [D, F]; Mixtral's w2: y = down (silu(gate x) * up x) */
 };
 
 struct nb_layer {
@@ -47,8 +47,9 @@ struct nb_layer {
     struct nb_matrix k;              /* [G * d, D] */
     struct nb_matrix v;              /* [G * d, D] */
     struct nb_matrix o;              /* [D, H * d] */
+    struct nb_vector q_norm, k_norm; /* [d] RMSNorm of each head, where config.qk_norm */
     struct nb_vector expert_norm;    /* [D] RMSNorm before the experts */
-    struct nb_matrix router;         /* [E, D] */
+    struct nb_matrix router;         /* [E, D]; none where config.dense */
     struct nb_expert *experts;       /* [E] */
 };
 

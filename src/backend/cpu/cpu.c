@@ -1,4 +1,5 @@
-/* The CPU backend: the forward pass of a Mixtral, in f32, as its definition reads.
+/* The CPU backend: the forward pass of a Mixtral and its relatives, in f32, as its definition
+ * reads.
  *
  * Weights stay where the checkpoint maps them, in their own type; a few rows at a time are widened
  * to f32 and multiplied with every token of the batch. The architecture: Jiang et al., "Mixtral of
@@ -42,6 +43,7 @@ struct cpu {
 
     const struct nb_model *model;
     float *norms;       /* f32: [n_layers, 2, D] and [D] */
+    float *head_norms;  /* f32: [n_layers, 2, d] of queries and keys, where config.qk_norm */
     float *frequencies; /* [d / 2] of rope */
 
     /* KV memory: a page holds, for each layer, keys [G, NB_PAGE_TOKENS, d] and then values alike.
@@ -183,6 +185,13 @@ static float *page_values(const struct cpu *cpu, int32_t page, int layer) {
            (size_t)c->n_kv_heads * NB_PAGE_TOKENS * (size_t)c->head_width;
 }
 
+/* Norms each head of the batch's queries or keys, in place. heads: [n, d], w: [d] */
+static void norm_heads(const struct cpu *cpu, float *heads, size_t n, const float *w) {
+    size_t d = (size_t)cpu->model->config.head_width;
+    for (size_t i = 0; i < n; i++)
+        rms_norm(heads + i * d, w, d, cpu->model->config.rms_eps, heads + i * d);
+}
+
 /* Rotates queries and keys and puts keys and values of the batch into their pages. */
 static void store_kv(struct cpu *cpu, const struct nb_batch *batch, int layer) {
     const struct nb_config *c = &cpu->model->config;
@@ -232,18 +241,20 @@ static void attend(struct attention_job *job, size_t t, size_t h, float *scores)
     size_t d = (size_t)c->head_width, heads = (size_t)c->n_heads;
     size_t g = h / (heads / (size_t)c->n_kv_heads);
     const int32_t *pages = job->batch->pages[job->batch->sequence[t]];
-    size_t n = (size_t)job->batch->position[t] + 1;
+    /* Positions [first, n): all, or those within the window; pages begin at multiples of a tile. */
+    size_t n = (size_t)job->batch->position[t] + 1, window = (size_t)c->window;
+    size_t first = window && n > window ? n - window : 0;
     const float *q = cpu->q + (t * heads + h) * d;
-    for (size_t p = 0; p < n; p += NB_TILE_ROWS) {
+    for (size_t p = first - first % NB_TILE_ROWS; p < n; p += NB_TILE_ROWS) {
         size_t rows = n - p < NB_TILE_ROWS ? n - p : NB_TILE_ROWS;
         const float *keys = page_keys(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
                             (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
         cpu->kernels->products(q, d, 1, keys, d, (int)rows, d, scores + p, rows);
     }
-    softmax(scores, n, 1.0f / sqrtf((float)d));
+    softmax(scores + first, n - first, 1.0f / sqrtf((float)d));
     float *out = cpu->attended + (t * heads + h) * d;
     memset(out, 0, d * sizeof *out);
-    for (size_t p = 0; p < n; p++) {
+    for (size_t p = first; p < n; p++) {
         const float *values = page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer);
         cpu->kernels->add_scaled(scores[p], values + (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d,
                                  d, out);
@@ -269,6 +280,11 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
         {&l->v, cpu->normed, cpu->v, n},
     };
     multiply(cpu, qkv, 3);
+    if (c->qk_norm) {
+        const float *w = cpu->head_norms + (size_t)layer * 2 * (size_t)c->head_width;
+        norm_heads(cpu, cpu->q, n * (size_t)c->n_heads, w);
+        norm_heads(cpu, cpu->k, n * (size_t)c->n_kv_heads, w + c->head_width);
+    }
     store_kv(cpu, batch, layer);
     struct attention_job job = {cpu, batch, layer};
     nb_pool_run(cpu->pool, n * (size_t)c->n_heads, 1, run_heads, &job);
@@ -278,12 +294,13 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
         cpu->x[i] += cpu->normed[i];
 }
 
-/* The k largest of E router logits, largest first, ties to the lower expert; their softmax over the
- * k, which is what softmax over all and normalizing the chosen gives. NaN is never the largest. */
-static void choose(const float *logits, int n_experts, int k, struct choice *out) {
-    for (int i = 0; i < k; i++) {
+/* The k largest of E router logits, largest first, ties to the lower expert, and their softmax:
+ * over the k, which is what softmax over all and normalizing the chosen gives, or over all. NaN is
+ * never the largest. */
+static void choose(const float *logits, const struct nb_config *c, struct choice *out) {
+    for (int i = 0; i < c->experts_per_token; i++) {
         int best = -1;
-        for (int e = 0; e < n_experts; e++) {
+        for (int e = 0; e < c->n_experts; e++) {
             bool taken = false;
             for (int j = 0; j < i; j++)
                 taken |= out[j].expert == e;
@@ -292,12 +309,17 @@ static void choose(const float *logits, int n_experts, int k, struct choice *out
         }
         out[i].expert = best;
     }
-    float sum = 0;
-    for (int i = 0; i < k; i++) {
-        out[i].weight = expf(logits[out[i].expert] - logits[out[0].expert]);
+    float max = logits[out[0].expert], sum = 0;
+    for (int i = 0; i < c->experts_per_token; i++) {
+        out[i].weight = expf(logits[out[i].expert] - max);
         sum += out[i].weight;
     }
-    for (int i = 0; i < k; i++)
+    if (!c->normalize_experts) {
+        sum = 0;
+        for (int e = 0; e < c->n_experts; e++)
+            sum += expf(logits[e] - max);
+    }
+    for (int i = 0; i < c->experts_per_token; i++)
         out[i].weight /= sum;
 }
 
@@ -310,7 +332,7 @@ static void route(struct cpu *cpu, size_t n) {
     size_t *begin = cpu->expert_begin;
     memset(begin, 0, (experts + 1) * sizeof *begin);
     for (size_t t = 0; t < n; t++) {
-        choose(cpu->router + t * experts, c->n_experts, c->experts_per_token, cpu->choices + t * k);
+        choose(cpu->router + t * experts, c, cpu->choices + t * k);
         for (size_t j = 0; j < k; j++)
             begin[cpu->choices[t * k + j].expert + 1]++;
     }
@@ -346,7 +368,8 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
            inner = (size_t)c->expert_width;
     norm_all(cpu, cpu->norms + ((size_t)layer * 2 + 1) * width, n);
     const struct product router = {&l->router, cpu->normed, cpu->router, n};
-    multiply(cpu, &router, 1);
+    if (!c->dense) /* a dense model's only expert is chosen whatever its logit, 0 from calloc */
+        multiply(cpu, &router, 1);
     route(cpu, n);
     size_t n_products = 0;
     for (int e = 0; e < c->n_experts; e++) {
@@ -523,6 +546,7 @@ static bool make_scratch(struct cpu *cpu) {
         size_t n, width;
     } parts[] = {
         {&cpu->norms, 2 * (size_t)c->n_layers + 1, D},
+        {&cpu->head_norms, 2 * (size_t)c->n_layers, c->qk_norm ? d : 0},
         {&cpu->frequencies, d / 2, 1},
         {&cpu->x, T, D},
         {&cpu->normed, T, D},
@@ -578,11 +602,14 @@ static enum nb_status load(struct nb_backend *backend, const struct nb_model *mo
     for (int i = 0; i < c->n_layers; i++) {
         widen_vector(&model->layers[i].attention_norm, cpu->norms + (size_t)i * 2 * width);
         widen_vector(&model->layers[i].expert_norm, cpu->norms + ((size_t)i * 2 + 1) * width);
+        if (c->qk_norm) {
+            size_t d = (size_t)c->head_width;
+            widen_vector(&model->layers[i].q_norm, cpu->head_norms + (size_t)i * 2 * d);
+            widen_vector(&model->layers[i].k_norm, cpu->head_norms + ((size_t)i * 2 + 1) * d);
+        }
     }
     widen_vector(&model->norm, cpu->norms + (size_t)c->n_layers * 2 * width);
-    for (int32_t i = 0; i < c->head_width / 2; i++)
-        cpu->frequencies[i] =
-            (float)(1.0 / pow(c->rope_theta, (double)(2 * i) / (double)c->head_width));
+    nb_rope_frequencies(c, cpu->frequencies);
     if (progress)
         progress(context, model->tensors.bytes, model->tensors.bytes);
     nb_log(NB_LOG_INFO, "cpu: %zu bytes of scratch, kernels %s", cpu->arena.allocated_bytes,
