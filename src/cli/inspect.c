@@ -1,6 +1,7 @@
 /* nibble inspect: what is in a checkpoint. */
 #include "base/file.h"
 #include "cli/cli.h"
+#include "model/cache.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
 
@@ -146,11 +147,13 @@ static int run(int argc, char **argv) {
         return nb_cli_usage("inspect", "expected one CHECKPOINT, found %d", argc - optind);
     struct nb_model model;
     struct nb_error err;
-    if (nb_model_open(argv[optind], &model, &err) != NB_OK)
+    char folder[PATH_MAX];
+    if (nb_checkpoint_find(argv[optind], folder, sizeof folder, &err) != NB_OK ||
+        nb_model_open(folder, &model, &err) != NB_OK)
         return nb_cli_error(&err);
     const struct nb_config *c = &model.config;
     struct report report = {
-        .path = argv[optind],
+        .path = folder,
         .model = &model,
         .size = nb_model_size(&model),
         .census = count(&model),
@@ -158,7 +161,7 @@ static int run(int argc, char **argv) {
             4 * (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)c->head_width,
     };
     int code = NB_EXIT_OK;
-    if (count_tokens(argv[optind], &report.tokens, &err) != NB_OK)
+    if (count_tokens(folder, &report.tokens, &err) != NB_OK)
         code = nb_cli_error(&err);
     else if (!json)
         print_text(&report);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/sampler.h"
+#include "model/cache.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -104,11 +105,9 @@ enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *o
         return nb_fail_memory(err, sizeof *e, "the engine");
     name_of(checkpoint, e->name, sizeof e->name);
     e->max_batch_tokens = DEFAULT_BATCH_TOKENS;
-    enum nb_status s = NB_OK;
-    if (snprintf(e->folder, sizeof e->folder, "%s", checkpoint) >= (int)sizeof e->folder)
-        s = nb_fail(err, NB_ERR_ARGUMENT, "%.64s…: path too long", checkpoint);
+    enum nb_status s = nb_checkpoint_find(checkpoint, e->folder, sizeof e->folder, err);
     if (s == NB_OK)
-        s = nb_model_open(checkpoint, &e->model, err);
+        s = nb_model_open(e->folder, &e->model, err);
     if (s == NB_OK) {
         int32_t most = e->model.config.context;
         e->context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;

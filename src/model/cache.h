@@ -1,0 +1,18 @@
+/* Finding a checkpoint: a folder, or a repository in the Hugging Face cache. Nothing is downloaded.
+ */
+#ifndef NB_MODEL_CACHE_H
+#define NB_MODEL_CACHE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+
+/* The folder of a checkpoint into out[0..size): `name` itself if it is a folder; else, for a
+ * repository such as "mistralai/Mixtral-8x7B-Instruct-v0.1" or the same with "@revision", its
+ * snapshot in the first cache that has it: $HF_HUB_CACHE, $HF_HOME/hub, $HF_HOME (volumes without
+ * hub/), $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub. The revision is "main", a
+ * branch or tag in refs/, or a commit or the beginning of one. NB_ERR_IO says where was looked.
+ * Layout: huggingface_hub's, models--ORG--NAME/{refs/REVISION, snapshots/COMMIT/}. */
+enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, struct nb_error *err);
+
+#endif
