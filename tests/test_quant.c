@@ -1,7 +1,9 @@
 #include "test.h"
 
 #include "base/file.h"
+#include "quant/flush.h"
 #include "quant/quant.h"
+#include "quant/reciprocal.h"
 
 #include <float.h>
 #include <math.h>
@@ -22,7 +24,7 @@ struct golden {
     struct nb_buf file;
 };
 
-static struct golden cpu;
+static struct golden cpu, cuda;
 
 static void read_golden(struct golden *g, const char *path) {
     struct nb_error err;
@@ -62,11 +64,11 @@ static const void *data_of(const struct golden *g, const char *name, const char 
     return a ? a->data : NULL;
 }
 
-static const float *map_of(const char *name) {
-    for (size_t i = 0; i < cpu.n; i++)
-        if (cpu.arrays[i].name_len == strlen(name) &&
-            !memcmp(cpu.arrays[i].name, name, strlen(name)))
-            return cpu.arrays[i].data;
+/* An array that belongs to no case. */
+static const void *table_of(const struct golden *g, const char *name) {
+    for (size_t i = 0; i < g->n; i++)
+        if (g->arrays[i].name_len == strlen(name) && !memcmp(g->arrays[i].name, name, strlen(name)))
+            return g->arrays[i].data;
     fail_msg("no array %s", name);
     return NULL;
 }
@@ -79,8 +81,9 @@ struct golden_case {
     bool nested;
 };
 
-static bool is_subnormal_case(const struct golden_case *c) {
-    return !strncmp(c->name, "subnormal", 9);
+/* Whether `g` says what the case's codes dequantize to. */
+static bool has_weights(const struct golden *g, const struct golden_case *c) {
+    return find(g, c->name, "f32") || find(g, c->name, "f32.fnv");
 }
 
 /* The next case at or after array *i, which moves past it. */
@@ -114,7 +117,7 @@ static struct nb_quant_view view_of(const struct golden *g, const struct golden_
     if (c->nested) {
         view.absmax_code = data_of(g, c->name, "absmax_code");
         view.nested_absmax = data_of(g, c->name, "nested_absmax");
-        view.nested_values = map_of("dynamic_map");
+        view.nested_values = table_of(&cpu, "dynamic_map");
         view.nested_block = NB_NESTED_BLOCK;
         view.nested_offset = *(const float *)data_of(g, c->name, "nested_offset");
     } else {
@@ -179,9 +182,9 @@ static void dequantize_as_cpu(void **state) {
     struct golden_case c;
     size_t n_cases = 0;
     for (size_t i = 0; next_case(&cpu, &i, &c);) {
-        if (is_subnormal_case(&c))
+        if (!has_weights(&cpu, &c))
             continue;
-        check_dequantized(&cpu, &c, map_of(c.type == NB_QUANT_FP4 ? "fp4_map" : "nf4_map"));
+        check_dequantized(&cpu, &c, table_of(&cpu, c.type == NB_QUANT_FP4 ? "fp4_map" : "nf4_map"));
         n_cases++;
     }
     assert_in_range(n_cases, 40, 1000);
@@ -189,9 +192,10 @@ static void dequantize_as_cpu(void **state) {
 
 static void tables(void **state) {
     (void)state;
-    assert_memory_equal(nb_nf4_values, map_of("nf4_map"), sizeof nb_nf4_values);
+    assert_memory_equal(nb_nf4_values, table_of(&cpu, "nf4_map"), sizeof nb_nf4_values);
+    const float *fp4 = table_of(&cpu, "fp4_map");
     for (int i = 0; i < 16; i++)
-        assert_true(nb_fp4_values[i] == map_of("fp4_map")[i]);
+        assert_true(nb_fp4_values[i] == fp4[i]);
     assert_true(signbit(nb_fp4_values[8]));
     assert_ptr_equal(nb_quant_values(NB_QUANT_NF4), nb_nf4_values);
     assert_ptr_equal(nb_quant_values(NB_QUANT_FP4), nb_fp4_values);
@@ -204,7 +208,7 @@ static void dequantize_ranges(void **state) {
     (void)state;
     struct golden_case c;
     for (size_t i = 0; next_case(&cpu, &i, &c);) {
-        if (c.n > 700 || is_subnormal_case(&c))
+        if (c.n > 700 || !has_weights(&cpu, &c))
             continue;
         struct nb_quant_view view = view_of(&cpu, &c, nb_quant_values(c.type));
         float all[700], part[701];
@@ -222,6 +226,136 @@ static void dequantize_ranges(void **state) {
                 assert_true(part[count] == 7 && half_part[count] == 7);
             }
     }
+}
+
+static enum nb_status quantize(const struct golden_case *c, uint8_t *codes, float *absmax,
+                               struct nb_error *err) {
+    const void *x = data_of(&cpu, c->name, "x");
+    assert_non_null(x);
+    switch (c->dtype) {
+    case F32:
+        return nb_quantize_f32(c->type, c->block, x, c->n, codes, absmax, err);
+    case BF16:
+        return nb_quantize_bf16(c->type, c->block, x, c->n, codes, absmax, err);
+    default:
+        return nb_quantize_f16(c->type, c->block, x, c->n, codes, absmax, err);
+    }
+}
+
+/* The codes and scales that bitsandbytes' kernels wrote on a GPU, from the inputs of cpu.bin. */
+static void quantize_as_cuda(void **state) {
+    (void)state;
+    struct golden_case c;
+    size_t n_cases = 0;
+    for (size_t i = 0; next_case(&cuda, &i, &c); n_cases++) {
+        size_t blocks = nb_quant_blocks(c.n, c.block);
+        size_t nested = nb_quant_nested_blocks(c.n, c.block, NB_NESTED_BLOCK);
+        uint8_t *codes = malloc(nb_quant_code_bytes(c.n)), *absmax_code = malloc(blocks);
+        float *absmax = malloc(blocks * sizeof *absmax);
+        float *nested_absmax = malloc(nested * sizeof *nested_absmax);
+        assert_true(codes && absmax && absmax_code && nested_absmax);
+        struct nb_error err;
+        assert_ok(quantize(&c, codes, absmax, &err), err);
+        assert_golden(&cuda, c.name, "codes", codes, nb_quant_code_bytes(c.n), 1);
+        if (c.nested) {
+            float offset = *(const float *)data_of(&cuda, c.name, "nested_offset");
+            assert_true(fabsf(nb_absmax_mean(absmax, blocks) - offset) <= 1e-6f * offset);
+            nb_quantize_absmax(absmax, blocks, offset, absmax_code, nested_absmax);
+            assert_golden(&cuda, c.name, "absmax_code", absmax_code, blocks, 1);
+            assert_golden(&cuda, c.name, "nested_absmax", nested_absmax, nested, sizeof(float));
+        } else {
+            assert_golden(&cuda, c.name, "absmax", absmax, blocks, sizeof *absmax);
+        }
+        free(codes);
+        free(absmax);
+        free(absmax_code);
+        free(nested_absmax);
+    }
+    assert_in_range(n_cases, 40, 1000);
+}
+
+/* And what they make of those codes again: here subnormal products become zero. */
+static void dequantize_as_cuda(void **state) {
+    (void)state;
+    struct golden_case c;
+    for (size_t i = 0; next_case(&cuda, &i, &c);)
+        if (has_weights(&cuda, &c))
+            check_dequantized(&cuda, &c, nb_quant_values(c.type));
+}
+
+static void dynamic_values(void **state) {
+    (void)state;
+    float values[256];
+    nb_dynamic_values(values);
+    assert_memory_equal(values, table_of(&cpu, "dynamic_map"), sizeof values);
+}
+
+static void quantize_errors(void **state) {
+    (void)state;
+    static const float x[64];
+    uint8_t codes[32] = {1};
+    float absmax[2] = {1};
+    struct nb_error err;
+    const size_t bad_blocks[] = {0, 1, 16, 48, 100, 8192, SIZE_MAX};
+    for (size_t i = 0; i < sizeof bad_blocks / sizeof bad_blocks[0]; i++) {
+        size_t block = bad_blocks[i];
+        assert_int_equal(nb_quantize_f32(NB_QUANT_NF4, block, x, 64, codes, absmax, &err),
+                         NB_ERR_FORMAT);
+        assert_non_null(strstr(err.message, "power of two"));
+    }
+    assert_int_equal(
+        nb_quantize_bf16((enum nb_quant_type)2, 64, (const uint16_t *)x, 64, codes, absmax, &err),
+        NB_ERR_FORMAT);
+    assert_true(codes[0] == 1 && absmax[0] == 1);
+    assert_ok(nb_quantize_f16(NB_QUANT_FP4, 64, NULL, 0, NULL, NULL, &err), err);
+    assert_true(nb_absmax_mean(NULL, 0) == 0);
+}
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* All 2^23 mantissas, by two sums over each 65,536 of them; other exponents; the ends. */
+static void reciprocal_as_gpu(void **state) {
+    (void)state;
+    const uint64_t *want = table_of(&cuda, "reciprocal_sums"); /* [128][2] */
+    for (uint32_t part = 0; part < 128; part++) {
+        uint64_t sum = 0, weighted = 0;
+        for (uint32_t i = 0; i < 65536; i++) {
+            float x, y;
+            uint32_t bits = 0x3F800000 + (part << 16 | i);
+            memcpy(&x, &bits, sizeof x);
+            y = nb_gpu_reciprocal(x);
+            sum += bits_of(y);
+            weighted += (uint64_t)bits_of(y) * i;
+            if (i % 251 == 0)
+                for (int e = -126; e < 126; e++)
+                    assert_true(nb_gpu_reciprocal(ldexpf(x, e)) == ldexpf(y, -e));
+        }
+        assert_true(sum == want[2 * part] && weighted == want[2 * part + 1]);
+    }
+    assert_true(nb_gpu_reciprocal(0) == INFINITY);
+    assert_true(nb_gpu_reciprocal(0x0.fffffep-126f) == INFINITY);
+    assert_true(nb_gpu_reciprocal(0x1p126f) == 0x1p-126f);
+    assert_true(nb_gpu_reciprocal(0x1.000002p126f) == 0);
+    assert_true(nb_gpu_reciprocal(FLT_MAX) == 0);
+    assert_true(nb_gpu_reciprocal(INFINITY) == 0);
+    assert_true(isnan(nb_gpu_reciprocal(NAN)));
+}
+
+/* Flushed is what is below 2^-126 once rounded to 24 bits, not what f32 rounds below it. */
+static void products_flushed(void **state) {
+    (void)state;
+    assert_true(nb_mul_flushed(0x1.fffffep-1f, 0x1p-126f) == 0);
+    assert_true(nb_mul_flushed(0x1.000002p-1f, 0x1.fffffep-126f) == 0x1p-126f);
+    assert_true(nb_mul_flushed(0x1.000002p0f, 0x1.fffffcp-127f) == 0);
+    assert_true(nb_mul_flushed(0x1p-127f, 0x1p100f) == 0);
+    assert_true(signbit(nb_mul_flushed(-0x1p-126f, 0.5f)));
+    assert_true(nb_mul_flushed(FLT_MAX, FLT_MAX) == INFINITY);
+    assert_true(nb_mul_flushed(FLT_MAX, 1) == FLT_MAX);
+    assert_true(isnan(nb_mul_flushed(INFINITY, 0)));
 }
 
 static void check_errors(void **state) {
@@ -285,22 +419,34 @@ static void sizes(void **state) {
 static int setup(void **state) {
     (void)state;
     read_golden(&cpu, "tests/golden/quant/cpu.bin");
+    read_golden(&cuda, "tests/golden/quant/cuda.bin");
     return 0;
+}
+
+static void free_golden(struct golden *g) {
+    for (size_t i = 0; i < g->n; i++)
+        free(g->arrays[i].data);
+    nb_buf_free(&g->file);
 }
 
 static int teardown(void **state) {
     (void)state;
-    for (size_t i = 0; i < cpu.n; i++)
-        free(cpu.arrays[i].data);
-    nb_buf_free(&cpu.file);
+    free_golden(&cpu);
+    free_golden(&cuda);
     return 0;
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),
+        cmocka_unit_test(dynamic_values),
         cmocka_unit_test(dequantize_as_cpu),
+        cmocka_unit_test(dequantize_as_cuda),
         cmocka_unit_test(dequantize_ranges),
+        cmocka_unit_test(quantize_as_cuda),
+        cmocka_unit_test(quantize_errors),
+        cmocka_unit_test(reciprocal_as_gpu),
+        cmocka_unit_test(products_flushed),
         cmocka_unit_test(check_errors),
         cmocka_unit_test(sizes),
     };

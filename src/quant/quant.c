@@ -1,27 +1,26 @@
-/* The 4-bit codec, plainly.
- *
- * What bitsandbytes 0.50's CUDA code does when it dequantizes (kDequantizeBlockwise in kernels.cu,
- * dequantize_4bit in functional.py), and this file with it:
+/* Dequantization, plainly, as bitsandbytes 0.50 has it on CUDA (kDequantizeBlockwise in kernels.cu,
+ * dequantize_4bit in functional.py):
  *
  * - A weight is table[code] * absmax: both f32, the product rounded to f32 and then once more to
  *   the type of the output. The table is a constant of the kernel; a checkpoint's quant_map holds
  *   the same 16 values (FP4's code 8 as +0), and CUDA does not look at it.
  * - A nested absmax is dequantized by a kernel of its own, which writes f32 to memory; torch then
- *   adds the offset. So the product is rounded before the sum: no fused multiply-add.
+ *   adds the offset. So the product is rounded before the sum: no fused multiply-add. (The fused
+ *   product kernel for a few tokens, gemm_4bit, does contract the two; dequantize_4bit decides.)
  * - The kernels are built with --use_fast_math, hence -ftz=true: a product below 2^-126 becomes
  *   zero and keeps its sign. torch's sum is not built so.
  *
- * bitsandbytes' CPU code has the same products without the flush, with three differences: code 8
- * of FP4 is +0 in its vector path and -0 in its scalar path, as on CUDA; with AVX-512 it takes the
- * wrong absmax where a row is no multiple of the block; and its gemv does not go through f32.
+ * bitsandbytes' CPU code has the same products without the flush, and two differences: code 8 of
+ * FP4 is +0 in its vector path and -0 in its scalar path, as on CUDA; and with AVX-512 it takes the
+ * wrong absmax where a row is no multiple of the block.
  */
 #include "quant/quant.h"
 
 #include "base/checked.h"
 #include "base/float16.h"
+#include "quant/flush.h"
 
-#include <float.h>
-#include <math.h>
+#include <stdbool.h>
 
 /* Quantiles of the standard normal distribution, scaled to [-1, 1], with an exact zero. */
 const float nb_nf4_values[16] = {
@@ -73,15 +72,21 @@ static bool is_power_of_two(size_t n) {
     return n && !(n & (n - 1));
 }
 
-enum nb_status nb_quant_check(const struct nb_quant_view *view, struct nb_error *err) {
-    if (view->type != NB_QUANT_NF4 && view->type != NB_QUANT_FP4)
+enum nb_status nb_quant_check_shape(enum nb_quant_type type, size_t block, struct nb_error *err) {
+    if (type != NB_QUANT_NF4 && type != NB_QUANT_FP4)
         return nb_fail(err, NB_ERR_FORMAT, "quantization type %d: expected NF4 (%d) or FP4 (%d)",
-                       (int)view->type, (int)NB_QUANT_NF4, (int)NB_QUANT_FP4);
-    if (!is_power_of_two(view->block) || view->block < NB_QUANT_MIN_BLOCK ||
-        view->block > NB_QUANT_MAX_BLOCK)
+                       (int)type, (int)NB_QUANT_NF4, (int)NB_QUANT_FP4);
+    if (!is_power_of_two(block) || block < NB_QUANT_MIN_BLOCK || block > NB_QUANT_MAX_BLOCK)
         return nb_fail(err, NB_ERR_FORMAT,
-                       "block of %zu weights: expected a power of two, %d to %d", view->block,
+                       "block of %zu weights: expected a power of two, %d to %d", block,
                        NB_QUANT_MIN_BLOCK, NB_QUANT_MAX_BLOCK);
+    return NB_OK;
+}
+
+enum nb_status nb_quant_check(const struct nb_quant_view *view, struct nb_error *err) {
+    enum nb_status status = nb_quant_check_shape(view->type, view->block, err);
+    if (status != NB_OK)
+        return status;
     if (!view->values)
         return nb_fail(err, NB_ERR_FORMAT, "quantized tensor without quant_map");
     if (view->n && !view->codes)
@@ -102,20 +107,11 @@ enum nb_status nb_quant_check(const struct nb_quant_view *view, struct nb_error 
     return NB_OK;
 }
 
-/* As a GPU has it with -ftz: what is below 2^-126 is zero, as operand and as result. */
-static inline float flush(float x) {
-    return fabsf(x) < FLT_MIN ? copysignf(0, x) : x;
-}
-
-static inline float mul_flushed(float a, float b) {
-    return flush(flush(a) * flush(b));
-}
-
 float nb_quant_absmax(const struct nb_quant_view *view, size_t i) {
     if (view->absmax)
         return view->absmax[i];
-    float product = mul_flushed(view->nested_values[view->absmax_code[i]],
-                                view->nested_absmax[i / view->nested_block]);
+    float product = nb_mul_flushed(view->nested_values[view->absmax_code[i]],
+                                   view->nested_absmax[i / view->nested_block]);
     return product + view->nested_offset;
 }
 
@@ -123,37 +119,48 @@ static inline unsigned code_of(const uint8_t *codes, size_t i) {
     return i & 1 ? codes[i / 2] & 0xFU : codes[i / 2] >> 4;
 }
 
+/* What the 16 codes stand for in the block of weight `first`; returns where that block, or the
+ * range that ends at `end`, is over. */
+static size_t block_products(const struct nb_quant_view *view, size_t first, size_t end,
+                             float products[16]) {
+    size_t block = first / view->block, left = view->block - first % view->block;
+    float absmax = nb_quant_absmax(view, block);
+    for (int code = 0; code < 16; code++)
+        products[code] = nb_mul_flushed(view->values[code], absmax);
+    return end - first < left ? end : first + left;
+}
+
 void nb_dequantize_f32(const struct nb_quant_view *view, size_t first, size_t count, float *out) {
-    size_t end = first + count;
-    while (first < end) {
-        size_t i = first / view->block;
-        size_t block_end = end - i * view->block < view->block ? end : (i + 1) * view->block;
-        float scale = nb_quant_absmax(view, i);
-        for (; first < block_end; first++)
-            *out++ = mul_flushed(view->values[code_of(view->codes, first)], scale);
+    for (size_t end = first + count; first < end;) {
+        float products[16];
+        size_t stop = block_products(view, first, end, products);
+        for (; first < stop; first++)
+            *out++ = products[code_of(view->codes, first)];
     }
 }
 
-enum { PIECE = 256 }; /* weights that go through f32 at a time, on the stack */
-
 void nb_dequantize_bf16(const struct nb_quant_view *view, size_t first, size_t count,
                         uint16_t *out) {
-    float piece[PIECE];
-    for (size_t done = 0, n; done < count; done += n) {
-        n = count - done < PIECE ? count - done : PIECE;
-        nb_dequantize_f32(view, first + done, n, piece);
-        for (size_t i = 0; i < n; i++)
-            out[done + i] = nb_f32_to_bf16(piece[i]);
+    for (size_t end = first + count; first < end;) {
+        float products[16];
+        uint16_t rounded[16];
+        size_t stop = block_products(view, first, end, products);
+        for (int code = 0; code < 16; code++)
+            rounded[code] = nb_f32_to_bf16(products[code]);
+        for (; first < stop; first++)
+            *out++ = rounded[code_of(view->codes, first)];
     }
 }
 
 void nb_dequantize_f16(const struct nb_quant_view *view, size_t first, size_t count,
                        uint16_t *out) {
-    float piece[PIECE];
-    for (size_t done = 0, n; done < count; done += n) {
-        n = count - done < PIECE ? count - done : PIECE;
-        nb_dequantize_f32(view, first + done, n, piece);
-        for (size_t i = 0; i < n; i++)
-            out[done + i] = nb_f32_to_f16(piece[i]);
+    for (size_t end = first + count; first < end;) {
+        float products[16];
+        uint16_t rounded[16];
+        size_t stop = block_products(view, first, end, products);
+        for (int code = 0; code < 16; code++)
+            rounded[code] = nb_f32_to_f16(products[code]);
+        for (; first < stop; first++)
+            *out++ = rounded[code_of(view->codes, first)];
     }
 }

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* ---- The formats ---- */
+
 enum nb_quant_type { NB_QUANT_NF4, NB_QUANT_FP4 };
 
 enum {
@@ -36,7 +38,8 @@ struct nb_quant_view {
     size_t n;             /* weights */
     size_t block;         /* weights that share an absmax: a power of two, 32 to 4096 */
     const uint8_t *codes; /* [(n + 1) / 2] u8: weight 2i in the high nibble, 2i + 1 in the low */
-    const float *values;  /* [16] f32: what each code stands for times absmax */
+    const float *values;  /* [16] f32: what each code stands for times absmax: quant_map, or better
+                           * nb_quant_values(type), which alone has FP4's code 8 as -0 */
     const float *absmax;  /* [ceil(n / block)] f32; NULL if double quantized */
     const uint8_t *absmax_code; /* [ceil(n / block)] u8, with double quantization */
     const float *nested_values; /* [256] f32: what an absmax code stands for times nested absmax */
@@ -50,10 +53,15 @@ size_t nb_quant_code_bytes(size_t n);
 size_t nb_quant_blocks(size_t n, size_t block);
 size_t nb_quant_nested_blocks(size_t n, size_t block, size_t nested_block);
 
+/* NB_ERR_FORMAT if the type is unknown or the block is no power of two from 32 to 4096. */
+enum nb_status nb_quant_check_shape(enum nb_quant_type type, size_t block, struct nb_error *err);
+
 /* NB_ERR_FORMAT if a view makes no sense: an unknown type, a block that is no power of two from 32
  * to 4096, an array that is missing, or both absmax and absmax_code. A view that came from outside
  * is checked once, when it is made; the functions below trust it. */
 enum nb_status nb_quant_check(const struct nb_quant_view *view, struct nb_error *err);
+
+/* ---- Dequantize ---- */
 
 /* absmax of block i: absmax[i], or with double quantization nested_values[absmax_code[i]] *
  * nested_absmax[i / nested_block] rounded to f32, then nested_offset added and rounded again: two
@@ -69,5 +77,31 @@ void nb_dequantize_f32(const struct nb_quant_view *view, size_t first, size_t co
 void nb_dequantize_bf16(const struct nb_quant_view *view, size_t first, size_t count,
                         uint16_t *out);
 void nb_dequantize_f16(const struct nb_quant_view *view, size_t first, size_t count, uint16_t *out);
+
+/* ---- Quantize ---- */
+
+/* x [n] to codes [(n + 1) / 2] and absmax [ceil(n / block)], the same bytes that bitsandbytes' CUDA
+ * kernels write; quantize.c tells where its CPU code differs. The low nibble after an odd n holds
+ * the code of 0. A block of zeros gets absmax 0; NaN gets code 0 and does not count in absmax.
+ * Fails as nb_quant_check_shape does, and then writes nothing. */
+enum nb_status nb_quantize_f32(enum nb_quant_type type, size_t block, const float *x, size_t n,
+                               uint8_t *codes, float *absmax, struct nb_error *err);
+enum nb_status nb_quantize_bf16(enum nb_quant_type type, size_t block, const uint16_t *x, size_t n,
+                                uint8_t *codes, float *absmax, struct nb_error *err);
+enum nb_status nb_quantize_f16(enum nb_quant_type type, size_t block, const uint16_t *x, size_t n,
+                               uint8_t *codes, float *absmax, struct nb_error *err);
+
+/* Double quantization of absmax [n]: each less the offset, in blocks of NB_NESTED_BLOCK, to codes
+ * [n] and nested_absmax [ceil(n / NB_NESTED_BLOCK)], again as on CUDA. */
+void nb_quantize_absmax(const float *absmax, size_t n, float offset, uint8_t *codes,
+                        float *nested_absmax);
+
+/* The offset that bitsandbytes takes is torch's mean of absmax, whose last bits depend on the
+ * device it was summed on. This one is summed in double, in order, and rounded once; 0 for n = 0.
+ */
+float nb_absmax_mean(const float *absmax, size_t n);
+
+/* The values of the 8-bit dynamic code, ascending: bitsandbytes' create_dynamic_map(). */
+void nb_dynamic_values(float values[256]);
 
 #endif

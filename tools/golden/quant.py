@@ -107,11 +107,18 @@ def cases():
                     edges(block, dtype, generator)
         yield f"thresholds-{quant_type}", quant_type, 64, False, \
             near_thresholds(quant_type, 64, generator)
-        # Products and absmax around and below 2^-126, which CUDA flushes and the CPU does not.
-        spread = torch.linspace(-1, 1, 33) * torch.tensor([[1.0], [2**-126], [2**-127], [2**-140]])
+        # absmax, weights and products around and below 2^-126, which CUDA flushes.
+        ramp = torch.linspace(-1, 1, 32)
+        scales = torch.tensor([[2.0**e] for e in (-116, -120, -124, -125, -126, -127, -130, -140)])
+        mixed = torch.cat([ramp[:16] * 2**-126, ramp[16:] * 2**-124, torch.full((32,), 2**-127)])
+        subnormal = torch.cat([(ramp * scales).flatten(), mixed])
         for dtype_name in ("f32", "bf16"):
-            yield f"subnormal-{quant_type}-{dtype_name}", quant_type, 32, False, \
-                (spread[:, :32] * 2**-124).flatten().to(DTYPES[dtype_name])
+            yield f"cuda-subnormal-{quant_type}-{dtype_name}", quant_type, 32, False, \
+                subnormal.to(DTYPES[dtype_name])
+        infinite = torch.zeros(3, 32)
+        infinite[:, 1:4] = torch.tensor([1, -1, 0.5])
+        infinite[:, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+        yield f"cuda-infinite-{quant_type}", quant_type, 32, False, infinite.flatten()
     scales = torch.exp(torch.randn(300, generator=generator)).repeat_interleave(64)
     yield "nested-nf4-bf16", "nf4", 64, True, (normal(300 * 64) * scales)[:-9].to(torch.bfloat16)
     yield "nested-fp4-f16", "fp4", 32, True, normal(259 * 32 - 5).to(torch.float16)
@@ -135,6 +142,22 @@ def answer(x, quant_type, block, nested):
     return arrays
 
 
+def reciprocal_sums():
+    """1 / x as CUDA's fast math has it, for each f32 in [1, 2): in 128 equal parts, the sum of the
+    results' bits and that of the bits times the position in the part."""
+    kernel = torch.cuda._compile_kernel(
+        """extern "C" __global__ void reciprocal(const float *x, float *y) {
+               unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+               asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y[i]) : "f"(x[i]));
+           }""", "reciprocal")
+    x = torch.arange(0x3F800000, 0x40000000, dtype=torch.int32).view(torch.float32).cuda()
+    y = torch.empty_like(x)
+    kernel(grid=(x.numel() // 256, 1, 1), block=(256, 1, 1), args=[x, y])
+    parts = y.view(torch.int32).to(torch.int64).reshape(128, -1)
+    position = torch.arange(parts.shape[1], device="cuda")
+    return torch.stack([parts.sum(1), (parts * position).sum(1)], 1)
+
+
 def fnv1a(array):
     """64-bit FNV-1a of an array's bytes: enough to demand that all of it is equal."""
     h = 0xCBF29CE484222325
@@ -147,6 +170,7 @@ def main(device):
     arrays = {}
     if device == "cuda":
         inputs = read(f"{FOLDER}/cpu.bin")
+        arrays["reciprocal_sums"] = raw(reciprocal_sums())
     else:
         arrays |= {"dynamic_map": raw(F.create_dynamic_map()),
                    "nf4_map": raw(F.get_4bit_type("nf4", device="cpu")),
@@ -160,10 +184,12 @@ def main(device):
         arrays[f"{name}/info"] = np.array(info, "<u4")
         if device == "cpu":
             arrays[f"{name}/x"] = raw(x)
-        if device == "cpu" and name.startswith("subnormal"):
+        if device == "cpu" and name.startswith("cuda"):
             continue
         for field, array in result.items():
-            keep = field not in DTYPES or x.numel() < 400 and (device == "cpu" or "subn" in name)
+            if field in DTYPES and "infinite" in name:
+                continue  # NaNs, whose bits differ from processor to processor
+            keep = field not in DTYPES or x.numel() < 400 and (device == "cpu" or "cuda" in name)
             arrays[f"{name}/{field}{'' if keep else '.fnv'}"] = array if keep else fnv1a(array)
     note = {"script": "tools/golden/quant.py", "device": device,
             "bitsandbytes": bitsandbytes.__version__, "torch": torch.__version__}
