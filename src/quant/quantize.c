@@ -14,7 +14,7 @@
  * zero blocks the code of 0, clamps the absmax of a last, partial block to at least 1e-38 and
  * divides by it, swaps FP4's +0 and -0, and codes the nested absmax by a table of 65,536 steps. Of
  * 16 million normal weights that changed no NF4 code from bf16, 2 from f32, 0.6 % of FP4's codes
- * (all but a few in the sign of zero) and 0.2 % of the nested codes.
+ * (most in the sign of zero) and 0.2 % of the nested codes.
  */
 #include "quant/quant.h"
 
