@@ -5,7 +5,7 @@
 #include "model/json.h"
 
 #include <inttypes.h>
-
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -104,7 +104,7 @@ static enum nb_status parse_quant_state(const struct reader *r, const struct nb_
     enum nb_status s = nb_json_parse((const char *)t->data, t->bytes, name, &json, r->err);
     if (s != NB_OK)
         return s;
-    *out = (struct quant_state){.block = 0};
+    *out = (struct quant_state){.nested_offset = NAN};
     const char *quant_type = "";
     s = nb_json_string(json, "quant_type", &quant_type, name, r->err);
     if (s == NB_OK && strcmp(quant_type, type) != 0)
@@ -112,6 +112,8 @@ static enum nb_status parse_quant_state(const struct reader *r, const struct nb_
                     quant_type, type);
     if (s == NB_OK)
         s = nb_json_int(json, "blocksize", 1, 1 << 20, &out->block, name, r->err);
+    if (s == NB_OK && out->block == 0)
+        s = nb_fail(r->err, NB_ERR_FORMAT, "%s: blocksize is missing", name);
     if (s == NB_OK && (out->block < 32 || out->block > 4096 || (out->block & (out->block - 1))))
         s = nb_fail(r->err, NB_ERR_UNSUPPORTED,
                     "%s: blocksize is %" PRId64 ", expected a power of two from 32 to 4096", name,
@@ -130,6 +132,8 @@ static enum nb_status parse_quant_state(const struct reader *r, const struct nb_
         s = nb_json_number(json, "nested_offset", -3e38, 3e38, &out->nested_offset, name, r->err);
     if (s == NB_OK && out->nested && out->nested_block == 0)
         s = nb_fail(r->err, NB_ERR_FORMAT, "%s: nested_blocksize is null", name);
+    if (s == NB_OK && out->nested && isnan(out->nested_offset))
+        s = nb_fail(r->err, NB_ERR_FORMAT, "%s: nested_offset is missing", name);
     json_decref(json);
     return s;
 }
@@ -161,6 +165,10 @@ static enum nb_status read_quantized(const struct reader *r, const struct nb_ten
         return s;
     if (!q.nested)
         return find_part(r, t->name, ".absmax", NB_DTYPE_F32, blocks, (const void **)&v->absmax);
+    if (q.nested_block & (q.nested_block - 1))
+        return nb_fail(r->err, NB_ERR_UNSUPPORTED,
+                       "%s: tensor %s: nested_blocksize is %" PRId64 ", expected a power of two",
+                       state->file, state->name, q.nested_block);
     v->nested_block = (size_t)q.nested_block;
     v->nested_offset = (float)q.nested_offset;
     s = find_part(r, t->name, ".absmax", NB_DTYPE_U8, blocks, (const void **)&v->absmax_code);

@@ -69,10 +69,13 @@ static enum nb_status read_dtype(const struct entry *e, const json_t *value, enu
 static enum nb_status read_extent(const struct entry *e, const json_t *object, const uint8_t *data,
                                   size_t data_bytes, struct nb_tensor *t) {
     const json_t *shape = json_object_get(object, "shape");
-    if (!json_is_array(shape) || json_array_size(shape) > NB_MAX_DIMS)
-        return nb_fail(e->err, NB_ERR_FORMAT,
-                       "%s: tensor %s: shape is %s, expected an array of at most %d sizes", e->path,
-                       e->name, nb_json_type(shape), NB_MAX_DIMS);
+    if (!json_is_array(shape))
+        return nb_fail(e->err, NB_ERR_FORMAT, "%s: tensor %s: shape is %s, expected an array",
+                       e->path, e->name, nb_json_type(shape));
+    if (json_array_size(shape) > NB_MAX_DIMS)
+        return nb_fail(e->err, NB_ERR_UNSUPPORTED,
+                       "%s: tensor %s: shape has %zu dimensions, at most %d are read", e->path,
+                       e->name, json_array_size(shape), NB_MAX_DIMS);
     t->n_dims = (int)json_array_size(shape);
     size_t bytes = nb_dtype_bytes(t->dtype);
     for (int i = 0; i < t->n_dims; i++) {
@@ -195,6 +198,23 @@ static enum nb_status add_tensors(struct nb_tensors *out, const json_t *header, 
     return check_cover(out->tensors + first, out->n - first, data, data_bytes, path, err);
 }
 
+/* Room for n tensors. Doubling keeps what earlier arrays leave in the arena below what is used. */
+static enum nb_status reserve(struct nb_tensors *out, size_t n, const char *path,
+                              struct nb_error *err) {
+    if (n <= out->cap)
+        return NB_OK;
+    if (n < out->cap * 2)
+        n = out->cap * 2;
+    struct nb_tensor *grown = nb_arena_alloc(&out->arena, n, sizeof *grown);
+    if (!grown)
+        return nb_fail_memory(err, n * sizeof *grown, path);
+    if (out->n)
+        memcpy(grown, out->tensors, out->n * sizeof *grown);
+    out->tensors = grown;
+    out->cap = n;
+    return NB_OK;
+}
+
 /* Maps the file and appends its tensors. `path` lives in out->arena. */
 static enum nb_status add_file(struct nb_tensors *out, const char *path, struct nb_error *err) {
     struct nb_map *map = &out->maps[out->n_files];
@@ -212,17 +232,10 @@ static enum nb_status add_file(struct nb_tensors *out, const char *path, struct 
     s = nb_json_parse((const char *)map->data + 8, header_bytes, name, &header, err);
     if (s != NB_OK)
         return s;
-    size_t n = out->n + json_object_size(header);
-    struct nb_tensor *grown = nb_arena_alloc(&out->arena, n ? n : 1, sizeof *grown);
-    if (grown) {
-        if (out->n)
-            memcpy(grown, out->tensors, out->n * sizeof *grown);
-        out->tensors = grown;
+    s = reserve(out, out->n + json_object_size(header), path, err);
+    if (s == NB_OK)
         s = add_tensors(out, header, path, map->data + 8 + header_bytes,
                         map->size - 8 - header_bytes, err);
-    } else {
-        s = nb_fail_memory(err, n * sizeof *grown, path);
-    }
     json_decref(header);
     return s;
 }
@@ -284,9 +297,9 @@ static enum nb_status check_index(const struct nb_tensors *out, const json_t *we
 /* Maps every file that weight_map names, once. */
 static enum nb_status add_shards(struct nb_tensors *out, const char *folder, const char *index,
                                  const json_t *weight_map, struct nb_error *err) {
-    if (!json_is_object(weight_map) || json_object_size(weight_map) == 0)
+    if (json_object_size(weight_map) == 0)
         return nb_fail(err, NB_ERR_FORMAT, "%s: weight_map is %s, expected tensor names and files",
-                       index, json_object_size(weight_map) ? nb_json_type(weight_map) : "missing");
+                       index, json_is_object(weight_map) ? "empty" : nb_json_type(weight_map));
     json_t *seen = json_object(); /* a set of file names */
     if (!seen)
         return nb_fail_memory(err, 64, index);
@@ -295,7 +308,8 @@ static enum nb_status add_shards(struct nb_tensors *out, const char *folder, con
     json_t *shard;
     json_object_foreach((json_t *)weight_map, name, shard) {
         const char *file = json_string_value(shard);
-        if (!file || !*file || strchr(file, '/') || strcmp(file, "..") == 0) {
+        if (!file || !*file || strchr(file, '/') || strcmp(file, ".") == 0 ||
+            strcmp(file, "..") == 0) {
             s = nb_fail(err, NB_ERR_FORMAT,
                         "%s: weight_map of %s is %s, expected the name of a file in this folder",
                         index, name, file ? file : nb_json_type(shard));

@@ -39,8 +39,7 @@ struct nb_tensor {
     enum nb_dtype dtype;
     int n_dims;
     int64_t shape[NB_MAX_DIMS];
-    const uint8_t
-        *data; /* in the mapped file: not aligned for its dtype unless the writer saw to it */
+    const uint8_t *data; /* in the mapped file, and aligned for its dtype only by luck */
     size_t bytes;
     const char *file; /* the path it came from, for messages */
 };
@@ -50,7 +49,7 @@ struct nb_tensors {
     struct nb_map *maps;   /* [n_files] */
     size_t n_files;
     struct nb_tensor *tensors; /* [n], in order of their names */
-    size_t n;
+    size_t n, cap;
     size_t bytes; /* of all tensors' data */
 };
 
