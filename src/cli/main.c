@@ -10,6 +10,7 @@
 #include <string.h>
 
 static const struct nb_command *const commands[] = {
+    &nb_command_bench,
     &nb_command_classify,
     &nb_command_generate,
     &nb_command_inspect,

@@ -93,44 +93,69 @@ static enum nb_status open_backend(struct nb_engine *e, const struct nb_options 
     return s;
 }
 
+/* Makes an engine of a model that is open: all but the tokenizer. */
+static enum nb_status start(struct nb_engine *e, const struct nb_options *options,
+                            struct nb_error *err) {
+    int32_t most = e->model.config.context;
+    e->context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;
+    if (options->context < 0 || options->context > most)
+        return nb_fail(err, NB_ERR_ARGUMENT, "context is %d, expected 1 to the model's %d",
+                       options->context, most);
+    if (options->context)
+        e->context = options->context;
+    e->max_batch_tokens = DEFAULT_BATCH_TOKENS;
+    enum nb_status s = open_backend(e, options, err);
+    if (s == NB_OK)
+        s = make_pages(e, options->sequences > 0 ? (size_t)options->sequences : 1, err);
+    return s;
+}
+
 enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *options,
                               struct nb_engine **out, struct nb_error *err) {
     static const struct nb_options defaults = {0};
     *out = NULL;
     if (!options)
         options = &defaults;
-    int64_t start = nb_now_us();
+    int64_t begin = nb_now_us();
     struct nb_engine *e = calloc(1, sizeof *e);
     if (!e)
         return nb_fail_memory(err, sizeof *e, "the engine");
     name_of(checkpoint, e->name, sizeof e->name);
-    e->max_batch_tokens = DEFAULT_BATCH_TOKENS;
     enum nb_status s = nb_checkpoint_find(checkpoint, e->folder, sizeof e->folder, err);
     if (s == NB_OK)
         s = nb_model_open(e->folder, &e->model, err);
-    if (s == NB_OK) {
-        int32_t most = e->model.config.context;
-        e->context = most < DEFAULT_CONTEXT ? most : DEFAULT_CONTEXT;
-        if (options->context < 0 || options->context > most)
-            s = nb_fail(err, NB_ERR_ARGUMENT, "context is %d, expected 1 to the model's %d",
-                        options->context, most);
-        else if (options->context)
-            e->context = options->context;
-    }
     if (s == NB_OK)
         s = open_tokenizer(e, err);
     if (s == NB_OK)
-        s = open_backend(e, options, err);
-    if (s == NB_OK)
-        s = make_pages(e, options->sequences > 0 ? (size_t)options->sequences : 1, err);
+        s = start(e, options, err);
     if (s != NB_OK) {
         nb_engine_close(e);
         return s;
     }
     nb_log(NB_LOG_INFO, "%s: ready after %lld us, context %d", e->name,
-           (long long)(nb_now_us() - start), e->context);
+           (long long)(nb_now_us() - begin), e->context);
     *out = e;
     return NB_OK;
+}
+
+enum nb_status nb_engine_open_model(struct nb_model *model, const char *name,
+                                    const struct nb_options *options, struct nb_engine **out,
+                                    struct nb_error *err) {
+    *out = NULL;
+    struct nb_engine *e = calloc(1, sizeof *e);
+    if (!e) {
+        nb_model_close(model);
+        return nb_fail_memory(err, sizeof *e, "the engine");
+    }
+    snprintf(e->name, sizeof e->name, "%s", name);
+    e->model = *model;
+    *model = (struct nb_model){0};
+    enum nb_status s = start(e, options, err);
+    if (s == NB_OK)
+        *out = e;
+    else
+        nb_engine_close(e);
+    return s;
 }
 
 void nb_engine_close(struct nb_engine *e) {

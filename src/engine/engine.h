@@ -29,6 +29,12 @@ struct nb_engine {
     size_t n_logit_rows;
 };
 
+/* Takes a model that is open, and empties *model, whether it succeeds or not; an engine without a
+ * tokenizer. */
+enum nb_status nb_engine_open_model(struct nb_model *model, const char *name,
+                                    const struct nb_options *options, struct nb_engine **out,
+                                    struct nb_error *err);
+
 /* A run of tokens that attend to each other. Its pages come from the engine as it grows. */
 struct nb_sequence {
     struct nb_engine *engine;

@@ -416,8 +416,7 @@ void nb_model_close(struct nb_model *model) {
     *model = (struct nb_model){0};
 }
 
-/* Bytes of a matrix as a checkpoint holds it. */
-static uint64_t matrix_bytes(const struct nb_matrix *m) {
+uint64_t nb_matrix_bytes(const struct nb_matrix *m) {
     uint64_t n = (uint64_t)m->rows * (uint64_t)m->columns;
     switch (m->type) {
     case NB_WEIGHT_F32:
@@ -440,7 +439,7 @@ static void add_matrix(struct nb_model_size *size, const struct nb_matrix *m, bo
     size->parameters += n;
     if (active) {
         size->active_parameters += n;
-        size->step_bytes += matrix_bytes(m);
+        size->step_bytes += nb_matrix_bytes(m);
     }
 }
 
@@ -450,7 +449,7 @@ struct nb_model_size nb_model_size(const struct nb_model *model) {
     add_matrix(&size, &model->embedding, false);
     if (c->tied) {
         size.active_parameters += size.parameters;
-        size.step_bytes += matrix_bytes(&model->head);
+        size.step_bytes += nb_matrix_bytes(&model->head);
     } else {
         add_matrix(&size, &model->head, true);
     }

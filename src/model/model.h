@@ -79,6 +79,9 @@ struct nb_model_size {
 };
 struct nb_model_size nb_model_size(const struct nb_model *model);
 
+/* Bytes of a matrix as a checkpoint holds it, absmax included. */
+uint64_t nb_matrix_bytes(const struct nb_matrix *m);
+
 const char *nb_weight_type_name(enum nb_weight_type type);
 
 #endif

@@ -1,0 +1,195 @@
+/* nibble bench: tokens a second, and how much of what the memory allows that is. */
+#include "engine/bench.h"
+#include "cli/cli.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: nibble bench [--model CHECKPOINT | --synthetic SHAPE] [OPTIONS]\n\n"
+    "Measures how fast memory can be read, and how fast the model decodes and prefills.\n\n"
+    "  --model CHECKPOINT  a folder or a repository name (default: the model that comes with "
+    "nibble)\n"
+    "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b or tiny;\n"
+    "                      mixtral-8x7b:8 is the first 8 layers\n"
+    "  --decode B,…        sequences in a decode step (default: 1,8)\n"
+    "  --context N         positions that they already have (default: 128)\n"
+    "  --prefill N,…       tokens of a prompt (default: 128,512)\n"
+    "  --seconds S         at least for each figure (default: 3)\n"
+    "  --threads N         threads that compute (default: one for each processor)\n"
+    "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs here)\n"
+    "  --json              one JSON object\n"
+    "\nWith --decode or --prefill, only what is asked for is measured. The limit of decode is the\n"
+    "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
+    "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
+    "Figures are medians.\n"
+    "\nExit code: 0, 1 if something failed, 2 for wrong usage.\n";
+
+struct request {
+    struct nb_bench_options options;
+    bool json;
+};
+
+/* "1,8" into out[0..NB_BENCH_MAX). */
+static bool parse_list(const char *option, const char *text, int32_t max, int32_t *out, int *n) {
+    char copy[256];
+    if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy) {
+        nb_cli_usage("bench", "%s: the list is too long", option);
+        return false;
+    }
+    *n = 0;
+    for (char *rest, *item = strtok_r(copy, ",", &rest); item; item = strtok_r(NULL, ",", &rest)) {
+        int64_t value;
+        if (!nb_cli_int("bench", option, item, 1, max, &value))
+            return false;
+        if (*n == NB_BENCH_MAX) {
+            nb_cli_usage("bench", "%s: more than %d numbers", option, NB_BENCH_MAX);
+            return false;
+        }
+        out[(*n)++] = (int32_t)value;
+    }
+    if (*n == 0)
+        nb_cli_usage("bench", "%s: no number", option);
+    return *n > 0;
+}
+
+enum { OPT_SYNTHETIC = NB_OPT_COMMAND + 1, OPT_DECODE, OPT_PREFILL, OPT_SECONDS, OPT_JSON };
+
+static bool parse_option(int code, const char *name, struct request *r) {
+    struct nb_bench_options *o = &r->options;
+    int64_t n;
+    switch (code) {
+    case NB_OPT_MODEL:
+        o->model = optarg;
+        return true;
+    case OPT_SYNTHETIC:
+        o->synthetic = optarg;
+        return true;
+    case NB_OPT_CPU:
+        o->options.cpu = optarg;
+        return true;
+    case NB_OPT_THREADS:
+        if (!nb_cli_int("bench", "--threads", optarg, 1, 256, &n))
+            return false;
+        o->options.threads = (int)n;
+        return true;
+    case NB_OPT_CONTEXT:
+        if (!nb_cli_int("bench", "--context", optarg, 1, 1 << 20, &n))
+            return false;
+        o->depth = (int32_t)n;
+        return true;
+    case OPT_DECODE:
+        return parse_list("--decode", optarg, NB_BENCH_MAX_BATCH, o->batches, &o->n_batches);
+    case OPT_PREFILL:
+        return parse_list("--prefill", optarg, 1 << 20, o->prefills, &o->n_prefills);
+    case OPT_SECONDS:
+        return nb_cli_number("bench", "--seconds", optarg, 0.001, 3600, &o->seconds);
+    case OPT_JSON:
+        r->json = true;
+        return true;
+    default:
+        nb_cli_usage("bench", "%s: unknown, or without its value", name);
+        return false;
+    }
+}
+
+static bool parse(int argc, char **argv, struct request *r) {
+    static const struct option options[] = {
+        NB_CLI_ENGINE_OPTIONS,
+        {"synthetic", required_argument, NULL, OPT_SYNTHETIC},
+        {"decode", required_argument, NULL, OPT_DECODE},
+        {"prefill", required_argument, NULL, OPT_PREFILL},
+        {"seconds", required_argument, NULL, OPT_SECONDS},
+        {"json", no_argument, NULL, OPT_JSON},
+        {0},
+    };
+    for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        if (!parse_option(code, argv[optind - 1], r))
+            return false;
+    }
+    const char *wrong = NULL;
+    if (optind != argc)
+        wrong = "arguments besides the options";
+    else if (r->options.model && r->options.synthetic)
+        wrong = "expected one of --model and --synthetic";
+    if (wrong)
+        nb_cli_usage("bench", "%s", wrong);
+    return !wrong;
+}
+
+static void print_text(const struct nb_bench *b) {
+    printf("%s: %.2f GB of weights, %.2f GB of them read for a token\n", b->model,
+           (double)b->model_bytes * 1e-9, (double)b->step_bytes * 1e-9);
+    printf("%s: %s, reads %.1f GB/s\n", b->backend, b->device, b->read_gb_per_s);
+    if (b->n_decode)
+        printf("\n%-22s %10s %10s %8s %8s\n", "", "tokens/s", "limit", "GB/s", "share");
+    for (int i = 0; i < b->n_decode; i++) {
+        const struct nb_bench_decode *d = &b->decode[i];
+        char what[64];
+        snprintf(what, sizeof what, "decode %d at %d", d->batch, d->context);
+        printf("%-22s %10.2f %10.2f %8.1f %7.1f%%\n", what, d->tokens_per_s, d->limit, d->gb_per_s,
+               d->share_of_limit * 100);
+    }
+    if (b->n_prefill)
+        printf("\n%-22s %10s\n", "", "tokens/s");
+    for (int i = 0; i < b->n_prefill; i++) {
+        char what[64];
+        snprintf(what, sizeof what, "prefill %d", b->prefill[i].tokens);
+        printf("%-22s %10.2f\n", what, b->prefill[i].tokens_per_s);
+    }
+}
+
+static bool print_json(const struct nb_bench *b) {
+    json_t *decode = json_array(), *prefill = json_array();
+    for (int i = 0; i < b->n_decode; i++) {
+        const struct nb_bench_decode *d = &b->decode[i];
+        json_array_append_new(decode,
+                              json_pack("{s:i, s:i, s:f, s:f, s:f, s:f}", "batch", (int)d->batch,
+                                        "context", (int)d->context, "tokens_per_s", d->tokens_per_s,
+                                        "gb_per_s", d->gb_per_s, "limit_tokens_per_s", d->limit,
+                                        "share_of_limit", d->share_of_limit));
+    }
+    for (int i = 0; i < b->n_prefill; i++)
+        json_array_append_new(prefill, json_pack("{s:i, s:f}", "tokens", (int)b->prefill[i].tokens,
+                                                 "tokens_per_s", b->prefill[i].tokens_per_s));
+    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o}", "backend", b->backend,
+                          "device", b->device, "model", b->model, "model_bytes",
+                          (json_int_t)b->model_bytes, "step_bytes", (json_int_t)b->step_bytes,
+                          "read_gb_per_s", b->read_gb_per_s, "decode", decode, "prefill", prefill);
+    bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) == 0;
+    json_decref(o);
+    putchar('\n');
+    return ok;
+}
+
+static void show(void *context, const char *what) {
+    nb_progress_show(context, "%s", what);
+}
+
+static int run(int argc, char **argv) {
+    struct request r = {0};
+    if (!parse(argc, argv, &r))
+        return NB_EXIT_USAGE;
+    struct nb_error err;
+    char folder[4096];
+    if (!r.options.model && !r.options.synthetic) {
+        if (!nb_cli_default_model(folder, sizeof folder, &err))
+            return nb_cli_error(&err);
+        r.options.model = folder;
+    }
+    struct nb_progress progress;
+    nb_progress_start(&progress);
+    struct nb_bench bench;
+    enum nb_status s = nb_bench_run(&r.options, show, &progress, &bench, &err);
+    nb_progress_clear(&progress);
+    if (s != NB_OK)
+        return nb_cli_error(&err);
+    if (!r.json)
+        print_text(&bench);
+    return !r.json || print_json(&bench) ? NB_EXIT_OK : NB_EXIT_FAILURE;
+}
+
+const struct nb_command nb_command_bench = {"bench", "how fast a model runs here", help, run};

@@ -1,0 +1,54 @@
+/* How fast a model runs here, and how fast the memory would let it. */
+#ifndef NB_ENGINE_BENCH_H
+#define NB_ENGINE_BENCH_H
+
+#include "nibble/nibble.h"
+
+enum {
+    NB_BENCH_MAX = 16,        /* figures of a kind */
+    NB_BENCH_MAX_BATCH = 64,  /* sequences of a decode step */
+    NB_BENCH_MAX_STEPS = 256, /* timed for one figure of decode */
+};
+
+/* What to measure. Zero means the default of each. */
+struct nb_bench_options {
+    const char *model;     /* a checkpoint, or NULL and: */
+    const char *synthetic; /* the name of a synthetic model */
+    struct nb_options options;
+    int n_batches, n_prefills;
+    int32_t batches[NB_BENCH_MAX];  /* decode: sequences in a step */
+    int32_t prefills[NB_BENCH_MAX]; /* prompt tokens */
+    int32_t depth;                  /* positions that decode's sequences already have; at least 1 */
+    double seconds;                 /* at least for each figure */
+};
+
+struct nb_bench_decode {
+    int32_t batch;
+    int32_t context;       /* positions of each sequence, on average */
+    double tokens_per_s;   /* of all sequences together: the median step's */
+    double bytes_per_step; /* weights and KV memory that a step must read once */
+    double gb_per_s;       /* bytes_per_step over the median step's time */
+    double limit;          /* tokens a second if reading those bytes were all */
+    double share_of_limit;
+};
+
+struct nb_bench_prefill {
+    int32_t tokens;
+    double tokens_per_s;
+};
+
+struct nb_bench {
+    char backend[16], device[128], model[128];
+    uint64_t model_bytes, step_bytes; /* nb_model_size */
+    double read_gb_per_s;             /* the median of passes over the whole run */
+    int n_decode, n_prefill;
+    struct nb_bench_decode decode[NB_BENCH_MAX];
+    struct nb_bench_prefill prefill[NB_BENCH_MAX];
+};
+
+/* Measures all of it. `progress` (may be NULL) hears what is being done. */
+enum nb_status nb_bench_run(const struct nb_bench_options *options,
+                            void (*progress)(void *context, const char *what),
+                            void *progress_context, struct nb_bench *out, struct nb_error *err);
+
+#endif
