@@ -86,7 +86,7 @@ static float largest_difference(const float *a, const float *b, size_t n) {
 static float *all_logits(struct nb_engine *engine, const int32_t *ids, size_t n) {
     struct nb_error err;
     struct nb_sequence sequence;
-    const float *logits;
+    float *logits;
     assert_ok(nb_sequence_open(engine, &sequence, &err), err);
     assert_ok(nb_sequence_append(&sequence, ids, n, n, &logits, &err), err);
     float *copy = malloc(n * V * sizeof *copy);
@@ -206,7 +206,7 @@ static void batches_change_nothing(void **state) {
                 more = n_parts > 0;
                 if (!more)
                     break;
-                const float *logits;
+                float *logits;
                 assert_ok(nb_engine_step(engine, parts, n_parts, &logits, &err), err);
                 for (size_t j = 0; j < n_parts; j++) {
                     assert_memory_equal(logits, alone[prompt[j]] + first[j] * V,
@@ -236,7 +236,7 @@ static void truncation(void **state) {
     const int32_t *ids = golden(&g, 3, "ids", &n);
     float *straight = all_logits(engine, ids, n);
     struct nb_sequence q;
-    const float *logits;
+    float *logits;
     assert_ok(nb_sequence_open(engine, &q, &err), err);
     assert_ok(nb_sequence_append(&q, ids, 40, 0, NULL, &err), err);
     static const int32_t other[] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
@@ -263,7 +263,7 @@ static void refusals(void **state) {
     struct nb_options options = {.context = 20};
     assert_ok(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err), err);
     struct nb_sequence q;
-    const float *logits;
+    float *logits;
     int32_t ids[32] = {0};
     assert_ok(nb_sequence_open(engine, &q, &err), err);
     assert_int_equal(nb_sequence_append(&q, ids, 21, 1, &logits, &err), NB_ERR_LIMIT);

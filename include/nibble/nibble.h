@@ -74,13 +74,18 @@ bool nb_engine_has_tokenizer(const struct nb_engine *engine);
 /* ---- generation ---------------------------------------------------------------------------------
  */
 
-/* transformers' meaning: logits are divided by temperature; of the top_k largest, the most probable
- * ones are kept until their probabilities reach top_p; one of those is drawn. */
+/* transformers' meaning, in this order: the logits of tokens that the prompt or the answer already
+ * holds are divided by repetition_penalty where positive and multiplied where negative; all are
+ * divided by temperature; the top_k largest are kept; of those the most probable ones until their
+ * probabilities reach top_p; of those the ones at least min_p times as probable as the best; one of
+ * them is drawn. */
 struct nb_sampling {
-    double temperature; /* 0: the most probable token, always */
-    int32_t top_k;      /* 0: all */
-    double top_p;       /* 1: all; 0 is taken as 1 */
-    uint64_t seed;      /* the same seed gives the same tokens */
+    double temperature;        /* 0: the most probable token, always */
+    int32_t top_k;             /* 0: all */
+    double top_p;              /* 1: all; 0 is taken as 1 */
+    double min_p;              /* 0: all */
+    double repetition_penalty; /* 1: none; 0 is taken as 1 */
+    uint64_t seed;             /* the same seed gives the same tokens */
 };
 
 struct nb_generate_options {
@@ -89,8 +94,19 @@ struct nb_generate_options {
     const int32_t *prompt_ids; /* instead of text, where not NULL: needs no tokenizer */
     size_t n_prompt_ids;
     int32_t max_tokens; /* 0: until the context is full */
+    int32_t min_tokens; /* no end token is drawn before this many */
     bool ignore_eos;    /* goes on after an end token */
     struct nb_sampling sampling;
+
+    /* Generation ends with the token that completes one of these in the text, which keeps it, as in
+     * transformers. Needs a tokenizer. */
+    const char *const *stop; /* [n_stop], none empty */
+    size_t n_stop;
+
+    /* Log probabilities of each token and of the top_logprobs most probable in its place, before
+     * any of `sampling` is applied. */
+    bool logprobs;
+    int32_t top_logprobs;
 
     /* Hears of each token, and of the text that it completes (empty while a character is not whole,
      * and without a tokenizer). Returns false to stop. May be NULL. */
@@ -99,7 +115,7 @@ struct nb_generate_options {
 };
 
 enum nb_finish {
-    NB_FINISH_STOP,   /* an end token */
+    NB_FINISH_STOP,   /* an end token, or a stop string */
     NB_FINISH_LENGTH, /* max_tokens, or the context is full */
     NB_FINISH_CALLER, /* on_token returned false */
 };
@@ -112,6 +128,11 @@ struct nb_generation {
     size_t text_bytes;
     enum nb_finish finish;
     double prefill_ms, decode_ms;
+
+    double *logprobs;     /* [n_tokens]; NULL unless asked for, like those below */
+    int32_t *top_ids;     /* [n_tokens, top_logprobs], most probable first */
+    double *top_logprobs; /* likewise */
+    size_t n_top;         /* top_logprobs */
 };
 
 /* The caller frees *out with nb_generation_free, after NB_OK only. */
@@ -119,6 +140,10 @@ enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_op
                            struct nb_generation *out, struct nb_error *err);
 void nb_generation_free(struct nb_generation *generation);
 const char *nb_finish_name(enum nb_finish finish); /* "stop", "length", "caller" */
+
+/* The text of a token as it adds to a text, n bytes, which need not be whole UTF-8 characters; none
+ * without a tokenizer or for a special token. Owned by the engine. */
+const char *nb_token_text(const struct nb_engine *engine, int32_t id, size_t *n);
 
 /* ---- documents
  * ------------------------------------------------------------------------------------ */

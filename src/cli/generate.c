@@ -21,9 +21,15 @@ static const char help[] =
     "  --temperature T     0 takes the most probable token (default: 0)\n"
     "  --top-k K           of the K most probable tokens (default: 0, all)\n"
     "  --top-p P           of the most probable ones that together reach P (default: 1, all)\n"
+    "  --min-p P           of those at least P times as probable as the best (default: 0, all)\n"
+    "  --repetition-penalty R  makes tokens that came before less probable (default: 1, no)\n"
     "  --seed S            of the draws (default: 0)\n"
+    "  --min-tokens N      no end token before N tokens\n"
+    "  --stop TEXT         end with the token that completes TEXT; may be given again\n"
     "  --json              one object: token_ids, text, finish_reason, prompt_tokens, tokens,\n"
-    "                      milliseconds\n" NB_CLI_ENGINE_HELP
+    "                      milliseconds\n"
+    "  --logprobs N        with --json: logprobs, of each token and of the N most "
+    "probable\n" NB_CLI_ENGINE_HELP
     "\nExit code: 0 if it went well, 1 if not, 2 for wrong usage.\n";
 
 /* What the command line asks for. */
@@ -31,6 +37,7 @@ struct request {
     struct nb_cli_engine how;
     struct nb_generate_options options;
     int32_t *ids; /* of --prompt-ids; owned */
+    const char *stop[16];
     bool json;
 };
 
@@ -72,6 +79,11 @@ static bool parse_sampling(const char *option, struct nb_sampling *out) {
         out->top_p = out->top_p > 0 ? out->top_p : 1e-9;
         return true;
     }
+    if (strcmp(option, "min-p") == 0)
+        return nb_cli_number("generate", "--min-p", optarg, 0, 1, &out->min_p);
+    if (strcmp(option, "repetition-penalty") == 0)
+        return nb_cli_number("generate", "--repetition-penalty", optarg, 1e-6, 1e6,
+                             &out->repetition_penalty);
     if (strcmp(option, "top-k") == 0) {
         if (!nb_cli_int("generate", "--top-k", optarg, 0, INT32_MAX, &n))
             return false;
@@ -111,6 +123,29 @@ static bool parse_option(int code, const char *name, struct request *r) {
         return r->options.ignore_eos = true;
     if (strcmp(name, "json") == 0)
         return r->json = true;
+    if (strcmp(name, "min-tokens") == 0) {
+        if (!nb_cli_int("generate", "--min-tokens", optarg, 0, INT32_MAX, &n))
+            return false;
+        r->options.min_tokens = (int32_t)n;
+        return true;
+    }
+    if (strcmp(name, "logprobs") == 0) {
+        if (!nb_cli_int("generate", "--logprobs", optarg, 0, 1000, &n))
+            return false;
+        r->options.logprobs = true;
+        r->options.top_logprobs = (int32_t)n;
+        return true;
+    }
+    if (strcmp(name, "stop") == 0) {
+        if (!*optarg || r->options.n_stop == sizeof r->stop / sizeof *r->stop) {
+            nb_cli_usage("generate", "--stop: expected a text that is not empty, at most %zu times",
+                         sizeof r->stop / sizeof *r->stop);
+            return false;
+        }
+        r->stop[r->options.n_stop++] = optarg;
+        r->options.stop = r->stop;
+        return true;
+    }
     return parse_sampling(name, &r->options.sampling);
 }
 
@@ -123,6 +158,11 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"top-k", required_argument, NULL, NB_OPT_COMMAND},
         {"top-p", required_argument, NULL, NB_OPT_COMMAND},
         {"seed", required_argument, NULL, NB_OPT_COMMAND},
+        {"min-p", required_argument, NULL, NB_OPT_COMMAND},
+        {"repetition-penalty", required_argument, NULL, NB_OPT_COMMAND},
+        {"min-tokens", required_argument, NULL, NB_OPT_COMMAND},
+        {"stop", required_argument, NULL, NB_OPT_COMMAND},
+        {"logprobs", required_argument, NULL, NB_OPT_COMMAND},
         {"json", no_argument, NULL, NB_OPT_COMMAND},
         {0},
     };
@@ -159,7 +199,35 @@ static bool print_token(void *context, int32_t id, const char *text, size_t n) {
     return fflush(stdout) == 0;
 }
 
-static bool print_json(const struct nb_generation *g) {
+/* A token's text for JSON; bytes that are no whole characters become U+FFFD. */
+static json_t *token_text(const struct nb_engine *engine, int32_t id) {
+    size_t n;
+    const char *text = nb_token_text(engine, id, &n);
+    json_t *exact = json_stringn(text, n);
+    return exact ? exact : json_string("\xEF\xBF\xBD");
+}
+
+static json_t *token_logprob(const struct nb_engine *engine, int32_t id, double logprob) {
+    return json_pack("{s:i, s:o, s:f}", "id", (int)id, "token", token_text(engine, id), "logprob",
+                     logprob);
+}
+
+/* [{"id", "token", "logprob", "top": [{"id", "token", "logprob"}…]}…] */
+static json_t *logprobs(const struct nb_engine *engine, const struct nb_generation *g) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < g->n_tokens; i++) {
+        json_t *token = token_logprob(engine, g->token_ids[i], g->logprobs[i]);
+        json_t *top = json_array();
+        for (size_t j = i * g->n_top; j < (i + 1) * g->n_top; j++)
+            json_array_append_new(top, token_logprob(engine, g->top_ids[j], g->top_logprobs[j]));
+        json_object_set_new(token, "top", top);
+        json_array_append_new(list, token);
+    }
+    return list;
+}
+
+static bool print_json(const struct nb_engine *engine, const struct nb_generation *g,
+                       bool with_logprobs) {
     json_t *ids = json_array();
     for (size_t i = 0; i < g->n_tokens; i++)
         json_array_append_new(ids, json_integer(g->token_ids[i]));
@@ -168,6 +236,8 @@ static bool print_json(const struct nb_generation *g) {
                   g->text ? json_stringn(g->text, g->text_bytes) : json_null(), "finish_reason",
                   nb_finish_name(g->finish), "prompt_tokens", (json_int_t)g->n_prompt_tokens,
                   "tokens", (json_int_t)g->n_tokens, "milliseconds", g->prefill_ms + g->decode_ms);
+    if (with_logprobs && g->logprobs)
+        json_object_set_new(o, "logprobs", logprobs(engine, g));
     bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     json_decref(o);
     putchar('\n');
@@ -186,7 +256,7 @@ static int generate(struct nb_engine *engine, struct request *r) {
         return nb_cli_error(&err);
     bool ok = true;
     if (r->json)
-        ok = print_json(&g);
+        ok = print_json(engine, &g, r->options.logprobs);
     else
         putchar('\n');
     nb_generation_free(&g);

@@ -183,6 +183,11 @@ bool nb_engine_has_tokenizer(const struct nb_engine *engine) {
     return engine->tokenizer != NULL;
 }
 
+const char *nb_token_text(const struct nb_engine *engine, int32_t id, size_t *n) {
+    *n = 0;
+    return engine->tokenizer ? nb_tokenizer_bytes(engine->tokenizer, id, n) : "";
+}
+
 enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *out,
                                 struct nb_error *err) {
     *out = (struct nb_sequence){.engine = engine};
@@ -277,7 +282,7 @@ static void fill_batch(struct nb_engine *e, const struct nb_step_part *parts, si
 }
 
 enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
-                              size_t n_parts, const float **logits, struct nb_error *err) {
+                              size_t n_parts, float **logits, struct nb_error *err) {
     size_t rows = 0;
     enum nb_status s = NB_OK;
     for (size_t i = 0; i < n_parts && s == NB_OK; i++) {
@@ -308,7 +313,7 @@ enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_par
 }
 
 enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
-                                  size_t n_logits, const float **logits, struct nb_error *err) {
+                                  size_t n_logits, float **logits, struct nb_error *err) {
     struct nb_step_part part = {sequence, tokens, n, n_logits};
     return nb_engine_step(sequence->engine, &part, 1, logits, err);
 }

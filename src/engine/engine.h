@@ -63,10 +63,10 @@ struct nb_step_part {
  * leaves the wanted logits, part by part, in *logits: [sum of n_logits, n_vocab] f32, owned by the
  * engine until the next step. On failure every sequence is as it was. */
 enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
-                              size_t n_parts, const float **logits, struct nb_error *err);
+                              size_t n_parts, float **logits, struct nb_error *err);
 
 /* A step of one sequence. */
 enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
-                                  size_t n_logits, const float **logits, struct nb_error *err);
+                                  size_t n_logits, float **logits, struct nb_error *err);
 
 #endif

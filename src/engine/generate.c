@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 #include "engine/sampler.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,11 @@ struct run {
     struct nb_decoder decoder;
     enum nb_finish finish;
     double prefill_ms, decode_ms;
+
+    double *logprobs; /* [cap_logprobs], and its tops [cap_logprobs, options->top_logprobs] */
+    int32_t *top_ids;
+    double *top_logprobs;
+    size_t cap_logprobs;
 };
 
 static enum nb_status read_prompt(struct run *r, struct nb_error *err) {
@@ -63,6 +69,55 @@ static bool is_end(const struct nb_config *config, int32_t id) {
     return false;
 }
 
+/* The n most probable tokens, most probable first, ties to the lower id; n is small. */
+static void find_top(const float *logits, size_t n_vocab, size_t n, int32_t *ids) {
+    size_t found = 0;
+    for (size_t i = 0; n && i < n_vocab; i++) {
+        if (found == n && !(logits[i] > logits[ids[n - 1]]))
+            continue;
+        size_t at = found < n ? found++ : n - 1;
+        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--)
+            ids[at] = ids[at - 1];
+        ids[at] = (int32_t)i;
+    }
+}
+
+/* Room for one more token's log probabilities. */
+static enum nb_status grow_logprobs(struct run *r, struct nb_error *err) {
+    if (r->generated.n < r->cap_logprobs)
+        return NB_OK;
+    size_t cap = r->cap_logprobs ? r->cap_logprobs * 2 : 64;
+    size_t top = (size_t)r->options->top_logprobs, tops = cap * (top ? top : 1);
+    double *a = realloc(r->logprobs, cap * sizeof *a);
+    r->logprobs = a ? a : r->logprobs;
+    int32_t *b = realloc(r->top_ids, tops * sizeof *b);
+    r->top_ids = b ? b : r->top_ids;
+    double *c = realloc(r->top_logprobs, tops * sizeof *c);
+    r->top_logprobs = c ? c : r->top_logprobs;
+    if (!a || !b || !c)
+        return nb_fail_memory(err, tops * sizeof *c, "log probabilities");
+    r->cap_logprobs = cap;
+    return NB_OK;
+}
+
+/* Log probabilities of the token that comes next. */
+static enum nb_status note_logprobs(struct run *r, const float *logits, int32_t id,
+                                    struct nb_error *err) {
+    if (!r->options->logprobs)
+        return NB_OK;
+    enum nb_status s = grow_logprobs(r, err);
+    if (s != NB_OK)
+        return s;
+    size_t n_vocab = (size_t)r->engine->model.config.n_vocab, i = r->generated.n;
+    size_t top = (size_t)r->options->top_logprobs;
+    double normalizer = nb_log_normalizer(logits, n_vocab);
+    r->logprobs[i] = logits[id] - normalizer;
+    find_top(logits, n_vocab, top, r->top_ids + i * top);
+    for (size_t j = 0; j < top; j++)
+        r->top_logprobs[i * top + j] = logits[r->top_ids[i * top + j]] - normalizer;
+    return NB_OK;
+}
+
 /* Keeps a token and tells the caller; *go_on is false if the caller has had enough. */
 static enum nb_status emit(struct run *r, int32_t id, bool *go_on, struct nb_error *err) {
     size_t before = r->text.len;
@@ -86,19 +141,50 @@ static size_t token_limit(const struct run *r) {
     return asked && asked < room ? asked : room;
 }
 
-static enum nb_status decode(struct run *r, const float *logits, struct nb_error *err) {
+/* Whether the last token completed a stop string: one that ends in the text it added. */
+static bool stops(const struct run *r, size_t text_before) {
+    for (size_t i = 0; i < r->options->n_stop; i++) {
+        const char *stop = r->options->stop[i];
+        size_t n = strlen(stop), from = text_before > n - 1 ? text_before - (n - 1) : 0;
+        if (r->text.data && r->text.len > from &&
+            memmem(r->text.data + from, r->text.len - from, stop, n))
+            return true;
+    }
+    return false;
+}
+
+/* The next token. End tokens are out of the question before min_tokens. */
+static int32_t draw(struct run *r, float *logits) {
+    const struct nb_config *c = &r->engine->model.config;
+    if (r->generated.n < (size_t)r->options->min_tokens) {
+        for (int i = 0; i < c->n_eos; i++)
+            logits[c->eos[i]] = -INFINITY;
+    }
+    int32_t id = nb_sample(&r->sampler, logits);
+    nb_sampler_saw(&r->sampler, id);
+    return id;
+}
+
+static enum nb_status decode(struct run *r, float *logits, struct nb_error *err) {
     size_t limit = token_limit(r);
     r->finish = NB_FINISH_LENGTH;
     for (;;) {
-        int32_t id = nb_sample(&r->sampler, logits);
+        int32_t id = draw(r, logits);
         if (!r->options->ignore_eos && is_end(&r->engine->model.config, id)) {
             r->finish = NB_FINISH_STOP;
             return NB_OK;
         }
         bool go_on = true;
-        enum nb_status s = emit(r, id, &go_on, err);
+        size_t text_before = r->text.len;
+        enum nb_status s = note_logprobs(r, logits, id, err);
+        if (s == NB_OK)
+            s = emit(r, id, &go_on, err);
         if (s != NB_OK)
             return s;
+        if (stops(r, text_before)) {
+            r->finish = NB_FINISH_STOP;
+            return NB_OK;
+        }
         if (!go_on) {
             r->finish = NB_FINISH_CALLER;
             return NB_OK;
@@ -111,11 +197,31 @@ static enum nb_status decode(struct run *r, const float *logits, struct nb_error
     }
 }
 
-static enum nb_status run(struct run *r, struct nb_error *err) {
-    if (r->options->max_tokens < 0)
+static enum nb_status check_options(const struct run *r, struct nb_error *err) {
+    const struct nb_generate_options *o = r->options;
+    if (o->max_tokens < 0)
         return nb_fail(err, NB_ERR_ARGUMENT, "max_tokens is %d, expected 0 (no limit) or more",
-                       r->options->max_tokens);
-    enum nb_status s = read_prompt(r, err);
+                       o->max_tokens);
+    if (o->min_tokens < 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "min_tokens is %d, expected 0 or more", o->min_tokens);
+    int32_t most = r->engine->model.config.n_vocab < 1000 ? r->engine->model.config.n_vocab : 1000;
+    if (o->top_logprobs < 0 || o->top_logprobs > most)
+        return nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs is %d, expected 0 to %d",
+                       o->top_logprobs, most);
+    if (o->n_stop && !r->engine->tokenizer)
+        return nb_fail(err, NB_ERR_UNSUPPORTED,
+                       "stop: %s has no tokenizer.json, so there is no text", r->engine->folder);
+    for (size_t i = 0; i < o->n_stop; i++) {
+        if (!o->stop[i] || !o->stop[i][0])
+            return nb_fail(err, NB_ERR_ARGUMENT, "stop: string %zu is empty", i);
+    }
+    return NB_OK;
+}
+
+static enum nb_status run(struct run *r, struct nb_error *err) {
+    enum nb_status s = check_options(r, err);
+    if (s == NB_OK)
+        s = read_prompt(r, err);
     if (s == NB_OK)
         s = nb_sampler_open(&r->options->sampling, (size_t)r->engine->model.config.n_vocab,
                             &r->sampler, err);
@@ -125,7 +231,9 @@ static enum nb_status run(struct run *r, struct nb_error *err) {
         return s;
     if (r->engine->tokenizer)
         nb_decoder_start(&r->decoder, r->engine->tokenizer);
-    const float *logits;
+    for (size_t i = 0; i < r->prompt.n; i++)
+        nb_sampler_saw(&r->sampler, r->prompt.ids[i]);
+    float *logits;
     int64_t start = nb_now_us();
     s = nb_sequence_append(&r->sequence, r->prompt.ids, r->prompt.n, 1, &logits, err);
     int64_t middle = nb_now_us();
@@ -156,7 +264,13 @@ enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_op
             .finish = r.finish,
             .prefill_ms = r.prefill_ms,
             .decode_ms = r.decode_ms,
+            .logprobs = r.logprobs,
+            .top_ids = r.top_ids,
+            .top_logprobs = r.top_logprobs,
+            .n_top = r.logprobs ? (size_t)options->top_logprobs : 0,
         };
+        r.logprobs = r.top_logprobs = NULL;
+        r.top_ids = NULL;
         r.generated = (struct nb_tokens){0};
         if (engine->tokenizer)
             r.text = (struct nb_buf){0};
@@ -164,11 +278,17 @@ enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_op
     nb_tokens_free(&r.prompt);
     nb_tokens_free(&r.generated);
     nb_buf_free(&r.text);
+    free(r.logprobs);
+    free(r.top_ids);
+    free(r.top_logprobs);
     return s;
 }
 
 void nb_generation_free(struct nb_generation *generation) {
     free(generation->token_ids);
     free(generation->text);
+    free(generation->logprobs);
+    free(generation->top_ids);
+    free(generation->top_logprobs);
     *generation = (struct nb_generation){0};
 }

@@ -4,13 +4,21 @@
 
 #include "nibble/nibble.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+struct nb_candidate {
+    double p; /* its probability */
+    int32_t token;
+};
 
 struct nb_sampler {
     struct nb_sampling how;
     uint64_t state[4];               /* of the generator */
     struct nb_candidate *candidates; /* [n_vocab] scratch */
+    float *penalized;                /* [n_vocab] scratch; NULL without a repetition penalty */
+    bool *seen;                      /* [n_vocab] tokens that are penalized; likewise */
     size_t n_vocab;
 };
 
@@ -19,10 +27,19 @@ enum nb_status nb_sampler_open(const struct nb_sampling *how, size_t n_vocab,
                                struct nb_sampler *out, struct nb_error *err);
 void nb_sampler_close(struct nb_sampler *sampler);
 
+/* Tells the sampler of a token of the prompt or the answer. */
+void nb_sampler_saw(struct nb_sampler *sampler, int32_t token);
+
+/* What may be drawn, most probable first, into sampler->candidates, with probabilities that sum to
+ * 1; how many there are. Temperature must not be 0. */
+size_t nb_sampler_candidates(struct nb_sampler *sampler, const float *logits);
+
 /* logits [n_vocab] f32. NaN counts as minus infinity; of equal ones the lowest id is first. */
 int32_t nb_sample(struct nb_sampler *sampler, const float *logits);
 
-/* log of the softmax at `token`, in double: logits[token] - log(sum(exp(logits))). */
+/* log(sum(exp(logits))), and the log of the softmax at `token`, which is logits[token] less that;
+ * in double, NaN not counted. */
+double nb_log_normalizer(const float *logits, size_t n_vocab);
 double nb_log_probability(const float *logits, size_t n_vocab, int32_t token);
 
 #endif

@@ -42,7 +42,7 @@ struct answer {
     struct nb_tokens prompt, scratch;
     struct nb_buf frame; /* text that is decided but not yet given to the model */
     bool continues;      /* the frame goes on from text that the model has read */
-    const float *logits; /* after the last token that the model has read */
+    float *logits;       /* after the last token that the model has read */
     bool truncated;
 };
 
@@ -204,7 +204,7 @@ static enum nb_status score_label(struct answer *a, const char *label, const flo
     if (a->scratch.n == 1)
         return NB_OK;
     int32_t start = a->sequence.n;
-    const float *rows;
+    float *rows;
     s = nb_sequence_append(&a->sequence, ids, a->scratch.n - 1, a->scratch.n - 1, &rows, err);
     for (size_t i = 1; s == NB_OK && i < a->scratch.n; i++)
         *score += nb_log_probability(rows + (i - 1) * n_vocab, n_vocab, ids[i]);
