@@ -257,7 +257,7 @@ static void fill_batch(struct nb_engine *e, const struct nb_step_part *parts, si
         .sequence = e->sequence,
         .pages = e->page_tables,
         .logits_of = e->logits_of,
-        .logits = e->logits + at->logits * (size_t)e->model.config.n_vocab,
+        .logits = e->logits ? e->logits + at->logits * (size_t)e->model.config.n_vocab : NULL,
     };
     while (at->part < n_parts && batch->n_tokens < e->max_batch_tokens) {
         const struct nb_step_part *p = &parts[at->part];

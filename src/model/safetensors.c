@@ -195,7 +195,8 @@ static enum nb_status add_tensors(struct nb_tensors *out, const json_t *header, 
         out->bytes += t->bytes;
         out->n++;
     }
-    return check_cover(out->tensors + first, out->n - first, data, data_bytes, path, err);
+    return check_cover(first ? out->tensors + first : out->tensors, out->n - first, data,
+                       data_bytes, path, err);
 }
 
 /* Room for n tensors. Doubling keeps what earlier arrays leave in the arena below what is used. */
