@@ -2,12 +2,16 @@
 
 #include "base/file.h"
 
+bool nb_json_no_memory(const json_error_t *e) {
+    return !e->text[0] || json_error_code(e) == json_error_out_of_memory;
+}
+
 enum nb_status nb_json_parse(const char *text, size_t n, const char *name, json_t **out,
                              struct nb_error *err) {
-    json_error_t e;
+    json_error_t e = {0};
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     if (!*out) {
-        if (json_error_code(&e) == json_error_out_of_memory)
+        if (nb_json_no_memory(&e))
             return nb_fail_memory(err, n, name);
         return nb_fail(err, NB_ERR_FORMAT, "%s: not valid JSON: line %d, column %d: %s", name,
                        e.line, e.column, e.text);

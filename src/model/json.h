@@ -14,6 +14,10 @@
 enum nb_status nb_json_parse(const char *text, size_t n, const char *name, json_t **out,
                              struct nb_error *err);
 
+/* Whether json_loadb failed for want of memory. It says nothing at all in some such cases, so that
+ * *e must be zeroed before. */
+bool nb_json_no_memory(const json_error_t *e);
+
 /* Reads and parses a file of at most max_bytes. */
 enum nb_status nb_json_read(const char *path, size_t max_bytes, json_t **out, struct nb_error *err);
 

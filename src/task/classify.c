@@ -17,7 +17,10 @@
 #include <string.h>
 
 enum {
-    ANSWER_TOKENS = 160, /* kept free for the answer */
+    /* Kept free beside what an answer's parts take, tokenized each on its own: joined they may take
+     * more, and so may what a string's last token holds before the quote. */
+    SPARE_TOKENS = 32,
+    MIN_DOCUMENT_TOKENS = 16,
     MAX_LABELS = 64,
     MAX_LABEL_BYTES = 64,
 };
@@ -61,6 +64,10 @@ static enum nb_status split_labels(struct answer *a, const char *name, struct nb
                            line, MAX_LABEL_BYTES);
         if (a->n_labels == MAX_LABELS)
             return nb_fail(err, NB_ERR_LIMIT, "%s: more than %d labels", name, MAX_LABELS);
+        for (int i = 0; i < a->n_labels; i++) {
+            if (strcmp(a->labels[i], line) == 0)
+                return nb_fail(err, NB_ERR_FORMAT, "%s: label \"%s\" is there twice", name, line);
+        }
         a->labels[a->n_labels++] = line;
     }
     if (a->n_labels == 0)
@@ -81,6 +88,9 @@ static enum nb_status read_labels(struct answer *a, struct nb_error *err) {
     }
     if (a->label_text.failed)
         return nb_fail_memory(err, a->label_text.len, path);
+    if (strlen(a->label_text.data) != a->label_text.len)
+        return nb_fail(err, NB_ERR_FORMAT, "%s: byte %zu is NUL, expected lines of text", path,
+                       strlen(a->label_text.data));
     return split_labels(a, path, err);
 }
 
@@ -100,6 +110,32 @@ static enum nb_status encode_some(struct answer *a, const char *text, size_t n, 
     if (s == NB_OK && out->n == before)
         s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: the tokenizer has no tokens for %.*s",
                     a->engine->folder, (int)n, text);
+    return s;
+}
+
+/* The most tokens that the answer can take. */
+static enum nb_status count_answer(struct answer *a, size_t *n, struct nb_error *err) {
+    static const char start[] = "{\"document_type\":\"";
+    struct nb_tokens tokens = {0};
+    size_t longest = 0;
+    enum nb_status s = NB_OK;
+    for (int i = 0; i < a->n_labels && s == NB_OK; i++) {
+        tokens.n = 0;
+        s = encode_some(a, a->labels[i], strlen(a->labels[i]), NB_ENCODE_CONTINUE, &tokens, err);
+        longest = tokens.n > longest ? tokens.n : longest;
+    }
+    tokens.n = 0;
+    if (s == NB_OK)
+        s = encode_some(a, start, sizeof start - 1, 0, &tokens, err);
+    *n = longest + SPARE_TOKENS;
+    for (int i = 0; i < N_FIELDS && s == NB_OK; i++) {
+        char piece[64];
+        int len = snprintf(piece, sizeof piece, "\",\"%s\":\"", fields[i].key);
+        s = encode_some(a, piece, (size_t)len, NB_ENCODE_CONTINUE, &tokens, err);
+        *n += (size_t)fields[i].max_tokens;
+    }
+    *n += tokens.n;
+    nb_tokens_free(&tokens);
     return s;
 }
 
@@ -156,8 +192,11 @@ static enum nb_status make_prompt(struct answer *a, const char *text, size_t n,
         s = nb_fail_memory(err, sizeof mark, "the prompt");
     }
     a->continues = mark < 0;
-    size_t fixed = a->prompt.n + after.n + ANSWER_TOKENS, context = (size_t)a->engine->context;
-    if (s == NB_OK && context < fixed + 16)
+    size_t answer_tokens = 0, context = (size_t)a->engine->context;
+    if (s == NB_OK)
+        s = count_answer(a, &answer_tokens, err);
+    size_t fixed = a->prompt.n + after.n + answer_tokens;
+    if (s == NB_OK && context < fixed + MIN_DOCUMENT_TOKENS)
         s = nb_fail(err, NB_ERR_LIMIT,
                     "a context of %zu has no room for a document: instructions and answer take %zu",
                     context, fixed);
@@ -180,8 +219,8 @@ static enum nb_status read_frame(struct answer *a, struct nb_error *err) {
     if (a->frame.failed)
         return nb_fail_memory(err, a->frame.len, "the answer");
     a->scratch.n = 0;
-    enum nb_status s = encode(a, a->frame.data, a->frame.len, a->continues ? NB_ENCODE_CONTINUE : 0,
-                              &a->scratch, err);
+    enum nb_status s = encode_some(a, a->frame.data, a->frame.len,
+                                   a->continues ? NB_ENCODE_CONTINUE : 0, &a->scratch, err);
     if (s == NB_OK)
         s = nb_sequence_append(&a->sequence, a->scratch.ids, a->scratch.n, 1, &a->logits, err);
     nb_buf_clear(&a->frame);

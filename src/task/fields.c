@@ -2,21 +2,22 @@
 
 #include "base/buf.h"
 #include "base/utf8.h"
+#include "model/json.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Takes raw for JSON; NULL if it is none, or holds control characters. */
-static json_t *parse(const char *raw, size_t n) {
+/* Takes raw for JSON; *out is NULL if it is none, or holds control characters. False if memory ran
+ * out. */
+static bool parse(const char *raw, size_t n, json_t **out) {
     struct nb_buf quoted = {0};
     nb_buf_add(&quoted, "\"", 1);
     nb_buf_add(&quoted, raw, n);
     nb_buf_add(&quoted, "\"", 1);
-    json_t *value =
-        quoted.failed ? NULL : json_loadb(quoted.data, quoted.len, JSON_DECODE_ANY, NULL);
+    json_error_t e = {0};
+    *out = quoted.failed ? NULL : json_loadb(quoted.data, quoted.len, JSON_DECODE_ANY, &e);
     nb_buf_free(&quoted);
-    return value;
+    return *out || !nb_json_no_memory(&e);
 }
 
 /* Adds UTF-8 without control characters. */
@@ -35,7 +36,9 @@ static void add_clean(struct nb_buf *out, const char *text, size_t n) {
 enum nb_status nb_field_text(const char *raw, size_t n, char **out, struct nb_error *err) {
     *out = NULL;
     struct nb_buf clean = {0};
-    json_t *value = parse(raw, n);
+    json_t *value;
+    if (!parse(raw, n, &value))
+        return nb_fail_memory(err, n, "a value");
     if (json_is_string(value))
         add_clean(&clean, json_string_value(value), json_string_length(value));
     else
