@@ -167,6 +167,17 @@ expect "a table" says '^FILE +TYPE +PARTY +DATE +CURRENCY +TOTAL +CONFIDENCE$'
 expect "the table has a row for each file" [ "$(grep -cE '^(good|long).txt ' "$tmp/out")" = 2 ]
 run classify
 expect "classify without a file" exits 2
+# On a terminal the head is bold, unless NO_COLOR says no; not on a terminal it never is.
+escape=$(printf '\033')
+expect "no colours into a pipe" [ "$(grep -c "$escape" "$tmp/out")" = 0 ]
+if command -v script >/dev/null; then
+    script -qec "'$nibble' classify good.txt" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    expect "a bold head on a terminal" says "$escape\\[1mFILE"
+    NO_COLOR=1 script -qec "'$nibble' classify good.txt" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    expect "NO_COLOR" says '^FILE'
+fi
 run classify --model "$tiny" good.txt
 expect "classify without a tokenizer" both 1 'tokenizer.json'
 NIBBLE_MODEL=$tmp/nowhere; run classify good.txt
