@@ -1,5 +1,6 @@
 #include "test.h"
 
+#include "base/file.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_impl.h"
 
@@ -129,13 +130,25 @@ static void check_case(const struct nb_tokenizer *t, const char *name, const jso
     nb_tokens_free(&found);
 }
 
-static void check_variant(const json_t *base, const json_t *variant) {
-    const char *name = json_string_value(json_object_get(variant, "name"));
+/* The tokenizer of a variant: of a file, with fields of it replaced if it is JSON. */
+static struct nb_tokenizer *open_variant(const char *path, const json_t *patch) {
     struct nb_tokenizer *t;
     struct nb_error err;
+    if (json_object_size(patch) == 0) {
+        assert_ok(nb_tokenizer_open(path, &t, &err), err);
+        return t;
+    }
+    json_t *base = read_json(path);
+    assert_ok(open_patched(base, patch, &t, &err), err);
+    json_decref(base);
+    return t;
+}
+
+static void check_variant(const char *path, const json_t *variant) {
+    const char *name = json_string_value(json_object_get(variant, "name"));
+    struct nb_tokenizer *t = open_variant(path, json_object_get(variant, "patch"));
     size_t i;
     json_t *c;
-    assert_ok(open_patched(base, json_object_get(variant, "patch"), &t, &err), err);
     json_array_foreach(json_object_get(variant, "cases"), i, c) check_case(t, name, c);
     struct nb_tokens ids = {0};
     json_array_foreach(json_object_get(variant, "decodes"), i, c) {
@@ -146,34 +159,57 @@ static void check_variant(const json_t *base, const json_t *variant) {
     nb_tokenizer_close(t);
 }
 
-static void check_golden(const char *path) {
+/* Checks a golden file whose tokenizers lie in `folder`, or skips where they are absent. */
+static void check_golden(const char *path, const char *folder) {
     json_t *golden = read_json(test_path(path));
-    const char *file = test_path(json_string_value(json_object_get(golden, "file")));
-    json_t *base = read_json(file);
-    struct stat st;
-    assert_int_equal(stat(file, &st), 0);
-    if (st.st_size != json_integer_value(json_object_get(golden, "file_bytes")))
-        fail_msg("%s was made for another %s: run tools/golden/tokenizer.py", path, file);
+    const char *all = json_string_value(json_object_get(golden, "file"));
+    bool absent = false;
     size_t i;
     json_t *variant;
-    json_array_foreach(json_object_get(golden, "variants"), i, variant)
-        check_variant(base, variant);
-    json_decref(base);
+    json_array_foreach(json_object_get(golden, "variants"), i, variant) {
+        char file[1024];
+        const json_t *own = json_object_get(variant, "file");
+        assert_true(nb_path_join(file, sizeof file, folder, own ? json_string_value(own) : all));
+        struct stat st;
+        absent = stat(file, &st) != 0;
+        if (absent) {
+            fprintf(stderr, "%s is absent: skipped\n", file);
+            break;
+        }
+        const json_t *bytes = json_object_get(golden, "file_bytes");
+        if (bytes && st.st_size != json_integer_value(bytes))
+            fail_msg("%s was made for another %s: run tools/golden/tokenizer.py", path, file);
+        check_variant(file, variant);
+    }
     json_decref(golden);
+    if (absent)
+        skip();
 }
 
 static void golden_cases(void **state) {
     (void)state;
-    check_golden("tests/golden/tokenizer/cases.json");
+    check_golden("tests/golden/tokenizer/cases.json", test_path(""));
+}
+
+static void golden_byte_level(void **state) {
+    (void)state;
+    check_golden("tests/golden/tokenizer/byte_cases.json", test_path(""));
+}
+
+static void golden_sentencepiece(void **state) {
+    (void)state;
+    check_golden("tests/golden/tokenizer/spm_cases.json", test_path(""));
 }
 
 static void golden_demo(void **state) {
     (void)state;
-    if (access(test_path("models/demo/tokenizer.json"), R_OK) != 0) {
-        fprintf(stderr, "models/demo/tokenizer.json is absent: skipped\n");
-        skip();
-    }
-    check_golden("tests/golden/tokenizer/demo.json");
+    check_golden("tests/golden/tokenizer/demo.json", test_path(""));
+}
+
+static void golden_mixtral(void **state) {
+    (void)state;
+    const char *data = getenv("NB_SHARED_DATA");
+    check_golden("tests/golden/tokenizer/mixtral.json", data ? data : test_path("../shared/data"));
 }
 
 /* ---- The rest of the interface ---- */
@@ -414,7 +450,7 @@ static void random_text(const struct nb_tokenizer *t, struct nb_buf *out) {
     nb_buf_clear(out);
     uint32_t kind = random_below(4), parts = 1 + random_below(60);
     for (uint32_t i = 0; i < parts; i++) {
-        const struct nb_text *piece = &t->texts[random_below((uint32_t)t->size)];
+        const struct nb_text *piece = &t->word_texts[random_below((uint32_t)t->size)];
         if (kind == 0 && piece->p)
             nb_buf_add(out, piece->p, piece->n);
         else if (kind == 1)
@@ -500,13 +536,25 @@ static struct nb_tokenizer *random_tokenizer(void) {
     return t;
 }
 
+static void check_fast_file(const char *path, int rounds) {
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    assert_ok(nb_tokenizer_open(path, &t, &err), err);
+    check_fast(t, rounds);
+    nb_tokenizer_close(t);
+}
+
 static void fast_is_plain(void **state) {
     (void)state;
-    struct nb_tokenizer *t = open_base();
-    check_fast(t, 20000);
-    nb_tokenizer_close(t);
+    static const char *const files[] = {"base.json", "bytes.json", "spm_bytes.model",
+                                        "spm_rules.model", "spm_suffix.model"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "tests/golden/tokenizer/%s", files[i]);
+        check_fast_file(test_path(path), 5000);
+    }
     for (int i = 0; i < 60; i++) {
-        t = random_tokenizer();
+        struct nb_tokenizer *t = random_tokenizer();
         check_fast(t, 300);
         nb_tokenizer_close(t);
     }
@@ -514,10 +562,12 @@ static void fast_is_plain(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_cases), cmocka_unit_test(golden_demo),
-        cmocka_unit_test(lookups),      cmocka_unit_test(continuing),
-        cmocka_unit_test(bad_text),     cmocka_unit_test(wrong_fields),
-        cmocka_unit_test(wrong_bytes),  cmocka_unit_test(fast_is_plain),
+        cmocka_unit_test(golden_cases),      cmocka_unit_test(golden_demo),
+        cmocka_unit_test(golden_byte_level), cmocka_unit_test(golden_sentencepiece),
+        cmocka_unit_test(golden_mixtral),    cmocka_unit_test(lookups),
+        cmocka_unit_test(continuing),        cmocka_unit_test(bad_text),
+        cmocka_unit_test(wrong_fields),      cmocka_unit_test(wrong_bytes),
+        cmocka_unit_test(fast_is_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/utf8.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -28,17 +29,65 @@ void nb_tokens_free(struct nb_tokens *tokens) {
     *tokens = (struct nb_tokens){0};
 }
 
-enum nb_status nb_tokenizer_open(const char *path, struct nb_tokenizer **out,
-                                 struct nb_error *err) {
+/* A SentencePiece model begins with a line feed, the tag of its first piece, and then that piece's
+ * length; no piece that short begins with a brace's 123 bytes and goes on as an object does. */
+static bool is_json(const char *bytes, size_t n) {
+    size_t i = 0;
+    while (i < n && memchr(" \t\r\n", bytes[i], 4))
+        i++;
+    if (i == n || bytes[i] != '{')
+        return false;
+    for (i++; i < n && memchr(" \t\r\n", bytes[i], 4);)
+        i++;
+    return i == n || bytes[i] == '"' || bytes[i] == '}';
+}
+
+enum nb_status nb_tokenizer_allocate(struct nb_tokenizer *t, struct nb_error *err) {
+    size_t n = (size_t)t->size;
+    t->texts = nb_arena_alloc(&t->arena, n, sizeof *t->texts);
+    t->bytes = nb_arena_alloc(&t->arena, n, sizeof *t->bytes);
+    t->flags = nb_arena_alloc(&t->arena, n, sizeof *t->flags);
+    t->word_texts = nb_arena_alloc(&t->arena, n, sizeof *t->word_texts);
+    if (!t->texts || !t->bytes || !t->flags || !t->word_texts ||
+        !nb_text_map_init(&t->by_text, t->texts, n) ||
+        !nb_text_map_init(&t->words, t->word_texts, n))
+        return nb_fail_memory(err, n * 64, "the vocabulary");
+    return NB_OK;
+}
+
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+}
+
+int nb_fallback_byte(const char *text, size_t n) {
+    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    int high = hex_digit(text[3]), low = hex_digit(text[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+struct nb_shown nb_show(const char *text, size_t n) {
+    struct nb_shown s;
+    size_t all = n, max = sizeof s.text - 4;
+    if (n > max) {
+        for (n = max; n && ((unsigned char)text[n] & 0xC0) == 0x80;)
+            n--;
+    }
+    snprintf(s.text, sizeof s.text, "%.*s%s", (int)n, text, n < all ? "…" : "");
+    return s;
+}
+
+enum nb_status nb_tokenizer_open_bytes(const char *bytes, size_t n, const char *name,
+                                       struct nb_tokenizer **out, struct nb_error *err) {
     *out = NULL;
-    struct nb_buf bytes = {0};
     struct nb_tokenizer *t = calloc(1, sizeof *t);
-    enum nb_status s = t ? NB_OK : nb_fail_memory(err, sizeof *t, path);
-    if (s == NB_OK)
-        s = nb_read_file(path, MAX_FILE_BYTES, &bytes, err);
-    if (s == NB_OK)
-        s = nb_tokenizer_load_json(t, bytes.data ? bytes.data : "", bytes.len, path, err);
-    nb_buf_free(&bytes);
+    if (!t)
+        return nb_fail_memory(err, sizeof *t, name);
+    enum nb_status s = is_json(bytes, n) ? nb_tokenizer_load_json(t, bytes, n, name, err)
+                                         : nb_tokenizer_load_spm(t, bytes, n, name, err);
     if (s == NB_OK)
         *out = t;
     else
@@ -46,9 +95,24 @@ enum nb_status nb_tokenizer_open(const char *path, struct nb_tokenizer **out,
     return s;
 }
 
+enum nb_status nb_tokenizer_open(const char *path, struct nb_tokenizer **out,
+                                 struct nb_error *err) {
+    *out = NULL;
+    struct nb_buf bytes = {0};
+    enum nb_status s = nb_read_file(path, MAX_FILE_BYTES, &bytes, err);
+    if (s == NB_OK)
+        s = nb_tokenizer_open_bytes(bytes.data ? bytes.data : "", bytes.len, path, out, err);
+    nb_buf_free(&bytes);
+    return s;
+}
+
 void nb_tokenizer_close(struct nb_tokenizer *t) {
     if (!t)
         return;
+    for (size_t i = 0; i < t->n_normalizers; i++)
+        nb_regex_free(t->normalizers[i].regex);
+    for (size_t i = 0; i < t->n_splitters; i++)
+        nb_regex_free(t->splitters[i].regex);
     nb_text_map_free(&t->by_text);
     nb_text_map_free(&t->words);
     nb_bpe_free(&t->bpe);

@@ -21,9 +21,18 @@ struct nb_tokens {
 bool nb_tokens_add(struct nb_tokens *tokens, int32_t id);
 void nb_tokens_free(struct nb_tokens *tokens);
 
-/* Reads a Hugging Face tokenizer.json. What the file asks for and nibble does not do is
- * NB_ERR_UNSUPPORTED, named by its field. */
+/* Reads a Hugging Face tokenizer.json whose model is BPE, or a SentencePiece tokenizer.model whose
+ * type is BPE; which of them it is, the file's bytes say. What the file asks for and nibble does
+ * not do is NB_ERR_UNSUPPORTED, named by its field. Truncation and padding, which a tokenizer.json
+ * may ask for, are not done.
+ *
+ * A tokenizer.model has no list of special tokens and no post-processor. Its control symbols are
+ * the special tokens, and NB_ENCODE_TEMPLATE puts its <s> in front, as Llama and Mistral do. */
 enum nb_status nb_tokenizer_open(const char *path, struct nb_tokenizer **out, struct nb_error *err);
+
+/* The same from memory, which is not needed afterwards; `name` is the file for messages. */
+enum nb_status nb_tokenizer_open_bytes(const char *bytes, size_t n, const char *name,
+                                       struct nb_tokenizer **out, struct nb_error *err);
 void nb_tokenizer_close(struct nb_tokenizer *tokenizer); /* NULL is allowed */
 
 /* One more than the highest token id. */
@@ -56,18 +65,19 @@ int32_t nb_tokenizer_find(const struct nb_tokenizer *tokenizer, const char *text
 const char *nb_tokenizer_bytes(const struct nb_tokenizer *tokenizer, int32_t id, size_t *n);
 bool nb_tokenizer_is_special(const struct nb_tokenizer *tokenizer, int32_t id);
 
-/* Appends the text of ids[0..n) to *out as `tokenizers` decodes it, special tokens skipped: bytes
- * that are no UTF-8 become U+FFFD, and one leading space that encoding put there is dropped. Ids
- * without a token are skipped. */
+/* Appends the text of ids[0..n) to *out as `tokenizers` (for a tokenizer.model, `sentencepiece`)
+ * decodes it, special tokens skipped: bytes that are no UTF-8 become U+FFFD, and one leading space
+ * that encoding put there is dropped. Ids without a token are skipped. */
 enum nb_status nb_tokenizer_decode(const struct nb_tokenizer *tokenizer, const int32_t *ids,
                                    size_t n, struct nb_buf *out, struct nb_error *err);
 
 /* Decoding a token at a time: what comes out, joined, equals nb_tokenizer_decode of all ids at
- * once. Whether a run of byte tokens ("<0xE2>") is text is known only at its end, so it comes out
- * there; all else comes out at once, but for the start of a character that is not whole yet. */
+ * once. For a tokenizer.json, whether a run of byte tokens ("<0xE2>") is text is known only at its
+ * end, so it comes out there; all else comes out at once, but for the start of a character that is
+ * not whole yet. */
 struct nb_decoder {
     const struct nb_tokenizer *tokenizer;
-    bool started;      /* a token that is not special has come */
+    bool started;      /* the next token is not the first one */
     size_t strip_left; /* spaces that the start of the text may still lose */
     struct nb_buf pending;
 };

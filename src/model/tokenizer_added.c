@@ -75,6 +75,13 @@ static int32_t longest(const struct nb_added_tree *tree, const char *text, size_
     return found;
 }
 
+size_t nb_added_prefix(const struct nb_added_tree *tree, const char *text, size_t n) {
+    size_t length = 0;
+    if (tree->n)
+        longest(tree, text, n, &length);
+    return length;
+}
+
 /* Where the character before text[end] begins, for end > 0. */
 static size_t character_before(const char *text, size_t end) {
     size_t begin = end - 1;

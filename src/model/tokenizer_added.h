@@ -35,6 +35,9 @@ bool nb_added_tree_add(struct nb_added_tree *tree, struct nb_text text, int32_t 
                        bool special);
 void nb_added_tree_free(struct nb_added_tree *tree);
 
+/* The length of the longest token that text[0..n) begins with, or 0. */
+size_t nb_added_prefix(const struct nb_added_tree *tree, const char *text, size_t n);
+
 /* What was found: token number `token` at text[begin, end), with the space that it strips. */
 struct nb_added_match {
     size_t begin, end;

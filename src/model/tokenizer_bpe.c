@@ -14,15 +14,23 @@ static inline size_t pair_slot(const struct nb_bpe *bpe, uint64_t key) {
     return (size_t)(key * UINT64_C(0x9E3779B97F4A7C15) >> bpe->pairs_shift);
 }
 
-static inline uint32_t pair_rank(const struct nb_bpe *bpe, int32_t left, int32_t right) {
+/* The place of a pair in pairs[], or of a free entry if it does not merge. */
+static inline size_t find_pair(const struct nb_bpe *bpe, int32_t left, int32_t right) {
     uint64_t key = pair_key(left, right);
-    for (size_t at = pair_slot(bpe, key);; at = (at + 1) & bpe->pairs_mask) {
-        uint64_t pair = bpe->pairs[at];
-        if (pair >> NB_BPE_RANK_BITS == key)
-            return (uint32_t)pair & NB_BPE_MAX_MERGES;
-        if (pair == free_pair)
-            return NB_BPE_NO_RANK;
-    }
+    size_t at = pair_slot(bpe, key);
+    while (bpe->pairs[at] >> NB_BPE_RANK_BITS != key && bpe->pairs[at] != free_pair)
+        at = (at + 1) & bpe->pairs_mask;
+    return at;
+}
+
+static inline uint32_t pair_rank(const struct nb_bpe *bpe, int32_t left, int32_t right) {
+    uint64_t pair = bpe->pairs[find_pair(bpe, left, right)];
+    return pair == free_pair ? NB_BPE_NO_RANK : (uint32_t)pair & NB_BPE_MAX_MERGES;
+}
+
+/* What a pair that merges becomes. */
+static inline int32_t merged_pair(const struct nb_bpe *bpe, int32_t left, int32_t right) {
+    return bpe->merged[find_pair(bpe, left, right)];
 }
 
 /* UTF-8 that has been checked: the character at p, its length in *n. */
@@ -72,19 +80,23 @@ static inline bool may_join(const struct nb_bpe *bpe, uint32_t left, uint32_t ri
 
 /* ---- Building ---- */
 
-enum nb_status nb_bpe_init(struct nb_bpe *bpe, size_t max_merges, struct nb_error *err) {
-    *bpe = (struct nb_bpe){.unknown = -1, .max_merges = max_merges, .pairs_shift = 63};
+void nb_bpe_init(struct nb_bpe *bpe, size_t n_ids) {
+    *bpe = (struct nb_bpe){.unknown = -1, .n_ids = n_ids};
     for (int i = 0; i < 256; i++)
         bpe->byte_symbols[i] = bpe->fallback[i] = -1;
+}
+
+enum nb_status nb_bpe_make_room(struct nb_bpe *bpe, size_t max_merges, struct nb_error *err) {
     size_t slots = 2;
+    bpe->pairs_shift = 63;
     while (slots < 2 * max_merges + 2) { /* at most half full, so that every search ends */
         slots *= 2;
         bpe->pairs_shift--;
     }
     bpe->pairs_mask = slots - 1;
     bpe->pairs = malloc(slots * sizeof *bpe->pairs);
-    bpe->results = calloc(max_merges + 1, sizeof *bpe->results);
-    if (!bpe->pairs || !bpe->results)
+    bpe->merged = malloc(slots * sizeof *bpe->merged);
+    if (!bpe->pairs || !bpe->merged)
         return nb_fail_memory(err, slots * sizeof *bpe->pairs, "merges");
     memset(bpe->pairs, 0xFF, slots * sizeof *bpe->pairs);
     return NB_OK;
@@ -94,9 +106,10 @@ void nb_bpe_free(struct nb_bpe *bpe) {
     for (size_t i = 0; i < NB_BPE_PAGES; i++)
         free(bpe->pages[i]);
     free(bpe->pairs);
-    free(bpe->results);
+    free(bpe->merged);
     free(bpe->joints);
     free(bpe->whole);
+    free(bpe->virtuals);
 }
 
 bool nb_bpe_set_symbol(struct nb_bpe *bpe, uint32_t cp, int32_t id) {
@@ -109,6 +122,23 @@ bool nb_bpe_set_symbol(struct nb_bpe *bpe, uint32_t cp, int32_t id) {
     }
     (*page)[cp & 255] = id;
     return true;
+}
+
+bool nb_bpe_add_virtual(struct nb_bpe *bpe, uint32_t cp) {
+    if (bpe->n_virtuals == bpe->virtuals_cap) {
+        size_t cap = bpe->virtuals_cap ? 2 * bpe->virtuals_cap : 64;
+        uint32_t *virtuals = realloc(bpe->virtuals, cap * sizeof *virtuals);
+        if (!virtuals)
+            return false;
+        bpe->virtuals = virtuals;
+        bpe->virtuals_cap = cap;
+    }
+    bpe->virtuals[bpe->n_virtuals] = cp;
+    return nb_bpe_set_symbol(bpe, cp, (int32_t)(bpe->n_ids + bpe->n_virtuals++));
+}
+
+int32_t nb_bpe_symbol(const struct nb_bpe *bpe, uint32_t cp) {
+    return symbol(bpe, cp);
 }
 
 bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t result,
@@ -124,17 +154,7 @@ bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t r
         at = (at + 1) & bpe->pairs_mask;
     }
     bpe->pairs[at] = key << NB_BPE_RANK_BITS | rank;
-    bpe->results[rank] = (uint32_t)result;
-    return true;
-}
-
-/* Takes an entry of pairs apart; false if it is free. */
-static inline bool live_pair(uint64_t pair, int32_t *left, int32_t *right, uint32_t *rank) {
-    if (pair == free_pair)
-        return false;
-    *rank = (uint32_t)pair & NB_BPE_MAX_MERGES;
-    *right = (int32_t)(pair >> NB_BPE_RANK_BITS & (NB_BPE_MAX_IDS - 1));
-    *left = (int32_t)(pair >> (NB_BPE_RANK_BITS + NB_BPE_ID_BITS));
+    bpe->merged[at] = result;
     return true;
 }
 
@@ -230,21 +250,20 @@ static enum nb_status find_whole_words(struct nb_bpe *bpe, const struct nb_text 
     return s;
 }
 
-enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words, size_t n_ids,
+enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words,
                              struct nb_error *err) {
+    size_t n_ids = bpe->n_ids;
     uint8_t *made = calloc(n_ids + 1, 1); /* [id] 1: some merge makes it */
     if (!made)
         return nb_fail_memory(err, n_ids, "tokens");
-    int32_t left, right;
-    uint32_t rank;
     for (size_t i = 0; i <= bpe->pairs_mask; i++) {
-        if (!live_pair(bpe->pairs[i], &left, &right, &rank))
+        if (bpe->pairs[i] == free_pair)
             continue;
-        uint32_t result = bpe->results[rank];
-        made[result] = 1;
-        bpe->uncuttable = bpe->uncuttable || stands_for_unknown(bpe, left) ||
-                          stands_for_unknown(bpe, right) ||
-                          stands_for_unknown(bpe, (int32_t)result);
+        uint64_t key = bpe->pairs[i] >> NB_BPE_RANK_BITS;
+        made[bpe->merged[i]] = 1;
+        bpe->uncuttable = bpe->uncuttable || stands_for_unknown(bpe, bpe->merged[i]) ||
+                          stands_for_unknown(bpe, (int32_t)(key >> NB_BPE_ID_BITS)) ||
+                          stands_for_unknown(bpe, (int32_t)(key & (NB_BPE_MAX_IDS - 1)));
     }
     bpe->drops = !bpe->byte_fallback && bpe->unknown < 0 && !(bpe->byte_level && all_bytes(bpe));
     /* Where the unknown token is a character of its own, runs of the two must be told apart. */
@@ -309,7 +328,7 @@ static size_t merge_short(const struct nb_bpe *bpe, int32_t *symbols, size_t n) 
         if (least == NB_BPE_NO_RANK)
             break;
         n--;
-        symbols[at] = (int32_t)bpe->results[least];
+        symbols[at] = merged_pair(bpe, symbols[at], symbols[at + 1]);
         memmove(symbols + at + 1, symbols + at + 2, (n - at - 1) * sizeof *symbols);
         memmove(ranks + at, ranks + at + 1, (n - at) * sizeof *ranks);
         if (at > 0)
@@ -370,7 +389,7 @@ static size_t merge_long(const struct nb_bpe *bpe, struct nb_bpe_scratch *s, siz
         uint32_t right = s->next[at];
         if (pair_rank(bpe, s->symbols[at], s->symbols[right]) != rank)
             continue; /* one of the two has merged with another since */
-        s->symbols[at] = (int32_t)bpe->results[rank];
+        s->symbols[at] = merged_pair(bpe, s->symbols[at], s->symbols[right]);
         s->symbols[right] = -1;
         s->next[at] = s->next[right];
         if (s->next[at] < n) {
@@ -407,16 +426,39 @@ static enum nb_status reserve(struct nb_bpe_scratch *s, size_t n, struct nb_erro
     return NB_OK;
 }
 
+static enum nb_status append_one(const struct nb_bpe *bpe, int32_t id, size_t begin,
+                                 struct nb_tokens *out, struct nb_error *err) {
+    if (bpe->fuse_unknown && id == bpe->unknown && out->n > begin &&
+        out->ids[out->n - 1] == bpe->unknown && !bpe->uncuttable)
+        return NB_OK;
+    return nb_tokens_add(out, id) ? NB_OK : nb_fail_memory(err, out->n * sizeof id, "token ids");
+}
+
+/* A virtual symbol that no merge took is an unknown character after all. */
+static enum nb_status append_virtual(const struct nb_bpe *bpe, int32_t id, size_t begin,
+                                     struct nb_tokens *out, struct nb_error *err) {
+    if (!bpe->byte_fallback)
+        return append_one(bpe, bpe->unknown, begin, out, err);
+    struct nb_buf utf8 = {0};
+    nb_buf_add_utf8(&utf8, bpe->virtuals[(size_t)id - bpe->n_ids]);
+    enum nb_status s = utf8.failed ? nb_fail_memory(err, 4, "a character") : NB_OK;
+    for (size_t i = 0; i < utf8.len && s == NB_OK; i++)
+        s = append_one(bpe, bpe->fallback[(unsigned char)utf8.data[i]], begin, out, err);
+    nb_buf_free(&utf8);
+    return s;
+}
+
+/* Appends ids to *out, where those of the piece of text begin at `begin`. */
 static enum nb_status append(const struct nb_bpe *bpe, const int32_t *ids, size_t n, size_t begin,
                              struct nb_tokens *out, struct nb_error *err) {
-    for (size_t i = 0; i < n; i++) {
-        if (bpe->fuse_unknown && ids[i] == bpe->unknown && out->n > begin &&
-            out->ids[out->n - 1] == bpe->unknown && !bpe->uncuttable)
-            continue;
-        if (!nb_tokens_add(out, ids[i]))
-            return nb_fail_memory(err, out->n * sizeof *ids, "token ids");
+    enum nb_status s = NB_OK;
+    for (size_t i = 0; i < n && s == NB_OK; i++) {
+        if ((size_t)ids[i] < bpe->n_ids)
+            s = append_one(bpe, ids[i], begin, out, err);
+        else
+            s = append_virtual(bpe, ids[i], begin, out, err);
     }
-    return NB_OK;
+    return s;
 }
 
 /* Encodes a stretch of text that merges do not leave. `begin` is where the ids of the piece of text
@@ -523,13 +565,11 @@ enum nb_status nb_bpe_encode_plain(const struct nb_bpe *bpe, const char *text, s
         }
         if (least == NB_BPE_NO_RANK)
             break;
-        symbols[at] = (int32_t)bpe->results[least];
+        symbols[at] = merged_pair(bpe, symbols[at], symbols[at + 1]);
         count--;
         memmove(symbols + at + 1, symbols + at + 2, (count - at - 1) * sizeof *symbols);
     }
-    bool fits = true;
-    for (size_t i = 0; i < count && fits; i++)
-        fits = nb_tokens_add(out, symbols[i]);
+    enum nb_status s = append(bpe, symbols, count, out->n, out, err);
     free(symbols);
-    return fits ? NB_OK : nb_fail_memory(err, n * 4, "token ids");
+    return s;
 }

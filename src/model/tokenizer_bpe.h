@@ -35,14 +35,20 @@ struct nb_bpe {
     int32_t fallback[256];
     int32_t unknown;
 
+    /* SentencePiece merges characters that are no tokens: they have virtual symbols, n_ids + i for
+     * virtuals[i], which become what such characters become if no merge took them. */
+    uint32_t *virtuals;
+    size_t n_virtuals, virtuals_cap;
+    size_t n_ids;
+
     bool ignore_merges; /* a whole piece of text that is a token is that token */
 
-    /* left << 43 | right << 22 | rank, open addressing; all ones is free. */
+    /* left << 43 | right << 22 | rank, open addressing; all ones is free. merged[i] is what
+     * pairs[i] merges into. */
     uint64_t *pairs;
+    int32_t *merged;
     unsigned pairs_shift;
     size_t pairs_mask;
-    uint32_t *results; /* of the merge of each rank */
-    size_t n_merges, max_merges;
 
     /* Whether a pair of neighbouring characters occurs within some token that merges can make; with
      * false alarms. Where it does not, text may be cut. */
@@ -56,20 +62,30 @@ struct nb_bpe {
     uint32_t max_word; /* bytes of the longest text of them */
 };
 
-/* Makes room for max_merges merges. */
-enum nb_status nb_bpe_init(struct nb_bpe *bpe, size_t max_merges, struct nb_error *err);
-void nb_bpe_free(struct nb_bpe *bpe);
+/* An encoder for tokens 0 to n_ids - 1, without symbols and merges. */
+void nb_bpe_init(struct nb_bpe *bpe, size_t n_ids);
+void nb_bpe_free(struct nb_bpe *bpe); /* also if it is all zero */
+
+/* Makes room for max_merges merges, once. */
+enum nb_status nb_bpe_make_room(struct nb_bpe *bpe, size_t max_merges, struct nb_error *err);
 
 /* Gives character cp the symbol `id`; false if memory ran out. */
 bool nb_bpe_set_symbol(struct nb_bpe *bpe, uint32_t cp, int32_t id);
 
-/* The pair merges into `result` with this rank, in place of a rank it had before. Ranks are below
- * max_merges; merges of one rank have one result. False if the table was made to collide. */
+/* Gives cp a virtual symbol; false if memory ran out. */
+bool nb_bpe_add_virtual(struct nb_bpe *bpe, uint32_t cp);
+
+/* The symbol of cp, or -1. */
+int32_t nb_bpe_symbol(const struct nb_bpe *bpe, uint32_t cp);
+
+/* The pair merges into `result` with this rank, below NB_BPE_MAX_MERGES, in place of one it had
+ * before. Of equal ranks, the leftmost pair merges first. False if the table was made to collide.
+ */
 bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t result,
                       uint32_t rank);
 
 /* To be called once symbols and merges are in. words->texts[0..n_ids) are the tokens' texts. */
-enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words, size_t n_ids,
+enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words,
                              struct nb_error *err);
 
 /* Memory that encoding uses again from one piece of text to the next. All zero to begin with. */

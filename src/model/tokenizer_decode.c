@@ -24,10 +24,11 @@ static void emit(struct nb_decoder *d, const char *text, size_t n, struct nb_buf
         text += strip.n;
         n -= strip.n;
     }
+    d->started |= n > 0;
     nb_buf_add(out, text, n);
 }
 
-/* Ends a run of byte tokens. */
+/* Ends a run of byte tokens, which is text as a whole or not at all. */
 static void flush_run(struct nb_decoder *d, struct nb_buf *out) {
     struct nb_buf *run = &d->pending;
     if (run->len && nb_utf8_valid(run->data, run->len, NULL)) {
@@ -62,7 +63,8 @@ static size_t ill_formed(const unsigned char *s, size_t n, bool *cut) {
     return 1;
 }
 
-/* Writes what of `pending` is decided; all of it at the `end`. */
+/* Writes what of `pending` is decided; all of it at the `end`. SentencePiece has U+FFFD for every
+ * byte that is no character, others for as many as begin one. */
 static void flush_bytes(struct nb_decoder *d, bool end, struct nb_buf *out) {
     struct nb_buf *p = &d->pending;
     size_t i = 0;
@@ -78,7 +80,7 @@ static void flush_bytes(struct nb_decoder *d, bool end, struct nb_buf *out) {
         if (cut && !end)
             break;
         emit(d, replacement, sizeof replacement - 1, out);
-        i += n;
+        i += d->tokenizer->decoding.kind == NB_DECODE_PIECES ? 1 : n;
     }
     out->failed |= p->failed;
     size_t left = p->len - i;
@@ -97,36 +99,60 @@ static void emit_unmarked(struct nb_decoder *d, struct nb_text text, struct nb_b
     nb_buf_free(&kept);
 }
 
-void nb_decoder_add(struct nb_decoder *d, int32_t id, struct nb_buf *out) {
+/* A token of NB_DECODE_PIECES. */
+static void add_piece(struct nb_decoder *d, int32_t id, struct nb_buf *out) {
     const struct nb_tokenizer *t = d->tokenizer;
-    const struct nb_decoding *how = &t->decoding;
-    if (id < 0 || id >= t->size || !t->texts[id].p || t->flags[id] & NB_TOKEN_SPECIAL)
+    struct nb_text bytes = t->bytes[id];
+    flush_bytes(d, true, out);
+    if (t->flags[id] & NB_TOKEN_SPECIAL)
         return;
+    if (!d->started && begins_with(t->texts[id].p, t->texts[id].n, t->decoding.mark)) {
+        bytes.p++; /* the mark has become a space */
+        bytes.n--;
+        d->started = !t->decoding.squeezed;
+    }
+    emit(d, bytes.p, bytes.n, out);
+}
+
+/* A token of NB_DECODE_RUNS that is not a byte. */
+static void add_text(struct nb_decoder *d, int32_t id, struct nb_buf *out) {
+    const struct nb_tokenizer *t = d->tokenizer;
     bool first = !d->started;
-    d->started = true;
-    if (how->kind == NB_DECODE_BYTES) {
-        nb_buf_add(&d->pending, t->bytes[id].p, t->bytes[id].n);
-        flush_bytes(d, false, out);
-        return;
-    }
-    if (t->flags[id] & NB_TOKEN_BYTE) {
-        nb_buf_add(&d->pending, t->bytes[id].p, t->bytes[id].n);
-        return;
-    }
     flush_run(d, out);
-    if (how->spaced && !first)
+    d->started = true;
+    if (t->decoding.spaced && !first)
         emit(d, " ", 1, out);
-    if (how->mark.n && first)
+    if (t->decoding.mark.n && first)
         emit_unmarked(d, t->texts[id], out);
     else
         emit(d, t->bytes[id].p, t->bytes[id].n, out);
 }
 
+void nb_decoder_add(struct nb_decoder *d, int32_t id, struct nb_buf *out) {
+    const struct nb_tokenizer *t = d->tokenizer;
+    enum nb_decoding_kind kind = t->decoding.kind;
+    if (id < 0 || id >= t->size || !t->texts[id].p)
+        return;
+    if (t->flags[id] & NB_TOKEN_SPECIAL && kind != NB_DECODE_PIECES)
+        return;
+    if (kind == NB_DECODE_BYTES || t->flags[id] & NB_TOKEN_BYTE) {
+        nb_buf_add(&d->pending, t->bytes[id].p, t->bytes[id].n);
+        if (kind != NB_DECODE_RUNS)
+            flush_bytes(d, false, out);
+        else
+            d->started = true;
+    } else if (kind == NB_DECODE_PIECES) {
+        add_piece(d, id, out);
+    } else {
+        add_text(d, id, out);
+    }
+}
+
 void nb_decoder_finish(struct nb_decoder *d, struct nb_buf *out) {
-    if (d->tokenizer->decoding.kind == NB_DECODE_BYTES)
-        flush_bytes(d, true, out);
-    else
+    if (d->tokenizer->decoding.kind == NB_DECODE_RUNS)
         flush_run(d, out);
+    else
+        flush_bytes(d, true, out);
     nb_buf_free(&d->pending);
     nb_decoder_start(d, d->tokenizer);
 }

@@ -23,11 +23,15 @@ struct nb_decoding {
         NB_DECODE_RUNS,
         /* All tokens are bytes; joined, what is not UTF-8 becomes U+FFFD. */
         NB_DECODE_BYTES,
+        /* As NB_DECODE_RUNS, but U+FFFD stands for those bytes alone that are no character; and
+         * the first token, or each until there is text, loses one `mark` that it begins with. */
+        NB_DECODE_PIECES,
     } kind;
     struct nb_text strip; /* a character that is dropped from the start of the text … */
     size_t strip_max;     /* … up to so often */
     struct nb_text mark;  /* dropped wherever it is in the first token, if not empty */
-    bool spaced;          /* a space between any two tokens: there is no decoder */
+    bool squeezed; /* NB_DECODE_PIECES: each token until there is text, not the first alone */
+    bool spaced;   /* a space between any two tokens: there is no decoder */
 };
 
 struct nb_tokenizer {
@@ -64,5 +68,19 @@ struct nb_tokenizer {
  * to be closed all the same. */
 enum nb_status nb_tokenizer_load_json(struct nb_tokenizer *t, const char *bytes, size_t n,
                                       const char *name, struct nb_error *err);
+enum nb_status nb_tokenizer_load_spm(struct nb_tokenizer *t, const char *bytes, size_t n,
+                                     const char *name, struct nb_error *err);
+
+/* Makes room for t->size tokens. */
+enum nb_status nb_tokenizer_allocate(struct nb_tokenizer *t, struct nb_error *err);
+
+/* The byte that a token such as "<0x0A>" stands for, or -1. */
+int nb_fallback_byte(const char *text, size_t n);
+
+/* The start of a token's text, cut between characters, for messages. */
+struct nb_shown {
+    char text[64];
+};
+struct nb_shown nb_show(const char *text, size_t n);
 
 #endif

@@ -17,7 +17,9 @@ enum {
 struct loader {
     struct nb_tokenizer *t;
     struct nb_error *err;
-    int32_t n_vocab; /* one more than the highest id of model.vocab */
+    int32_t n_vocab;         /* one more than the highest id of model.vocab */
+    bool byte_level;         /* the vocabulary is written in ByteLevel's alphabet */
+    int16_t bytes_of[0x144]; /* that alphabet: the byte of a character, or -1 */
 };
 
 /* The name of a field within another, or of an element of an array. */
@@ -42,20 +44,8 @@ static struct where element(const char *where, size_t i) {
     return w;
 }
 
-/* The start of a token's text, cut between characters, for messages. */
-struct shown {
-    char text[64];
-};
-
-static struct shown show(const char *text) {
-    struct shown s;
-    size_t n = strlen(text), max = sizeof s.text - 4;
-    if (n > max) {
-        for (n = max; n && ((unsigned char)text[n] & 0xC0) == 0x80;)
-            n--;
-    }
-    snprintf(s.text, sizeof s.text, "%.*s%s", (int)n, text, text[n] ? "…" : "");
-    return s;
+static struct nb_shown show(const char *text) {
+    return nb_show(text, strlen(text));
 }
 
 static enum nb_status out_of_memory(struct loader *l, const char *where) {
@@ -97,18 +87,24 @@ static enum nb_status get_type(struct loader *l, const json_t *object, const cha
     return nb_json_string(object, "type", type, where, l->err);
 }
 
-/* {"String": …} of a Replace or a Split. */
+/* {"String": …} or {"Regex": …} of a Replace or a Split: *text or *regex. */
 static enum nb_status get_pattern(struct loader *l, const json_t *object, const char *where,
-                                  struct nb_text *out) {
+                                  struct nb_text *text, struct nb_regex **regex) {
     struct where at = field(where, "pattern");
     const json_t *pattern = json_object_get(object, "pattern");
     if (!json_is_object(pattern))
         return wrong_type(l, at.text, pattern, "an object");
-    if (!json_object_get(pattern, "String"))
-        return nb_fail(l->err, NB_ERR_UNSUPPORTED, "%s is no String", at.text);
-    enum nb_status s = get_text(l, pattern, at.text, "String", out);
-    if (s == NB_OK && out->n == 0)
+    bool literal = json_object_get(pattern, "String");
+    enum nb_status s = get_text(l, pattern, at.text, literal ? "String" : "Regex", text);
+    if (s != NB_OK)
+        return s;
+    if (literal && text->n == 0)
         return nb_fail(l->err, NB_ERR_FORMAT, "%s.String is empty", at.text);
+    if (!literal) {
+        s = nb_regex_compile(text->p, text->n, regex, l->err);
+        if (s != NB_OK)
+            nb_fail_prefix(l->err, s, "%s.Regex", at.text);
+    }
     return s;
 }
 
@@ -169,20 +165,6 @@ static enum nb_status measure(struct loader *l, const json_t *vocab, const json_
     return max < 0 ? nb_fail(l->err, NB_ERR_FORMAT, "model.vocab has no tokens") : NB_OK;
 }
 
-static enum nb_status allocate(struct loader *l) {
-    struct nb_tokenizer *t = l->t;
-    size_t n = (size_t)t->size;
-    t->texts = nb_arena_alloc(&t->arena, n, sizeof *t->texts);
-    t->bytes = nb_arena_alloc(&t->arena, n, sizeof *t->bytes);
-    t->flags = nb_arena_alloc(&t->arena, n, sizeof *t->flags);
-    t->word_texts = nb_arena_alloc(&t->arena, n, sizeof *t->word_texts);
-    if (!t->texts || !t->bytes || !t->flags || !t->word_texts ||
-        !nb_text_map_init(&t->by_text, t->texts, n) ||
-        !nb_text_map_init(&t->words, t->word_texts, n))
-        return out_of_memory(l, "model.vocab");
-    return NB_OK;
-}
-
 /* Gives token `id` its text; the id must be free and the text new. */
 static enum nb_status add_token(struct loader *l, const char *where, int32_t id, const char *text) {
     struct nb_tokenizer *t = l->t;
@@ -205,7 +187,6 @@ static enum nb_status add_token(struct loader *l, const char *where, int32_t id,
 }
 
 static enum nb_status load_vocab(struct loader *l, const json_t *vocab) {
-    struct nb_tokenizer *t = l->t;
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)vocab, key, value) {
@@ -213,11 +194,63 @@ static enum nb_status load_vocab(struct loader *l, const json_t *vocab) {
         enum nb_status s = add_token(l, "model.vocab", id, key);
         if (s != NB_OK)
             return s;
-        t->word_texts[id] = t->texts[id];
-        if (nb_text_map_add(&t->words, (uint32_t)id) < 0)
-            return out_of_memory(l, "model.vocab");
     }
     return NB_OK;
+}
+
+/* ByteLevel writes a byte that is a visible Latin-1 character as that, and the others as characters
+ * from U+0100 on. Returns the byte that cp stands for, or -1. */
+static int alphabet_byte(uint32_t cp) {
+    int hidden = 0;
+    for (int b = 0; b < 256; b++) {
+        bool visible = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b != 0xAD);
+        if (cp == (visible ? (uint32_t)b : 0x100u + (uint32_t)hidden))
+            return b;
+        hidden += !visible;
+    }
+    return -1;
+}
+
+/* The bytes that `text`, in ByteLevel's alphabet, stands for; false if it has other characters. */
+static bool from_alphabet(const struct loader *l, const struct nb_text *text, struct nb_buf *out) {
+    nb_buf_clear(out);
+    for (uint32_t i = 0; i < text->n;) {
+        uint32_t cp = 0;
+        i += (uint32_t)nb_utf8_decode(text->p + i, text->n - i, &cp);
+        int b = cp < sizeof l->bytes_of / sizeof *l->bytes_of ? l->bytes_of[cp] : -1;
+        if (b < 0)
+            return false;
+        char byte = (char)b;
+        nb_buf_add(out, &byte, 1);
+    }
+    return true;
+}
+
+/* word_texts: what the model's tokens stand for. */
+static enum nb_status load_words(struct loader *l) {
+    struct nb_tokenizer *t = l->t;
+    struct nb_buf bytes = {0};
+    enum nb_status s = NB_OK;
+    for (int32_t id = 0; id < l->n_vocab && s == NB_OK; id++) {
+        struct nb_text *word = &t->word_texts[id];
+        if (!t->texts[id].p || t->texts[id].n == 0)
+            continue;
+        *word = t->texts[id];
+        if (l->byte_level) {
+            *word = (struct nb_text){0};
+            if (!from_alphabet(l, &t->texts[id], &bytes))
+                continue;
+            *word = (struct nb_text){nb_arena_string(&t->arena, bytes.data, bytes.len),
+                                     (uint32_t)bytes.len};
+        }
+        if (bytes.failed || !word->p)
+            s = out_of_memory(l, "model.vocab");
+        else if (nb_text_map_add(&t->words, (uint32_t)id) < 0)
+            s = nb_fail(l->err, NB_ERR_FORMAT, "model.vocab: tokens are made to collide, at \"%s\"",
+                        show(t->texts[id].p).text);
+    }
+    nb_buf_free(&bytes);
+    return s;
 }
 
 static enum nb_status load_added_token(struct loader *l, const json_t *object, const char *where,
@@ -307,12 +340,10 @@ static enum nb_status plant_added(struct loader *l) {
 
 /* The token of the model that is written text[0..n). */
 static enum nb_status find_piece(struct loader *l, const char *text, size_t n, int32_t *id) {
-    *id = n ? nb_text_map_find(&l->t->words, text, n) : -1;
+    *id = n ? nb_text_map_find(&l->t->by_text, text, n) : -1;
     if (*id >= 0)
         return NB_OK;
-    char piece[256];
-    snprintf(piece, sizeof piece, "%.*s", (int)(n < 255 ? n : 255), text);
-    return nb_fail(l->err, NB_ERR_FORMAT, "\"%s\" is not in model.vocab", show(piece).text);
+    return nb_fail(l->err, NB_ERR_FORMAT, "\"%s\" is not in model.vocab", nb_show(text, n).text);
 }
 
 /* The two sides of a merge: "a b", or ["a", "b"]. */
@@ -360,7 +391,7 @@ static enum nb_status load_merges(struct loader *l, const json_t *merges) {
     if (n > NB_BPE_MAX_MERGES)
         return nb_fail(l->err, NB_ERR_LIMIT, "model.merges has %zu merges, expected at most %d", n,
                        NB_BPE_MAX_MERGES);
-    enum nb_status s = nb_bpe_init(&l->t->bpe, n, l->err);
+    enum nb_status s = nb_bpe_make_room(&l->t->bpe, n, l->err);
     struct nb_buf whole = {0};
     for (size_t i = 0; i < n && s == NB_OK; i++) {
         s = load_merge(l, json_array_get(merges, i), (uint32_t)i, &whole);
@@ -376,7 +407,7 @@ static enum nb_status load_fallback(struct loader *l) {
     for (int b = 0; b < 256; b++) {
         char text[8];
         snprintf(text, sizeof text, "<0x%02X>", (unsigned)b);
-        bpe->fallback[b] = nb_text_map_find(&l->t->words, text, 6);
+        bpe->fallback[b] = nb_text_map_find(&l->t->by_text, text, 6);
         if (bpe->fallback[b] < 0)
             return nb_fail(l->err, NB_ERR_FORMAT,
                            "model.byte_fallback is true, but model.vocab has no \"%s\"", text);
@@ -384,17 +415,27 @@ static enum nb_status load_fallback(struct loader *l) {
     return NB_OK;
 }
 
-/* Tokens of one character are the symbols that merging begins with. */
+/* Tokens of one character, or one byte, are the symbols that merging begins with. */
 static enum nb_status load_symbols(struct loader *l) {
     struct nb_tokenizer *t = l->t;
     for (int32_t id = 0; id < l->n_vocab; id++) {
         const struct nb_text *text = &t->word_texts[id];
         uint32_t cp;
-        if (text->p && text->n && nb_utf8_decode(text->p, text->n, &cp) == text->n &&
+        if (l->byte_level && text->n == 1)
+            t->bpe.byte_symbols[(unsigned char)text->p[0]] = id;
+        if (!l->byte_level && text->n && nb_utf8_decode(text->p, text->n, &cp) == text->n &&
             !nb_bpe_set_symbol(&t->bpe, cp, id))
             return out_of_memory(l, "model.vocab");
     }
     return NB_OK;
+}
+
+static bool has_all_bytes(const struct loader *l) {
+    for (int b = 0; b < 256; b++) {
+        if (l->t->bpe.byte_symbols[b] < 0)
+            return false;
+    }
+    return true;
 }
 
 /* Fields that change what a BPE model does and that no language model in use sets. */
@@ -414,38 +455,61 @@ static enum nb_status refuse_model_options(struct loader *l, const json_t *model
     return s;
 }
 
+/* What becomes of characters that are no symbols. */
 static enum nb_status load_unknown(struct loader *l, const json_t *model) {
+    struct nb_bpe *bpe = &l->t->bpe;
     const char *text = NULL;
-    enum nb_status s = nb_json_string(model, "unk_token", &text, "model", l->err);
-    if (s != NB_OK || !text || l->t->bpe.byte_fallback)
+    enum nb_status s = nb_json_bool(model, "byte_fallback", &bpe->byte_fallback, "model", l->err);
+    if (s == NB_OK)
+        s = nb_json_bool(model, "fuse_unk", &bpe->fuse_unknown, "model", l->err);
+    if (s == NB_OK)
+        s = nb_json_string(model, "unk_token", &text, "model", l->err);
+    if (s != NB_OK || (l->byte_level && has_all_bytes(l)))
         return s;
-    s = find_piece(l, text, strlen(text), &l->t->bpe.unknown);
+    if (bpe->byte_fallback && l->byte_level)
+        return nb_fail(l->err, NB_ERR_UNSUPPORTED,
+                       "model.byte_fallback is true for a ByteLevel vocabulary without some bytes");
+    if (bpe->byte_fallback)
+        return load_fallback(l);
+    if (text)
+        s = find_piece(l, text, strlen(text), &bpe->unknown);
     return s == NB_OK ? s : nb_fail_prefix(l->err, s, "model.unk_token");
 }
 
 static enum nb_status load_model(struct loader *l, const json_t *model, const json_t *merges) {
     struct nb_bpe *bpe = &l->t->bpe;
+    nb_bpe_init(bpe, (size_t)l->t->size);
+    bpe->byte_level = l->byte_level;
     enum nb_status s = refuse_model_options(l, model);
+    if (s == NB_OK)
+        s = load_words(l);
     if (s == NB_OK)
         s = load_merges(l, merges);
     if (s == NB_OK)
-        s = nb_json_bool(model, "byte_fallback", &bpe->byte_fallback, "model", l->err);
-    if (s == NB_OK)
-        s = nb_json_bool(model, "fuse_unk", &bpe->fuse_unknown, "model", l->err);
-    if (s == NB_OK)
         s = nb_json_bool(model, "ignore_merges", &bpe->ignore_merges, "model", l->err);
-    if (s == NB_OK && bpe->byte_fallback)
-        s = load_fallback(l);
-    if (s == NB_OK)
-        s = load_unknown(l, model);
     if (s == NB_OK)
         s = load_symbols(l);
     if (s == NB_OK)
-        s = nb_bpe_finish(bpe, &l->t->words, (size_t)l->t->size, l->err);
+        s = load_unknown(l, model);
+    if (s == NB_OK)
+        s = nb_bpe_finish(bpe, &l->t->words, l->err);
     return s;
 }
 
 /* ---- Normalizers, splitters ---- */
+
+static const struct {
+    const char *type;
+    enum nb_normalizer_kind kind;
+} simple_normalizers[] = {
+    {"NFC", NB_NORMALIZE_NFC},
+    {"NFD", NB_NORMALIZE_NFD},
+    {"NFKC", NB_NORMALIZE_NFKC},
+    {"NFKD", NB_NORMALIZE_NFKD},
+    {"Lowercase", NB_NORMALIZE_LOWERCASE},
+    {"StripAccents", NB_NORMALIZE_STRIP_ACCENTS},
+    {"Nmt", NB_NORMALIZE_NMT},
+};
 
 static enum nb_status normalizer_step(struct loader *l, const json_t *object, const char *where,
                                       const char *type) {
@@ -454,16 +518,28 @@ static enum nb_status normalizer_step(struct loader *l, const json_t *object, co
         return nb_fail(l->err, NB_ERR_LIMIT, "%s: more than %d steps", where, MAX_STEPS);
     struct nb_normalizer *step = &t->normalizers[t->n_normalizers++];
     enum nb_status s = NB_OK;
+    for (size_t i = 0; i < sizeof simple_normalizers / sizeof *simple_normalizers; i++) {
+        step->kind = simple_normalizers[i].kind;
+        if (strcmp(type, simple_normalizers[i].type) == 0)
+            return NB_OK;
+    }
     if (strcmp(type, "Prepend") == 0) {
         step->kind = NB_NORMALIZE_PREPEND;
         s = get_text(l, object, where, "prepend", &step->content);
     } else if (strcmp(type, "Replace") == 0) {
         step->kind = NB_NORMALIZE_REPLACE;
-        s = get_pattern(l, object, where, &step->pattern);
+        s = get_pattern(l, object, where, &step->pattern, &step->regex);
         if (s == NB_OK)
             s = get_text(l, object, where, "content", &step->content);
+    } else if (strcmp(type, "Strip") == 0) {
+        step->kind = NB_NORMALIZE_STRIP;
+        s = nb_json_bool(object, "strip_left", &step->left, where, l->err);
+        if (s == NB_OK)
+            s = nb_json_bool(object, "strip_right", &step->right, where, l->err);
     } else {
-        s = unsupported_type(l, where, type, "Prepend, Replace and Sequence");
+        s = unsupported_type(l, where, type,
+                             "Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase, Strip, "
+                             "StripAccents, Nmt and Sequence");
     }
     return s;
 }
@@ -501,24 +577,138 @@ static enum nb_status get_mark(struct loader *l, const json_t *object, const cha
     return s;
 }
 
-static enum nb_status splitter_step(struct loader *l, const json_t *object, const char *where,
-                                    const char *type) {
+static enum nb_status get_behavior(struct loader *l, const json_t *object, const char *where,
+                                   enum nb_split_behavior *out) {
+    static const char *const names[] = {
+        [NB_SPLIT_REMOVED] = "Removed",
+        [NB_SPLIT_ISOLATED] = "Isolated",
+        [NB_SPLIT_MERGED_WITH_PREVIOUS] = "MergedWithPrevious",
+        [NB_SPLIT_MERGED_WITH_NEXT] = "MergedWithNext",
+        [NB_SPLIT_CONTIGUOUS] = "Contiguous",
+    };
+    const char *name = "Isolated";
+    enum nb_status s = nb_json_string(object, "behavior", &name, where, l->err);
+    for (size_t i = 0; i < sizeof names / sizeof *names && s == NB_OK; i++) {
+        *out = (enum nb_split_behavior)i;
+        if (strcmp(name, names[i]) == 0)
+            return NB_OK;
+    }
+    return s == NB_OK ? nb_fail(l->err, NB_ERR_FORMAT,
+                                "%s.behavior is \"%s\", expected Removed, "
+                                "Isolated, MergedWithPrevious, MergedWithNext or Contiguous",
+                                where, show(name).text)
+                      : s;
+}
+
+static enum nb_status get_metaspace(struct loader *l, const json_t *object, const char *where,
+                                    struct nb_splitter *step) {
+    step->kind = NB_SPLIT_METASPACE;
+    step->split = true;
+    enum nb_status s = get_mark(l, object, where, "replacement", &step->mark);
+    if (s == NB_OK)
+        s = get_prepend_scheme(l, object, where, &step->prepend);
+    if (s == NB_OK)
+        s = nb_json_bool(object, "split", &step->split, where, l->err);
+    return s;
+}
+
+static enum nb_status get_split(struct loader *l, const json_t *object, const char *where,
+                                struct nb_splitter *step) {
+    enum nb_status s = get_pattern(l, object, where, &step->mark, &step->regex);
+    step->find = step->regex ? NB_FIND_REGEX : NB_FIND_TEXT;
+    if (s == NB_OK)
+        s = get_behavior(l, object, where, &step->behavior);
+    if (s == NB_OK)
+        s = nb_json_bool(object, "invert", &step->invert, where, l->err);
+    return s;
+}
+
+static enum nb_status get_digits(struct loader *l, const json_t *object, const char *where,
+                                 struct nb_splitter *step) {
+    bool each = false;
+    step->find = NB_FIND_NUMERIC;
+    enum nb_status s = nb_json_bool(object, "individual_digits", &each, where, l->err);
+    step->behavior = each ? NB_SPLIT_ISOLATED : NB_SPLIT_CONTIGUOUS;
+    return s;
+}
+
+/* A pattern that is the type's own. */
+static enum nb_status own_regex(struct loader *l, const char *pattern, struct nb_splitter *step) {
+    step->find = NB_FIND_REGEX;
+    return nb_regex_compile(pattern, strlen(pattern), &step->regex, l->err);
+}
+
+static enum nb_status new_splitter(struct loader *l, const char *where, struct nb_splitter **out) {
     struct nb_tokenizer *t = l->t;
     if (t->n_splitters == MAX_STEPS)
         return nb_fail(l->err, NB_ERR_LIMIT, "%s: more than %d steps", where, MAX_STEPS);
-    struct nb_splitter *step = &t->splitters[t->n_splitters++];
-    enum nb_status s = NB_OK;
-    if (strcmp(type, "Metaspace") == 0) {
-        *step = (struct nb_splitter){.kind = NB_SPLIT_METASPACE, .split = true};
-        s = get_mark(l, object, where, "replacement", &step->replacement);
+    *out = &t->splitters[t->n_splitters++];
+    **out = (struct nb_splitter){.kind = NB_SPLIT_MATCHES};
+    return NB_OK;
+}
+
+static enum nb_status get_byte_level(struct loader *l, const json_t *object, const char *where) {
+    struct nb_splitter *step;
+    bool prefix_space = true, use_regex = true;
+    enum nb_status s = nb_json_bool(object, "add_prefix_space", &prefix_space, where, l->err);
+    if (s == NB_OK)
+        s = nb_json_bool(object, "use_regex", &use_regex, where, l->err);
+    if (s == NB_OK && prefix_space) {
+        s = new_splitter(l, where, &step);
         if (s == NB_OK)
-            s = get_prepend_scheme(l, object, where, &step->prepend);
-        if (s == NB_OK)
-            s = nb_json_bool(object, "split", &step->split, where, l->err);
-    } else {
-        s = unsupported_type(l, where, type, "Metaspace and Sequence");
+            step->kind = NB_SPLIT_PREFIX_SPACE;
     }
+    if (s == NB_OK && use_regex) {
+        s = new_splitter(l, where, &step);
+        if (s != NB_OK)
+            return s;
+        step->behavior = NB_SPLIT_ISOLATED;
+        s = own_regex(l,
+                      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
+                      "\\s+(?!\\S)|\\s+",
+                      step);
+    }
+    l->byte_level = true;
     return s;
+}
+
+static enum nb_status splitter_step(struct loader *l, const json_t *object, const char *where,
+                                    const char *type) {
+    if (l->byte_level)
+        return nb_fail(l->err, NB_ERR_UNSUPPORTED, "%s: nibble does no %s behind ByteLevel", where,
+                       show(type).text);
+    if (strcmp(type, "ByteLevel") == 0)
+        return get_byte_level(l, object, where);
+    struct nb_splitter *step;
+    enum nb_status s = new_splitter(l, where, &step);
+    if (s != NB_OK)
+        return s;
+    if (strcmp(type, "Metaspace") == 0)
+        return get_metaspace(l, object, where, step);
+    if (strcmp(type, "Split") == 0)
+        return get_split(l, object, where, step);
+    if (strcmp(type, "Digits") == 0)
+        return get_digits(l, object, where, step);
+    if (strcmp(type, "Punctuation") == 0) {
+        step->find = NB_FIND_PUNCTUATION;
+        return get_behavior(l, object, where, &step->behavior);
+    }
+    step->behavior = NB_SPLIT_REMOVED;
+    if (strcmp(type, "WhitespaceSplit") == 0) {
+        step->find = NB_FIND_WHITE_SPACE;
+        return NB_OK;
+    }
+    if (strcmp(type, "Whitespace") == 0) {
+        step->invert = true;
+        return own_regex(l, "\\w+|[^\\w\\s]+", step);
+    }
+    if (strcmp(type, "CharDelimiterSplit") == 0) {
+        step->find = NB_FIND_TEXT;
+        return get_mark(l, object, where, "delimiter", &step->mark);
+    }
+    return unsupported_type(l, where, type,
+                            "Metaspace, ByteLevel, Split, Digits, Punctuation, Whitespace, "
+                            "WhitespaceSplit, CharDelimiterSplit and Sequence");
 }
 
 static enum nb_status load_text_steps(struct loader *l, const json_t *root) {
@@ -605,12 +795,35 @@ static enum nb_status wrap(struct loader *l, const struct template *part) {
     return NB_OK;
 }
 
+/* ["<s>", 0] of a BertProcessing or RobertaProcessing. */
+static enum nb_status named_id(struct loader *l, const json_t *object, const char *where,
+                               const char *key, int32_t *out) {
+    const json_t *pair = json_object_get(object, key), *id = json_array_get(pair, 1);
+    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= l->t->size)
+        return nb_fail(l->err, NB_ERR_FORMAT, "%s is not [text, id] of a token",
+                       field(where, key).text);
+    *out = (int32_t)json_integer_value(id);
+    return NB_OK;
+}
+
+static enum nb_status bert_processor(struct loader *l, const json_t *object, const char *where) {
+    struct template parts = {.n = {1, 1}};
+    enum nb_status s = named_id(l, object, where, "cls", &parts.ids[0][0]);
+    if (s == NB_OK)
+        s = named_id(l, object, where, "sep", &parts.ids[1][0]);
+    return s == NB_OK ? wrap(l, &parts) : s;
+}
+
 static enum nb_status processor_step(struct loader *l, const json_t *object, const char *where,
                                      const char *type) {
     if (strcmp(type, "ByteLevel") == 0)
         return NB_OK; /* it moves offsets, not ids */
+    if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)
+        return bert_processor(l, object, where);
     if (strcmp(type, "TemplateProcessing") != 0)
-        return unsupported_type(l, where, type, "TemplateProcessing, ByteLevel and Sequence");
+        return unsupported_type(l, where, type,
+                                "TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel "
+                                "and Sequence");
     struct where at = field(where, "single");
     const json_t *single = json_object_get(object, "single");
     if (!json_is_array(single))
@@ -634,6 +847,7 @@ struct decoder_chain {
     struct loader l; /* first, so that a step can have both */
     enum stage stage;
     bool byte_fallback;
+    bool byte_level;
     struct {
         struct nb_text pattern, content;
     } replace[MAX_STEPS];
@@ -687,7 +901,13 @@ static enum nb_status decode_metaspace(struct decoder_chain *c, const json_t *ob
 static enum nb_status decode_replace(struct decoder_chain *c, const json_t *object,
                                      const char *where) {
     struct nb_text pattern, content;
-    enum nb_status s = get_pattern(&c->l, object, where, &pattern);
+    struct nb_regex *regex = NULL;
+    enum nb_status s = get_pattern(&c->l, object, where, &pattern, &regex);
+    if (regex) {
+        nb_regex_free(regex);
+        return nb_fail(c->l.err, NB_ERR_UNSUPPORTED, "%s.pattern is a Regex; nibble does a String",
+                       where);
+    }
     if (s == NB_OK)
         s = get_text(&c->l, object, where, "content", &content);
     return s == NB_OK ? add_replace(c, where, pattern, content) : s;
@@ -702,6 +922,12 @@ static enum nb_status decoder_step(struct loader *l, const json_t *object, const
     if (strcmp(type, "Metaspace") == 0)
         return stage > STAGE_TOKENS || c->n_replace ? misplaced(l, where, type)
                                                     : decode_metaspace(c, object, where);
+    if (strcmp(type, "ByteLevel") == 0) {
+        c->stage = STAGE_FUSED;
+        c->byte_level = true;
+        l->t->decoding.kind = NB_DECODE_BYTES;
+        return stage > STAGE_TOKENS || l->t->decoding.mark.n ? misplaced(l, where, type) : NB_OK;
+    }
     if (strcmp(type, "ByteFallback") == 0) {
         c->stage = STAGE_BYTES;
         c->byte_fallback = true;
@@ -716,22 +942,8 @@ static enum nb_status decoder_step(struct loader *l, const json_t *object, const
         return stage != STAGE_FUSED ? misplaced(l, where, type) : decode_strip(l, object, where);
     }
     return unsupported_type(l, where, type,
-                            "Replace, Metaspace, ByteFallback, Fuse, Strip and Sequence");
-}
-
-static int hex_digit(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                  : -1;
-}
-
-/* The byte that a token such as "<0x0A>" stands for, or -1. */
-static int fallback_byte(const char *text, size_t n) {
-    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
-        return -1;
-    int high = hex_digit(text[3]), low = hex_digit(text[4]);
-    return high < 0 || low < 0 ? -1 : high << 4 | low;
+                            "ByteLevel, Replace, Metaspace, ByteFallback, Fuse, Strip and "
+                            "Sequence");
 }
 
 /* bytes[id] and its flag, by the steps of the chain that look at one token. */
@@ -748,12 +960,14 @@ static enum nb_status decode_token(const struct decoder_chain *c, int32_t id, st
         *other = swap;
         t->bytes[id] = (struct nb_text){text->data ? text->data : "", (uint32_t)text->len};
     }
-    int byte = c->byte_fallback ? fallback_byte(t->bytes[id].p, t->bytes[id].n) : -1;
+    int byte = c->byte_fallback ? nb_fallback_byte(t->bytes[id].p, t->bytes[id].n) : -1;
     char raw = (char)byte;
     if (byte >= 0) {
         t->bytes[id] = (struct nb_text){&raw, 1};
         t->flags[id] |= NB_TOKEN_BYTE;
     }
+    if (c->byte_level && from_alphabet(&c->l, &t->bytes[id], other))
+        t->bytes[id] = (struct nb_text){other->data ? other->data : "", (uint32_t)other->len};
     if (t->bytes[id].p != t->texts[id].p)
         t->bytes[id].p = nb_arena_string(&t->arena, t->bytes[id].p, t->bytes[id].n);
     if (!t->bytes[id].p || text->failed || other->failed)
@@ -801,17 +1015,17 @@ static enum nb_status load_root(struct loader *l, const json_t *root) {
         return wrong_type(l, "added_tokens", added, "an array");
     s = measure(l, vocab, added);
     if (s == NB_OK)
-        s = allocate(l);
+        s = nb_tokenizer_allocate(l->t, l->err);
     if (s == NB_OK)
         s = load_vocab(l, vocab);
     if (s == NB_OK)
-        s = load_added(l, added);
-    if (s == NB_OK)
         s = load_text_steps(l, root);
     if (s == NB_OK)
-        s = plant_added(l);
-    if (s == NB_OK)
         s = load_model(l, model, merges);
+    if (s == NB_OK)
+        s = load_added(l, added);
+    if (s == NB_OK)
+        s = plant_added(l);
     if (s == NB_OK && processor && !json_is_null(processor))
         s = each_step(l, processor, "post_processor", "processors", 0, processor_step);
     if (s == NB_OK)
@@ -826,6 +1040,8 @@ enum nb_status nb_tokenizer_load_json(struct nb_tokenizer *t, const char *bytes,
     if (s != NB_OK)
         return s;
     struct loader l = {.t = t, .err = err};
+    for (uint32_t cp = 0; cp < sizeof l.bytes_of / sizeof *l.bytes_of; cp++)
+        l.bytes_of[cp] = (int16_t)alphabet_byte(cp);
     s = load_root(&l, root);
     json_decref(root);
     return s == NB_OK ? NB_OK : nb_fail_prefix(err, s, "%s", name);
