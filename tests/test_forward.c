@@ -29,7 +29,8 @@ static int versions(const char *out[3]) {
 static struct nb_engine *open_engine(const char *checkpoint, const char *cpu, int sequences) {
     struct nb_error err;
     struct nb_engine *engine;
-    struct nb_options options = {.threads = 2, .cpu = cpu, .sequences = sequences};
+    struct nb_options options = {
+        .threads = 2, .cpu = cpu, .sequences = sequences, .quantize = "none"};
     assert_ok(nb_engine_open(test_path(checkpoint), &options, &engine, &err), err);
     return engine;
 }

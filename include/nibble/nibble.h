@@ -53,6 +53,11 @@ struct nb_options {
     int32_t context;   /* positions of a sequence; 0: the model's, 8192 at most */
     int32_t sequences; /* how many of that length KV memory is made for; 0: one */
 
+    /* What a checkpoint in bf16, fp16 or fp32 is quantized to while it is loaded, its linear layers
+     * but the head: "nf4" or "fp4", in blocks of 64 with double quantization, or "none"; NULL:
+     * "nf4". A checkpoint that is quantized stays as it is. */
+    const char *quantize;
+
     /* Hears, while a model is loaded, of bytes done of bytes in all. May be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;

@@ -20,8 +20,8 @@ static const char help[] =
     "  --prefill N,…       tokens of a prompt (default: 128,512)\n"
     "  --seconds S         at least for each figure (default: 3)\n"
     "  --threads N         threads that compute (default: one for each processor)\n"
-    "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs here)\n"
-    "  --json              one JSON object\n"
+    "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
+    "here)\n" NB_CLI_QUANTIZE_HELP "  --json              one JSON object\n"
     "\nWith --decode or --prefill, only what is asked for is measured. The limit of decode is the\n"
     "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
     "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
@@ -70,6 +70,9 @@ static bool parse_option(int code, const char *name, struct request *r) {
         return true;
     case NB_OPT_CPU:
         o->options.cpu = optarg;
+        return true;
+    case NB_OPT_QUANTIZE:
+        o->options.quantize = optarg;
         return true;
     case NB_OPT_THREADS:
         if (!nb_cli_int("bench", "--threads", optarg, 1, 256, &n))

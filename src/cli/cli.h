@@ -33,22 +33,34 @@ bool nb_cli_int(const char *command, const char *option, const char *text, int64
 bool nb_cli_number(const char *command, const char *option, const char *text, double min,
                    double max, double *out);
 
-/* What --model, --threads, --cpu and --context say; used with getopt_long. */
+/* What --model, --threads, --cpu, --quantize and --context say; used with getopt_long. */
 struct nb_cli_engine {
     const char *model; /* NULL: the model that comes with the program */
     struct nb_options options;
 };
-enum { NB_OPT_MODEL = 1000, NB_OPT_THREADS, NB_OPT_CPU, NB_OPT_CONTEXT, NB_OPT_COMMAND };
+enum {
+    NB_OPT_MODEL = 1000,
+    NB_OPT_THREADS,
+    NB_OPT_CPU,
+    NB_OPT_CONTEXT,
+    NB_OPT_QUANTIZE,
+    NB_OPT_COMMAND
+};
 #define NB_CLI_ENGINE_OPTIONS                                                                      \
     {"model", required_argument, NULL, NB_OPT_MODEL},                                              \
         {"threads", required_argument, NULL, NB_OPT_THREADS},                                      \
-        {"cpu", required_argument, NULL, NB_OPT_CPU}, {                                            \
+        {"cpu", required_argument, NULL, NB_OPT_CPU},                                              \
+        {"quantize", required_argument, NULL, NB_OPT_QUANTIZE}, {                                  \
         "context", required_argument, NULL, NB_OPT_CONTEXT                                         \
     }
+#define NB_CLI_QUANTIZE_HELP                                                                       \
+    "  --quantize TYPE     none, nf4 or fp4, for a checkpoint in bf16, fp16 or fp32 (default: "    \
+    "nf4)\n"
 #define NB_CLI_ENGINE_HELP                                                                         \
     "  --threads N         threads that compute (default: one for each processor)\n"               \
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs here)\n"             \
-    "  --context N         positions of a sequence (default: the model's, 8192 at most)\n"
+    "  --context N         positions of a sequence (default: the model's, 8192 at "                \
+    "most)\n" NB_CLI_QUANTIZE_HELP
 
 /* Handles option `code`; false if it was one of these and bad, after saying so. *known is whether
  * it was. */

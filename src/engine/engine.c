@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "engine/sampler.h"
 #include "model/cache.h"
+#include "model/quantize.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -93,6 +94,27 @@ static enum nb_status open_backend(struct nb_engine *e, const struct nb_options 
     return s;
 }
 
+/* Quantizes a model in floats as the options ask. */
+static enum nb_status quantize(struct nb_engine *e, const struct nb_options *options,
+                               struct nb_error *err) {
+    const char *wanted = options->quantize ? options->quantize : "nf4";
+    struct nb_quantize_options how = nb_quantize_defaults;
+    if (strcmp(wanted, "fp4") == 0)
+        how.type = NB_QUANT_FP4;
+    else if (strcmp(wanted, "nf4") != 0 && strcmp(wanted, "none") != 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "quantize is \"%.32s\", expected none, nf4 or fp4",
+                       wanted);
+    if (strcmp(wanted, "none") == 0 || nb_model_is_quantized(&e->model))
+        return NB_OK;
+    struct nb_pool *pool;
+    enum nb_status s = nb_pool_create(options->threads, &pool, err);
+    if (s != NB_OK)
+        return s;
+    s = nb_model_quantize(&e->model, &how, pool, options->progress, options->progress_context, err);
+    nb_pool_free(pool);
+    return s;
+}
+
 /* Makes an engine of a model that is open: all but the tokenizer. */
 static enum nb_status start(struct nb_engine *e, const struct nb_options *options,
                             struct nb_error *err) {
@@ -126,6 +148,8 @@ enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *o
         s = nb_model_open(e->folder, &e->model, err);
     if (s == NB_OK)
         s = open_tokenizer(e, err);
+    if (s == NB_OK)
+        s = quantize(e, options, err);
     if (s == NB_OK)
         s = start(e, options, err);
     if (s != NB_OK) {

@@ -97,7 +97,7 @@ struct quant_state {
 };
 
 static enum nb_status parse_quant_state(const struct reader *r, const struct nb_tensor *t,
-                                        const char *type, struct quant_state *out) {
+                                        enum nb_quant_type type, struct quant_state *out) {
     char name[NAME_BYTES + 64];
     snprintf(name, sizeof name, "%s: tensor %s", t->file, t->name);
     json_t *json;
@@ -107,17 +107,17 @@ static enum nb_status parse_quant_state(const struct reader *r, const struct nb_
     *out = (struct quant_state){.nested_offset = NAN};
     const char *quant_type = "";
     s = nb_json_string(json, "quant_type", &quant_type, name, r->err);
-    if (s == NB_OK && strcmp(quant_type, type) != 0)
+    if (s == NB_OK && strcmp(quant_type, nb_quant_type_name(type)) != 0)
         s = nb_fail(r->err, NB_ERR_FORMAT, "%s: quant_type is \"%.32s\", expected \"%s\"", name,
-                    quant_type, type);
+                    quant_type, nb_quant_type_name(type));
     if (s == NB_OK)
         s = nb_json_int(json, "blocksize", 1, 1 << 20, &out->block, name, r->err);
     if (s == NB_OK && out->block == 0)
         s = nb_fail(r->err, NB_ERR_FORMAT, "%s: blocksize is missing", name);
-    if (s == NB_OK && (out->block < 32 || out->block > 4096 || (out->block & (out->block - 1))))
+    if (s == NB_OK && nb_quant_check_shape(type, (size_t)out->block, NULL) != NB_OK)
         s = nb_fail(r->err, NB_ERR_UNSUPPORTED,
-                    "%s: blocksize is %" PRId64 ", expected a power of two from 32 to 4096", name,
-                    out->block);
+                    "%s: blocksize is %" PRId64 ", expected a power of two from %d to %d", name,
+                    out->block, NB_QUANT_MIN_BLOCK, NB_QUANT_MAX_BLOCK);
     const json_t *shape = json_object_get(json, "shape");
     if (s == NB_OK && (json_array_size(shape) != 2 || !json_is_integer(json_array_get(shape, 0)) ||
                        !json_is_integer(json_array_get(shape, 1))))
@@ -132,9 +132,30 @@ static enum nb_status parse_quant_state(const struct reader *r, const struct nb_
         s = nb_json_number(json, "nested_offset", -3e38, 3e38, &out->nested_offset, name, r->err);
     if (s == NB_OK && out->nested && out->nested_block == 0)
         s = nb_fail(r->err, NB_ERR_FORMAT, "%s: nested_blocksize is null", name);
+    if (s == NB_OK && (out->nested_block & (out->nested_block - 1)))
+        s = nb_fail(r->err, NB_ERR_UNSUPPORTED,
+                    "%s: nested_blocksize is %" PRId64 ", expected a power of two", name,
+                    out->nested_block);
     if (s == NB_OK && out->nested && isnan(out->nested_offset))
         s = nb_fail(r->err, NB_ERR_FORMAT, "%s: nested_offset is missing", name);
     json_decref(json);
+    return s;
+}
+
+/* The parts of double quantization. */
+static enum nb_status read_nested_absmax(const struct reader *r, const struct nb_tensor *t,
+                                         const struct quant_state *q, struct nb_quant_view *v) {
+    size_t blocks = nb_quant_blocks(v->n, v->block);
+    v->nested_block = (size_t)q->nested_block;
+    v->nested_offset = (float)q->nested_offset;
+    enum nb_status s =
+        find_part(r, t->name, ".absmax", NB_DTYPE_U8, blocks, (const void **)&v->absmax_code);
+    if (s == NB_OK)
+        s = find_part(r, t->name, ".nested_quant_map", NB_DTYPE_F32, 256,
+                      (const void **)&v->nested_values);
+    if (s == NB_OK)
+        s = find_part(r, t->name, ".nested_absmax", NB_DTYPE_F32,
+                      nb_div_up(blocks, v->nested_block), (const void **)&v->nested_absmax);
     return s;
 }
 
@@ -143,7 +164,7 @@ static enum nb_status read_quantized(const struct reader *r, const struct nb_ten
                                      const struct nb_tensor *state, enum nb_quant_type type,
                                      struct nb_matrix *m) {
     struct quant_state q;
-    enum nb_status s = parse_quant_state(r, state, type == NB_QUANT_NF4 ? "nf4" : "fp4", &q);
+    enum nb_status s = parse_quant_state(r, state, type, &q);
     if (s != NB_OK)
         return s;
     if (q.rows != m->rows || q.columns != m->columns)
@@ -151,33 +172,23 @@ static enum nb_status read_quantized(const struct reader *r, const struct nb_ten
                        "%s: tensor %s: the quantized shape is [%" PRId64 ", %" PRId64
                        "], expected [%d, %d] from config.json",
                        t->file, t->name, q.rows, q.columns, m->rows, m->columns);
-    size_t n = (size_t)m->rows * (size_t)m->columns, blocks = nb_div_up(n, (size_t)q.block);
-    if (t->bytes != nb_div_up(n, 2))
+    size_t n = (size_t)m->rows * (size_t)m->columns, blocks = nb_quant_blocks(n, (size_t)q.block);
+    if (t->bytes != nb_quant_code_bytes(n))
         return nb_fail(r->err, NB_ERR_FORMAT,
                        "%s: tensor %s has %zu bytes of codes, expected %zu for [%d, %d]", t->file,
-                       t->name, t->bytes, nb_div_up(n, 2), m->rows, m->columns);
-    m->type = NB_WEIGHT_4BIT;
-    m->quant =
-        (struct nb_quant_view){.type = type, .n = n, .block = (size_t)q.block, .codes = t->data};
+                       t->name, t->bytes, nb_quant_code_bytes(n), m->rows, m->columns);
     struct nb_quant_view *v = &m->quant;
+    m->type = NB_WEIGHT_4BIT;
+    *v = (struct nb_quant_view){.type = type, .n = n, .block = (size_t)q.block, .codes = t->data};
+    /* Every checkpoint has the table, but only bitsandbytes' CPU code looks at it. */
     s = find_part(r, t->name, ".quant_map", NB_DTYPE_F32, 16, (const void **)&v->values);
-    if (s != NB_OK)
-        return s;
-    if (!q.nested)
-        return find_part(r, t->name, ".absmax", NB_DTYPE_F32, blocks, (const void **)&v->absmax);
-    if (q.nested_block & (q.nested_block - 1))
-        return nb_fail(r->err, NB_ERR_UNSUPPORTED,
-                       "%s: tensor %s: nested_blocksize is %" PRId64 ", expected a power of two",
-                       state->file, state->name, q.nested_block);
-    v->nested_block = (size_t)q.nested_block;
-    v->nested_offset = (float)q.nested_offset;
-    s = find_part(r, t->name, ".absmax", NB_DTYPE_U8, blocks, (const void **)&v->absmax_code);
-    if (s == NB_OK)
-        s = find_part(r, t->name, ".nested_quant_map", NB_DTYPE_F32, 256,
-                      (const void **)&v->nested_values);
-    if (s == NB_OK)
-        s = find_part(r, t->name, ".nested_absmax", NB_DTYPE_F32,
-                      nb_div_up(blocks, v->nested_block), (const void **)&v->nested_absmax);
+    v->values = nb_quant_values(type);
+    if (s == NB_OK && q.nested)
+        s = read_nested_absmax(r, t, &q, v);
+    else if (s == NB_OK)
+        s = find_part(r, t->name, ".absmax", NB_DTYPE_F32, blocks, (const void **)&v->absmax);
+    if (s == NB_OK && nb_quant_check(v, r->err) != NB_OK)
+        s = nb_fail_prefix(r->err, NB_ERR_FORMAT, "%s: tensor %s", t->file, t->name);
     return s;
 }
 
@@ -411,6 +422,7 @@ enum nb_status nb_model_open(const char *folder, struct nb_model *out, struct nb
 }
 
 void nb_model_close(struct nb_model *model) {
+    nb_map_close(&model->quantized);
     nb_tensors_close(&model->tensors);
     nb_arena_free(&model->arena);
     *model = (struct nb_model){0};
@@ -467,6 +479,8 @@ struct nb_model_size nb_model_size(const struct nb_model *model) {
         }
     }
     uint64_t norms = (uint64_t)c->width * (2 * (uint64_t)c->n_layers + 1);
+    if (c->qk_norm)
+        norms += 2 * (uint64_t)c->head_width * (uint64_t)c->n_layers;
     size.parameters += norms;
     size.active_parameters += norms;
     size.step_bytes += norms * 2;

@@ -60,6 +60,7 @@ struct nb_model {
     struct nb_vector norm;      /* [D] RMSNorm after the last layer */
     struct nb_matrix head;      /* [V, D]: logits; the embedding's own data where they are tied */
     struct nb_tensors tensors;  /* what all of it points into */
+    struct nb_map quantized;    /* or into this, where weights were quantized after opening */
     struct nb_arena arena;
 };
 
