@@ -253,8 +253,10 @@ enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_op
     enum nb_status s = run(&r, err);
     nb_sequence_close(&r.sequence);
     nb_sampler_close(&r.sampler);
+    nb_buf_add(&r.text, "", 0); /* a NUL, even for no text */
+    if (s == NB_OK && r.text.failed)
+        s = nb_fail_memory(err, r.text.len, "the text");
     if (s == NB_OK) {
-        nb_buf_add(&r.text, "", 0); /* a NUL, even for no text */
         *out = (struct nb_generation){
             .token_ids = r.generated.ids,
             .n_tokens = r.generated.n,
