@@ -1,12 +1,7 @@
 /* The forward pass against transformers 4.57 with bitsandbytes: tests/golden/mixtral-tiny-*, whose
  * tensors tools/golden/README.md describes. Every vector version the processor has, and batches of
  * all kinds. */
-#include "test.h"
-
-#include "backend/cpu/kernels.h"
-#include "engine/engine.h"
-
-#include <math.h>
+#include "golden.h"
 
 static const char *const checkpoints[] = {
     "tests/golden/mixtral-tiny-bf16",
@@ -14,88 +9,6 @@ static const char *const checkpoints[] = {
     "tests/golden/mixtral-tiny-nf4-sharded",
 };
 enum { N_CHECKPOINTS = 3, N_PROMPTS = 4, V = 320 };
-
-/* The CPU versions that this processor runs. */
-static int versions(const char *out[3]) {
-    static const char *const all[] = {"plain", "avx2", "avx512"};
-    int n = 0;
-    for (int i = 0; i < 3; i++) {
-        if (nb_kernels_find(all[i]))
-            out[n++] = all[i];
-    }
-    return n;
-}
-
-static struct nb_engine *open_engine(const char *checkpoint, const char *cpu, int sequences) {
-    struct nb_error err;
-    struct nb_engine *engine;
-    struct nb_options options = {
-        .threads = 2, .cpu = cpu, .sequences = sequences, .quantize = "none"};
-    assert_ok(nb_engine_open(test_path(checkpoint), &options, &engine, &err), err);
-    return engine;
-}
-
-struct golden {
-    struct nb_tensors tensors;
-};
-
-static void golden_open(struct golden *g, const char *checkpoint) {
-    char path[256];
-    struct nb_error err;
-    snprintf(path, sizeof path, "%s/golden.safetensors", checkpoint);
-    assert_ok(nb_tensors_open_file(test_path(path), &g->tensors, &err), err);
-}
-
-static const void *golden(const struct golden *g, int prompt, const char *what, size_t *n) {
-    char name[64];
-    snprintf(name, sizeof name, "prompt.%d.%s", prompt, what);
-    const struct nb_tensor *t = nb_tensors_find(&g->tensors, name);
-    if (!t)
-        fail_msg("golden file has no %s", name);
-    *n = t->bytes / 4; /* i32 and f32 alike */
-    return t->data;
-}
-
-/* KL(softmax(p) || softmax(q)) in nats. */
-static double divergence(const float *p, const float *q) {
-    double mp = -INFINITY, mq = -INFINITY, sp = 0, sq = 0, kl = 0;
-    for (int i = 0; i < V; i++) {
-        mp = fmax(mp, p[i]);
-        mq = fmax(mq, q[i]);
-    }
-    for (int i = 0; i < V; i++) {
-        sp += exp(p[i] - mp);
-        sq += exp(q[i] - mq);
-    }
-    for (int i = 0; i < V; i++) {
-        double lp = p[i] - mp - log(sp), lq = q[i] - mq - log(sq);
-        kl += exp(lp) * (lp - lq);
-    }
-    return kl;
-}
-
-static float largest_difference(const float *a, const float *b, size_t n) {
-    float worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!(fabsf(a[i] - b[i]) <= worst))
-            worst = fabsf(a[i] - b[i]);
-    }
-    return worst;
-}
-
-/* Logits of all rows of a prompt; the caller frees them. */
-static float *all_logits(struct nb_engine *engine, const int32_t *ids, size_t n) {
-    struct nb_error err;
-    struct nb_sequence sequence;
-    float *logits;
-    assert_ok(nb_sequence_open(engine, &sequence, &err), err);
-    assert_ok(nb_sequence_append(&sequence, ids, n, n, &logits, &err), err);
-    float *copy = malloc(n * V * sizeof *copy);
-    assert_non_null(copy);
-    memcpy(copy, logits, n * V * sizeof *copy);
-    nb_sequence_close(&sequence);
-    return copy;
-}
 
 static void logits_of_transformers(void **state) {
     (void)state;
@@ -107,26 +20,8 @@ static void logits_of_transformers(void **state) {
         for (int v = 0; v < n_cpus; v++) {
             struct nb_engine *engine = open_engine(checkpoints[c], cpus[v], 1);
             for (int p = 0; p < N_PROMPTS; p++) {
-                size_t n, n_rows, n_values;
-                const int32_t *ids = golden(&g, p, "ids", &n);
-                const int32_t *rows = golden(&g, p, "rows", &n_rows);
-                const float *want = golden(&g, p, "logits", &n_values);
-                const float *bf16 = golden(&g, p, "logits_bf16", &n_values);
-                assert_int_equal(n_values, n_rows * V);
-                float *got = all_logits(engine, ids, n);
-                double kl = 0, kl_bf16 = 0;
-                float worst = 0;
-                for (size_t r = 0; r < n_rows; r++) {
-                    const float *row = got + (size_t)rows[r] * V;
-                    worst = fmaxf(worst, largest_difference(want + r * V, row, V));
-                    kl += divergence(want + r * V, row);
-                    kl_bf16 += divergence(want + r * V, bf16 + r * V);
-                }
                 /* Logits have a standard deviation of 3: this is rounding of f32 sums. */
-                if (!(worst < 2e-4f) || !(kl <= kl_bf16) || !(kl < 1e-8))
-                    fail_msg("%s, %s, prompt %d: logits differ by %g, KL %g, bf16's is %g",
-                             checkpoints[c], cpus[v], p, (double)worst, kl, kl_bf16);
-                free(got);
+                compare_logits(engine, &g, p, 2e-4f, 1e-8, checkpoints[c], cpus[v]);
             }
             nb_engine_close(engine);
         }
@@ -143,24 +38,8 @@ static void greedy_continuations(void **state) {
         golden_open(&g, checkpoints[c]);
         for (int v = 0; v < n_cpus; v++) {
             struct nb_engine *engine = open_engine(checkpoints[c], cpus[v], 1);
-            for (int p = 0; p < N_PROMPTS; p++) {
-                struct nb_error err;
-                size_t n, n_greedy;
-                const int32_t *ids = golden(&g, p, "ids", &n);
-                const int32_t *want = golden(&g, p, "greedy", &n_greedy);
-                struct nb_generate_options o = {.prompt_ids = ids,
-                                                .n_prompt_ids = n,
-                                                .max_tokens = (int32_t)n_greedy,
-                                                .ignore_eos = true};
-                struct nb_generation got;
-                assert_ok(nb_generate(engine, &o, &got, &err), err);
-                assert_int_equal(got.n_tokens, n_greedy);
-                assert_memory_equal(got.token_ids, want, n_greedy * sizeof *want);
-                assert_int_equal(got.finish, NB_FINISH_LENGTH);
-                assert_int_equal(got.n_prompt_tokens, n);
-                assert_null(got.text);
-                nb_generation_free(&got);
-            }
+            for (int p = 0; p < N_PROMPTS; p++)
+                compare_greedy(engine, &g, p);
             nb_engine_close(engine);
         }
         nb_tensors_close(&g.tensors);
