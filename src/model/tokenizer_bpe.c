@@ -2,7 +2,10 @@
 
 #include <stdlib.h>
 
-enum { SHORT = 64 }; /* symbols that are merged in a plain array */
+enum {
+    SHORT = 64,   /* symbols that are merged in a plain array */
+    BITS_LOG = 2, /* bits[] has 2^BITS_LOG bits for an entry of pairs[] */
+};
 
 static const uint64_t free_pair = ~UINT64_C(0);
 
@@ -23,7 +26,15 @@ static inline size_t find_pair(const struct nb_bpe *bpe, int32_t left, int32_t r
     return at;
 }
 
+static inline size_t pair_bit(const struct nb_bpe *bpe, uint64_t key) {
+    return (size_t)(key * UINT64_C(0x9E3779B97F4A7C15) >> bpe->bits_shift);
+}
+
+/* Most pairs do not merge, and most of these a table that fits the cache can tell. */
 static inline uint32_t pair_rank(const struct nb_bpe *bpe, int32_t left, int32_t right) {
+    size_t bit = pair_bit(bpe, pair_key(left, right));
+    if (!(bpe->bits[bit >> 6] >> (bit & 63) & 1))
+        return NB_BPE_NO_RANK;
     uint64_t pair = bpe->pairs[find_pair(bpe, left, right)];
     return pair == free_pair ? NB_BPE_NO_RANK : (uint32_t)pair & NB_BPE_MAX_MERGES;
 }
@@ -94,9 +105,11 @@ enum nb_status nb_bpe_make_room(struct nb_bpe *bpe, size_t max_merges, struct nb
         bpe->pairs_shift--;
     }
     bpe->pairs_mask = slots - 1;
+    bpe->bits_shift = bpe->pairs_shift - BITS_LOG;
     bpe->pairs = malloc(slots * sizeof *bpe->pairs);
     bpe->merged = malloc(slots * sizeof *bpe->merged);
-    if (!bpe->pairs || !bpe->merged)
+    bpe->bits = calloc((slots << BITS_LOG) / 64 + 1, sizeof *bpe->bits);
+    if (!bpe->pairs || !bpe->merged || !bpe->bits)
         return nb_fail_memory(err, slots * sizeof *bpe->pairs, "merges");
     memset(bpe->pairs, 0xFF, slots * sizeof *bpe->pairs);
     return NB_OK;
@@ -107,6 +120,7 @@ void nb_bpe_free(struct nb_bpe *bpe) {
         free(bpe->pages[i]);
     free(bpe->pairs);
     free(bpe->merged);
+    free(bpe->bits);
     free(bpe->joints);
     free(bpe->whole);
     free(bpe->virtuals);
@@ -155,6 +169,8 @@ bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t r
     }
     bpe->pairs[at] = key << NB_BPE_RANK_BITS | rank;
     bpe->merged[at] = result;
+    size_t bit = pair_bit(bpe, key);
+    bpe->bits[bit >> 6] |= UINT64_C(1) << (bit & 63);
     return true;
 }
 
@@ -279,7 +295,19 @@ enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words
 
 /* ---- Encoding ---- */
 
+void nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n) {
+    enum { LEAST_BYTES = 1024, LEAST_BITS = 6, MOST_BITS = 12 };
+    if (n < LEAST_BYTES || scratch->memos)
+        return;
+    scratch->memo_bits = LEAST_BITS;
+    while (scratch->memo_bits < MOST_BITS && (size_t)16 << scratch->memo_bits < n)
+        scratch->memo_bits++;
+    scratch->memos = calloc((size_t)1 << scratch->memo_bits, sizeof *scratch->memos);
+    /* Without them, encoding is only slower. */
+}
+
 void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch) {
+    free(scratch->memos);
     free(scratch->symbols);
     free(scratch->previous);
     free(scratch->next);
@@ -461,13 +489,14 @@ static enum nb_status append(const struct nb_bpe *bpe, const int32_t *ids, size_
     return s;
 }
 
-/* Encodes a stretch of text that merges do not leave. `begin` is where the ids of the piece of text
- * around it begin: runs of unknown characters fuse across stretches. */
+/* Encodes a stretch of text that merges do not leave, and that was not remembered. `begin` is where
+ * the ids of the piece of text around it begin: runs of unknown characters fuse across stretches.
+ */
 static enum nb_status encode_stretch(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
-                                     const char *text, size_t n, size_t begin,
+                                     const char *text, size_t n, uint64_t hash, size_t begin,
                                      struct nb_tokens *out, struct nb_error *err) {
     if (n <= bpe->max_word) {
-        int32_t id = nb_text_map_find(bpe->words, text, n);
+        int32_t id = nb_text_map_find_hashed(bpe->words, text, n, hash);
         if (id >= 0 && bpe->whole[id])
             return append(bpe, &id, 1, begin, out, err);
     }
@@ -482,6 +511,40 @@ static enum nb_status encode_stretch(const struct nb_bpe *bpe, struct nb_bpe_scr
     size_t count = to_symbols(bpe, text, n, scratch->symbols);
     count = merge_long(bpe, scratch, count);
     return append(bpe, scratch->symbols, count, begin, out, err);
+}
+
+static void remember(struct nb_bpe_memo *memo, struct nb_short_text text, size_t n,
+                     const int32_t *ids, size_t n_ids) {
+    if (n_ids == 0 || n_ids > sizeof memo->ids / sizeof *ids)
+        return;
+    memo->text = text;
+    memo->n = (uint8_t)n;
+    memo->n_ids = (uint8_t)n_ids;
+    memcpy(memo->ids, ids, n_ids * sizeof *ids);
+}
+
+static enum nb_status encode_or_recall(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
+                                       const char *text, size_t n, size_t begin,
+                                       struct nb_tokens *out, struct nb_error *err) {
+    enum { MEMO_BYTES = 16 };
+    /* Where the unknown token fuses with the one before, ids depend on more than the stretch. */
+    bool fuses = bpe->fuse_unknown && bpe->unknown >= 0;
+    if (n > MEMO_BYTES || !scratch->memos || fuses)
+        return encode_stretch(bpe, scratch, text, n, nb_hash_text(text, n), begin, out, err);
+    struct nb_short_text key = nb_short_text(text, n);
+    uint64_t hash = nb_hash_text(text, n);
+    struct nb_bpe_memo *memo = &scratch->memos[hash >> (64 - scratch->memo_bits)];
+    if (memo->n == n && memo->text.a == key.a && memo->text.b == key.b) {
+        bool fits = true;
+        for (size_t i = 0; i < memo->n_ids && fits; i++)
+            fits = nb_tokens_add(out, memo->ids[i]);
+        return fits ? NB_OK : nb_fail_memory(err, out->n * sizeof *out->ids, "token ids");
+    }
+    size_t before = out->n;
+    enum nb_status s = encode_stretch(bpe, scratch, text, n, hash, begin, out, err);
+    if (s == NB_OK)
+        remember(memo, key, n, out->ids + before, out->n - before);
+    return s;
 }
 
 /* A copy of text without the characters that become nothing: they must not keep their neighbours
@@ -507,7 +570,7 @@ static enum nb_status encode_text(const struct nb_bpe *bpe, struct nb_bpe_scratc
                                   const char *text, size_t n, struct nb_tokens *out,
                                   struct nb_error *err) {
     if (bpe->uncuttable)
-        return encode_stretch(bpe, scratch, text, n, out->n, out, err);
+        return encode_stretch(bpe, scratch, text, n, nb_hash_text(text, n), out->n, out, err);
     enum nb_status s = NB_OK;
     size_t begin = out->n, start = 0;
     uint32_t before = 0;
@@ -515,14 +578,14 @@ static enum nb_status encode_text(const struct nb_bpe *bpe, struct nb_bpe_scratc
         unsigned bytes;
         uint32_t u = unit(bpe, text + i, &bytes);
         if (i > start && !may_join(bpe, before, u)) {
-            s = encode_stretch(bpe, scratch, text + start, i - start, begin, out, err);
+            s = encode_or_recall(bpe, scratch, text + start, i - start, begin, out, err);
             start = i;
         }
         before = u;
         i += bytes;
     }
     if (s == NB_OK && start < n)
-        s = encode_stretch(bpe, scratch, text + start, n - start, begin, out, err);
+        s = encode_or_recall(bpe, scratch, text + start, n - start, begin, out, err);
     return s;
 }
 

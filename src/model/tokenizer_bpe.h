@@ -49,6 +49,8 @@ struct nb_bpe {
     int32_t *merged;
     unsigned pairs_shift;
     size_t pairs_mask;
+    uint64_t *bits; /* one of them is set for each pair; by chance, for a few others */
+    unsigned bits_shift;
 
     /* Whether a pair of neighbouring characters occurs within some token that merges can make; with
      * false alarms. Where it does not, text may be cut. */
@@ -88,8 +90,19 @@ bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t r
 enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words,
                              struct nb_error *err);
 
-/* Memory that encoding uses again from one piece of text to the next. All zero to begin with. */
+/* What a short stretch of text became the last time; a cache line. */
+struct nb_bpe_memo {
+    struct nb_short_text text;
+    uint8_t n, n_ids; /* n 0: nothing */
+    int32_t ids[11];
+};
+
+/* Memory that encoding uses again from one piece of text to the next, all with one nb_bpe. All zero
+ * to begin with. */
 struct nb_bpe_scratch {
+    struct nb_bpe_memo
+        *memos; /* [1 << memo_bits], or NULL: each for the stretches of some hashes */
+    unsigned memo_bits;
     int32_t *symbols;
     uint32_t *previous, *next;
     uint64_t *heap;
@@ -97,6 +110,8 @@ struct nb_bpe_scratch {
     struct nb_buf text;
 };
 
+/* Lets encoding remember words, which pays for texts of some length: of about n bytes in all. */
+void nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n);
 void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch);
 
 /* Appends the ids of text[0..n), which is UTF-8 of less than 2^31 bytes. */

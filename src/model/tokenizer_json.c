@@ -632,6 +632,11 @@ static enum nb_status get_digits(struct loader *l, const json_t *object, const c
     return s;
 }
 
+/* \w as Rust's regular expressions have it: nb_is_word_character. */
+#define RUST_WORD                                                                                  \
+    "\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}"                       \
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
+
 /* A pattern that is the type's own. */
 static enum nb_status own_regex(struct loader *l, const char *pattern, struct nb_splitter *step) {
     step->find = NB_FIND_REGEX;
@@ -648,7 +653,7 @@ static enum nb_status new_splitter(struct loader *l, const char *where, struct n
 }
 
 static enum nb_status get_byte_level(struct loader *l, const json_t *object, const char *where) {
-    struct nb_splitter *step;
+    struct nb_splitter *step = NULL;
     bool prefix_space = true, use_regex = true;
     enum nb_status s = nb_json_bool(object, "add_prefix_space", &prefix_space, where, l->err);
     if (s == NB_OK)
@@ -679,7 +684,7 @@ static enum nb_status splitter_step(struct loader *l, const json_t *object, cons
                        show(type).text);
     if (strcmp(type, "ByteLevel") == 0)
         return get_byte_level(l, object, where);
-    struct nb_splitter *step;
+    struct nb_splitter *step = NULL;
     enum nb_status s = new_splitter(l, where, &step);
     if (s != NB_OK)
         return s;
@@ -700,7 +705,7 @@ static enum nb_status splitter_step(struct loader *l, const json_t *object, cons
     }
     if (strcmp(type, "Whitespace") == 0) {
         step->invert = true;
-        return own_regex(l, "\\w+|[^\\w\\s]+", step);
+        return own_regex(l, "[" RUST_WORD "]+|[^" RUST_WORD "\\s]+", step);
     }
     if (strcmp(type, "CharDelimiterSplit") == 0) {
         step->find = NB_FIND_TEXT;

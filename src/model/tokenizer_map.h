@@ -42,29 +42,43 @@ static inline uint64_t nb_fold_u64(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* Words are short: strings up to 16 bytes cost two multiplications. */
+/* Up to 16 bytes in two numbers, which tell texts of one length apart. */
+struct nb_short_text {
+    uint64_t a, b;
+};
+
+static inline struct nb_short_text nb_short_text(const char *p, size_t n) {
+    if (n >= 8)
+        return (struct nb_short_text){nb_load_u64(p), nb_load_u64(p + n - 8)};
+    if (n >= 4) {
+        uint32_t low, high;
+        memcpy(&low, p, 4);
+        memcpy(&high, p + n - 4, 4);
+        return (struct nb_short_text){low, high};
+    }
+    if (n == 0)
+        return (struct nb_short_text){0, 0};
+    return (struct nb_short_text){(uint64_t)(unsigned char)p[0] << 16 |
+                                      (uint64_t)(unsigned char)p[n / 2] << 8 |
+                                      (unsigned char)p[n - 1],
+                                  0};
+}
+
+static inline uint64_t nb_hash_short(struct nb_short_text text, uint64_t seed) {
+    const uint64_t k0 = UINT64_C(0x9E3779B97F4A7C15), k1 = UINT64_C(0xD6E8FEB86659FD93);
+    return nb_fold_u64(nb_fold_u64(text.a ^ k1, text.b ^ seed), k0);
+}
+
+/* Words are short: most cost two multiplications. */
 static inline uint64_t nb_hash_text(const char *p, size_t n) {
     const uint64_t k0 = UINT64_C(0x9E3779B97F4A7C15), k1 = UINT64_C(0xD6E8FEB86659FD93);
-    uint64_t a = 0, b = 0, h = n * k0;
+    uint64_t h = n * k0;
     while (n > 16) {
         h = nb_fold_u64(nb_load_u64(p) ^ k1, nb_load_u64(p + 8) ^ h);
         p += 16;
         n -= 16;
     }
-    if (n >= 8) {
-        a = nb_load_u64(p);
-        b = nb_load_u64(p + n - 8);
-    } else if (n >= 4) {
-        uint32_t low, high;
-        memcpy(&low, p, 4);
-        memcpy(&high, p + n - 4, 4);
-        a = low;
-        b = high;
-    } else if (n) {
-        a = (uint64_t)(unsigned char)p[0] << 16 | (uint64_t)(unsigned char)p[n / 2] << 8 |
-            (unsigned char)p[n - 1];
-    }
-    return nb_fold_u64(nb_fold_u64(a ^ k1, b ^ h), k0);
+    return nb_hash_short(nb_short_text(p, n), h);
 }
 
 /* The number of text[0..n), whose hash is `hash`, or -1. */

@@ -22,7 +22,9 @@ struct nb_regex {
 /* What Oniguruma's classes hold, as members of a bracketed class of PCRE2. */
 static const char space_members[] = "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}"
                                     "\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
-static const char word_members[] = "\\p{L}\\p{M}\\p{Nd}\\p{Pc}";
+static const char word_members[] = /* alphabetic, marks, digits, connectors; all Latin-1 numbers */
+    "\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}"
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
 static const char digit_members[] = "\\p{Nd}";
 static const char hex_members[] = "0-9A-Fa-f";
 

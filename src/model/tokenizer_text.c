@@ -26,17 +26,32 @@ static uint32_t character_at(const char *text, size_t n, size_t *length) {
 
 /* ---- Normalizers ---- */
 
+/* The usual case, ' ' by "▁". */
+static void replace_byte(const char *text, size_t n, char byte, struct nb_text content,
+                         struct nb_buf *out) {
+    char stage[4096];
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (used + content.n >= sizeof stage) {
+            nb_buf_add(out, stage, used);
+            used = 0;
+        }
+        if (text[i] != byte) {
+            stage[used++] = text[i];
+        } else if (content.n < sizeof stage) {
+            memcpy(stage + used, content.p, content.n);
+            used += content.n;
+        } else {
+            nb_buf_add(out, content.p, content.n);
+        }
+    }
+    nb_buf_add(out, stage, used);
+}
+
 void nb_replace_text(const char *text, size_t n, struct nb_text pattern, struct nb_text content,
                      struct nb_buf *out) {
-    if (pattern.n == 1 && n) { /* the usual case, ' ' by "▁" */
-        for (size_t i = 0, plain = 0; i <= n; i++) {
-            if (i < n && text[i] != pattern.p[0])
-                continue;
-            nb_buf_add(out, text + plain, i - plain);
-            if (i < n)
-                nb_buf_add(out, content.p, content.n);
-            plain = i + 1;
-        }
+    if (pattern.n == 1) {
+        replace_byte(text, n, pattern.p[0], content, out);
         return;
     }
     while (n) {
