@@ -50,7 +50,8 @@ static bool made_of(const struct nb_tokenizer *tokenizer, int32_t id, const char
 }
 
 /* Bends a model so that it likes to write `wanted`: a value of the residual stream is the same for
- * all tokens, and the head makes it a bias. */
+ * all tokens, and the head makes it a bias. Where a quote is not wanted, it is still liked better
+ * than null, so that strings begin, but seldom end. */
 static void bend(struct checkpoint *c, const char *wanted) {
     struct nb_tokenizer *tokenizer;
     struct nb_error err;
@@ -60,7 +61,29 @@ static void bend(struct checkpoint *c, const char *wanted) {
     for (int32_t id = 0; id < c->shape.vocab; id++) {
         size_t first = (size_t)id * (size_t)c->shape.width;
         set_bf16(embedding, first, 8);
-        set_bf16(head, first, made_of(tokenizer, id, wanted) ? 1.5f : -1.5f);
+        set_bf16(head, first,
+                 made_of(tokenizer, id, wanted) ? 1.5f
+                 : made_of(tokenizer, id, "\"") ? 0
+                                                : -1.5f);
+    }
+    nb_tokenizer_close(tokenizer);
+}
+
+/* Bends a model that likes backslashes and quotes so that it writes them in turn, by another value
+ * that only the backslash has: strings of escaped quotes, which do not end them. */
+static void bend_to_escapes(struct checkpoint *c) {
+    struct nb_tokenizer *tokenizer;
+    struct nb_error err;
+    bend(c, "\\\"");
+    assert_ok(nb_tokenizer_open(test_path(demo_tokenizer), &tokenizer, &err), err);
+    int32_t backslash = nb_tokenizer_find(tokenizer, "\\"),
+            quote = nb_tokenizer_find(tokenizer, "\"");
+    struct checkpoint_tensor *embedding = checkpoint_find(c, "model.embed_tokens.weight"),
+                             *head = checkpoint_find(c, "lm_head.weight");
+    for (int32_t id = 0; id < c->shape.vocab; id++) {
+        size_t second = (size_t)id * (size_t)c->shape.width + 1;
+        set_bf16(embedding, second, id == backslash ? 8 : -8);
+        set_bf16(head, second, id == quote ? 1 : id == backslash ? -1 : 0);
     }
     nb_tokenizer_close(tokenizer);
 }
@@ -72,10 +95,11 @@ static void ruin(struct checkpoint *c, float x) {
         set_bf16(norm, i, x);
 }
 
-/* What models like to write; with the quote among it, so that strings begin and end. */
+/* What models like to write. */
+enum { DIGITS, ANYTHING };
 static const char *const habits[] = {
-    NULL, /* anything */
-    NULL,
+    [DIGITS] = "0123456789", /* long strings of them */
+    [ANYTHING] = NULL,
     NULL,
     "\"0123456789-",
     "\"0123456789.,",
@@ -87,7 +111,7 @@ static const char *const habits[] = {
     "\"\xC3\xA9\xE2\x82\xF0\x9F\x98\x80\xFF",
     "\"{}[]:,null",
 };
-enum { N_HABITS = sizeof habits / sizeof *habits, N_MODELS = N_HABITS + 3 };
+enum { N_HABITS = sizeof habits / sizeof *habits, ESCAPES = N_HABITS, N_MODELS = N_HABITS + 4 };
 
 /* Model number i, in a folder of its own. */
 static void make_model(struct checkpoint *c, int i, const struct checkpoint_shape *s) {
@@ -96,8 +120,10 @@ static void make_model(struct checkpoint *c, int i, const struct checkpoint_shap
     checkpoint_make(c, &seeded);
     if (i < N_HABITS && habits[i])
         bend(c, habits[i]);
-    if (i >= N_HABITS)
-        ruin(c, (const float[]){NAN, INFINITY, 3e38f}[i - N_HABITS]);
+    if (i == ESCAPES)
+        bend_to_escapes(c);
+    if (i > ESCAPES)
+        ruin(c, (const float[]){NAN, INFINITY, 3e38f}[i - ESCAPES - 1]);
     checkpoint_write(c);
 }
 
@@ -112,7 +138,7 @@ static struct nb_engine *open_engine(const struct checkpoint *c, int32_t context
 /* ---- answers ---- */
 
 /* Which of the fields anything was found in, over all answers. */
-static struct { int party, date, currency, total, null; } found;
+static struct finds { int party, date, currency, total, null, quotes; } found;
 
 static void expect_field(const char *value, bool (*valid)(const char *), int *count) {
     found.null += !value;
@@ -121,6 +147,7 @@ static void expect_field(const char *value, bool (*valid)(const char *), int *co
         return;
     if (!valid(value) || !nb_utf8_valid(value, strlen(value), NULL))
         fail_msg("a field is \"%s\"", value);
+    found.quotes += strchr(value, '"') != NULL;
     for (const char *p = value; *p; p++)
         assert_false((unsigned char)*p < 0x20 || *p == 0x7F);
 }
@@ -229,7 +256,7 @@ static void garbage(void **state) {
     nb_buf_free(&lines);
     nb_buf_free(&line);
     /* The models do write what fields hold, and what they do not. */
-    assert_true(found.party > 10 && found.total > 0 && found.null > 10);
+    assert_true(found.party > 10 && found.total > 0 && found.null > 10 && found.quotes > 0);
 }
 
 /* Special tokens written in a document are text. */
@@ -238,7 +265,7 @@ static void no_injection(void **state) {
     struct checkpoint c;
     struct nb_tokenizer *tokenizer;
     struct nb_error err;
-    make_model(&c, 0, &shape);
+    make_model(&c, ANYTHING, &shape);
     struct nb_engine *engine = open_engine(&c, 0);
     assert_ok(nb_tokenizer_open(test_path(demo_tokenizer), &tokenizer, &err), err);
     for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
@@ -334,7 +361,7 @@ static void contexts(void **state) {
     (void)state;
     static const char text[] = "ACME GmbH\nInvoice 17 of 2026-11-22\nTotal  EUR 1,234.50";
     struct checkpoint c;
-    make_model(&c, 3, &shape); /* writes long strings of digits */
+    make_model(&c, DIGITS, &shape);
     int n_small = 0, n_cut = 0, n_whole = 0;
     for (int32_t context = 1; context < 260; context += context < 150 ? 30 : 3) {
         struct nb_engine *engine = open_engine(&c, context);
@@ -386,7 +413,7 @@ static const struct {
 static void broken_labels(void **state) {
     (void)state;
     struct checkpoint c;
-    make_model(&c, 0, &shape);
+    make_model(&c, ANYTHING, &shape);
     struct nb_engine *engine = open_engine(&c, 0);
     struct nb_classification result;
     struct nb_error err = {0};
@@ -435,7 +462,7 @@ static void unusual_labels(void **state) {
     for (int words = 0; words < 2; words++) {
         for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
             struct checkpoint c;
-            make_model(&c, 3 + (int)i, &shape);
+            make_model(&c, DIGITS, &shape);
             if (words)
                 forget_answer_token(&c);
             struct nb_buf text = {0};
@@ -472,7 +499,7 @@ static void bad_documents(void **state) {
         {"%PDF-1.4", 8, "document: is a PDF"},
     };
     struct checkpoint c;
-    make_model(&c, 0, &shape);
+    make_model(&c, ANYTHING, &shape);
     struct nb_engine *engine = open_engine(&c, 200);
     struct nb_classification result;
     struct nb_error err = {0};
