@@ -174,14 +174,24 @@ bool nb_bpe_add_merge(struct nb_bpe *bpe, int32_t left, int32_t right, int32_t r
     return true;
 }
 
-static bool stands_for_unknown(const struct nb_bpe *bpe, int32_t id) {
-    if (id == bpe->unknown)
-        return true;
-    for (int i = 0; bpe->byte_fallback && i < 256; i++) {
-        if (bpe->fallback[i] == id)
-            return true;
+/* What is to be known of symbols before encoding is prepared. */
+enum { MADE = 1 /* some merge makes it */, ODD = 2 /* stands for characters without a symbol */ };
+
+/* Fills kinds[], one a symbol, and finds out whether merges touch odd ones. */
+static void classify(struct nb_bpe *bpe, uint8_t *kinds) {
+    if (bpe->unknown >= 0)
+        kinds[bpe->unknown] |= ODD;
+    for (int i = 0; bpe->byte_fallback && i < 256; i++)
+        kinds[bpe->fallback[i]] |= ODD;
+    for (size_t i = 0; i <= bpe->pairs_mask; i++) {
+        if (bpe->pairs[i] == free_pair)
+            continue;
+        uint64_t key = bpe->pairs[i] >> NB_BPE_RANK_BITS;
+        kinds[bpe->merged[i]] |= MADE;
+        uint8_t all = kinds[bpe->merged[i]] | kinds[key >> NB_BPE_ID_BITS] |
+                      kinds[key & (NB_BPE_MAX_IDS - 1)];
+        bpe->uncuttable |= (all & ODD) != 0;
     }
-    return false;
 }
 
 static bool all_bytes(const struct nb_bpe *bpe) {
@@ -220,10 +230,10 @@ static size_t mark_joints(struct nb_bpe *bpe, const struct nb_text *text, bool s
 
 /* joints, from the texts of all tokens that merges make. */
 static enum nb_status build_joints(struct nb_bpe *bpe, const struct nb_text *texts,
-                                   const uint8_t *made, size_t n_ids, struct nb_error *err) {
+                                   const uint8_t *kinds, size_t n_ids, struct nb_error *err) {
     size_t count = 0, bits = 1024;
     for (size_t id = 0; id < n_ids; id++)
-        count += made[id] ? mark_joints(bpe, &texts[id], false) : 0;
+        count += kinds[id] & MADE ? mark_joints(bpe, &texts[id], false) : 0;
     /* Many neighbours repeat: this leaves a few false alarms in a hundred. */
     for (bpe->joints_shift = 64 - 10; bits < 4 * count && bits < (1u << 24); bits *= 2)
         bpe->joints_shift--;
@@ -231,7 +241,7 @@ static enum nb_status build_joints(struct nb_bpe *bpe, const struct nb_text *tex
     if (!bpe->joints)
         return nb_fail_memory(err, bits / 8, "the joints of tokens");
     for (size_t id = 0; id < n_ids; id++) {
-        if (made[id])
+        if (kinds[id] & MADE)
             mark_joints(bpe, &texts[id], true);
     }
     return NB_OK;
@@ -243,7 +253,7 @@ static enum nb_status encode_text(const struct nb_bpe *bpe, struct nb_bpe_scratc
 
 /* whole[], by encoding every token's text. */
 static enum nb_status find_whole_words(struct nb_bpe *bpe, const struct nb_text *texts,
-                                       const uint8_t *made, size_t n_ids, struct nb_error *err) {
+                                       const uint8_t *kinds, size_t n_ids, struct nb_error *err) {
     enum { MAX_WORD = 512 };
     struct nb_bpe_scratch scratch = {0};
     struct nb_tokens ids = {0};
@@ -252,7 +262,7 @@ static enum nb_status find_whole_words(struct nb_bpe *bpe, const struct nb_text 
     if (!bpe->whole)
         return nb_fail_memory(err, n_ids, "tokens");
     for (size_t id = 0; id < n_ids && s == NB_OK; id++) {
-        if (!made[id] || texts[id].n > MAX_WORD)
+        if (!(kinds[id] & MADE) || texts[id].n > MAX_WORD)
             continue;
         ids.n = 0;
         s = encode_text(bpe, &scratch, texts[id].p, texts[id].n, &ids, err);
@@ -269,27 +279,19 @@ static enum nb_status find_whole_words(struct nb_bpe *bpe, const struct nb_text 
 enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words,
                              struct nb_error *err) {
     size_t n_ids = bpe->n_ids;
-    uint8_t *made = calloc(n_ids + 1, 1); /* [id] 1: some merge makes it */
-    if (!made)
+    uint8_t *kinds = calloc(n_ids + bpe->n_virtuals + 1, 1);
+    if (!kinds)
         return nb_fail_memory(err, n_ids, "tokens");
-    for (size_t i = 0; i <= bpe->pairs_mask; i++) {
-        if (bpe->pairs[i] == free_pair)
-            continue;
-        uint64_t key = bpe->pairs[i] >> NB_BPE_RANK_BITS;
-        made[bpe->merged[i]] = 1;
-        bpe->uncuttable = bpe->uncuttable || stands_for_unknown(bpe, bpe->merged[i]) ||
-                          stands_for_unknown(bpe, (int32_t)(key >> NB_BPE_ID_BITS)) ||
-                          stands_for_unknown(bpe, (int32_t)(key & (NB_BPE_MAX_IDS - 1)));
-    }
+    classify(bpe, kinds);
     bpe->drops = !bpe->byte_fallback && bpe->unknown < 0 && !(bpe->byte_level && all_bytes(bpe));
     /* Where the unknown token is a character of its own, runs of the two must be told apart. */
     if (bpe->unknown >= 0 && is_symbol(bpe, &words->texts[bpe->unknown]))
         bpe->uncuttable = true;
-    enum nb_status s = build_joints(bpe, words->texts, made, n_ids, err);
+    enum nb_status s = build_joints(bpe, words->texts, kinds, n_ids, err);
     bpe->words = words;
     if (s == NB_OK && !bpe->uncuttable)
-        s = find_whole_words(bpe, words->texts, made, n_ids, err);
-    free(made);
+        s = find_whole_words(bpe, words->texts, kinds, n_ids, err);
+    free(kinds);
     return s;
 }
 

@@ -83,6 +83,11 @@ static bool ends_with(const struct nb_buf *buf, size_t from, struct nb_text with
     return buf->len - from >= with.n && memcmp(buf->data + buf->len - with.n, with.p, with.n) == 0;
 }
 
+/* Whether every character becomes itself, spaces aside. */
+static bool keeps_characters(const struct nb_spm_rules *rules) {
+    return rules->units.n == 0 && !rules->squeeze;
+}
+
 void nb_spm_normalize(const struct nb_spm_rules *rules, struct nb_place place, const char *text,
                       size_t n, struct nb_buf *out) {
     bool after_space = rules->squeeze && !place.continues;
@@ -98,6 +103,10 @@ void nb_spm_normalize(const struct nb_spm_rules *rules, struct nb_place place, c
         return;
     if (rules->dummy_prefix && !place.continues)
         add_escaped(rules, (struct nb_text){" ", 1}, out);
+    if (keeps_characters(rules)) {
+        add_escaped(rules, (struct nb_text){text, (uint32_t)n}, out);
+        return;
+    }
     for (; i < n; i += length) {
         length = normalize_prefix(rules, text + i, n - i, &to);
         while (after_space && to.n && to.p[0] == ' ') {
