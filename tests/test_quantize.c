@@ -3,10 +3,13 @@
 #include "test.h"
 
 #include "base/float16.h"
+#include "model/convert.h"
 #include "model/quantize.h"
+#include "model/writer.h"
 #include "quant/quantize_fast.h"
 #include "quant/thresholds.h"
 
+#include <dirent.h>
 #include <math.h>
 
 enum { MOST = 3 * 65536 + 77 };
@@ -258,12 +261,142 @@ static void loading(void **state) {
     nb_model_close(&want);
 }
 
+/* ---- on disk ---- */
+
+static size_t entries(const char *path) {
+    DIR *dir = opendir(path);
+    size_t n = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(dir);
+    return n;
+}
+
+/* Removes the folder `name` in `folder`. */
+static void remove_within(const struct folder *folder, const char *name) {
+    struct folder inner;
+    snprintf(inner.path, sizeof inner.path, "%s", folder_path(folder, name));
+    folder_remove(&inner);
+}
+
+/* In files of any length the tensors are the same, and each file keeps to it. */
+static void several_files(void **state) {
+    (void)state;
+    struct nb_error err;
+    struct nb_pool *pool;
+    struct folder folder;
+    struct nb_converted done;
+    const char *source = test_path("tests/golden/mixtral-tiny-bf16");
+    folder_make(&folder);
+    assert_ok(nb_pool_create(2, &pool, &err), err);
+    struct nb_convert_options o = {.how = nb_quantize_defaults};
+    const char *one = folder_path(&folder, "one");
+    assert_ok(nb_checkpoint_quantize(source, one, &o, pool, &done, &err), err);
+    assert_int_equal(done.files, 1);
+    struct nb_tensors want;
+    assert_ok(nb_tensors_open(one, &want, &err), err);
+    assert_int_equal(done.written_bytes, want.bytes);
+    static const size_t most[] = {1, 5000, 41000, 150000};
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+        const char *several = folder_path(&folder, "several");
+        struct nb_tensors got;
+        o.max_file_bytes = most[i];
+        assert_ok(nb_checkpoint_quantize(source, several, &o, pool, &done, &err), err);
+        assert_true(done.files > 1);
+        assert_ok(nb_tensors_open(several, &got, &err), err);
+        assert_int_equal(got.n_files, done.files);
+        assert_int_equal(got.n, want.n);
+        for (size_t t = 0; t < got.n; t++) {
+            assert_string_equal(got.tensors[t].name, want.tensors[t].name);
+            assert_int_equal(got.tensors[t].bytes, want.tensors[t].bytes);
+            assert_memory_equal(got.tensors[t].data, want.tensors[t].data, got.tensors[t].bytes);
+            assert_int_equal((uintptr_t)got.tensors[t].data % nb_dtype_bytes(got.tensors[t].dtype),
+                             0);
+        }
+        nb_tensors_close(&got);
+        remove_within(&folder, "several");
+    }
+    nb_tensors_close(&want);
+    remove_within(&folder, "one");
+    nb_pool_free(pool);
+    folder_remove(&folder);
+}
+
+static bool stop_at(void *context, uint64_t done, uint64_t total) {
+    (void)done, (void)total;
+    return --*(int *)context > 0;
+}
+
+/* Whenever it is told to stop, nothing is left. */
+static void stopping(void **state) {
+    (void)state;
+    struct nb_error err;
+    struct nb_pool *pool;
+    struct folder folder;
+    folder_make(&folder);
+    assert_ok(nb_pool_create(1, &pool, &err), err);
+    enum nb_status s = NB_ERR_STOPPED;
+    for (int at = 1; s != NB_OK; at++) {
+        int left = at;
+        struct nb_converted done;
+        struct nb_convert_options o = {
+            .how = nb_quantize_defaults, .progress = stop_at, .progress_context = &left};
+        s = nb_checkpoint_quantize(test_path("tests/golden/mixtral-tiny-bf16"),
+                                   folder_path(&folder, "q"), &o, pool, &done, &err);
+        if (s != NB_OK)
+            expect_failure("stop", s, &err, NB_ERR_STOPPED, "stopped");
+        assert_int_equal(entries(folder.path), s == NB_OK);
+        assert_true(at < 1000);
+    }
+    remove_within(&folder, "q");
+    nb_pool_free(pool);
+    folder_remove(&folder);
+}
+
+/* As repr() has them. */
+static void numbers_of_python(void **state) {
+    (void)state;
+    static const struct {
+        double x;
+        const char *text;
+    } cases[] = {
+        {0, "0.0"},
+        {-0.0, "-0.0"},
+        {1, "1.0"},
+        {-2, "-2.0"},
+        {10, "10.0"},
+        {1e4, "10000.0"},
+        {1000000, "1000000.0"},
+        {0.1, "0.1"},
+        {1e-4, "0.0001"},
+        {1e-5, "1e-05"},
+        {1.5e-7, "1.5e-07"},
+        {-2.5e-300, "-2.5e-300"},
+        {123456.789, "123456.789"},
+        {1e15, "1000000000000000.0"},
+        {1e16, "1e+16"},
+        {1.25e22, "1.25e+22"},
+        {0.48565673828125, "0.48565673828125"},
+        {0.03333333507180214, "0.03333333507180214"},
+        {1.7976931348623157e308, "1.7976931348623157e+308"},
+        {5e-324, "5e-324"},
+        {9007199254740993, "9007199254740992.0"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[32];
+        nb_python_number(cases[i].x, text);
+        assert_string_equal(text, cases[i].text);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(normal_weights),  cmocka_unit_test(random_patterns),
         cmocka_unit_test(near_thresholds), cmocka_unit_test(all_mantissas),
         cmocka_unit_test(bad_shapes),      cmocka_unit_test(skipped_modules),
-        cmocka_unit_test(loading),
+        cmocka_unit_test(loading),         cmocka_unit_test(several_files),
+        cmocka_unit_test(stopping),        cmocka_unit_test(numbers_of_python),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

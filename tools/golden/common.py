@@ -23,18 +23,18 @@ ROUTER_MARGIN = 0.05
 GREEDY_MARGIN = 0.1
 
 
-def load(folder, dtype=torch.bfloat16, **more):
+def load(folder, dtype=torch.bfloat16, device="cpu", **more):
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map="cpu", attn_implementation="eager", **more).eval()
+        folder, dtype=dtype, device_map=device, attn_implementation="eager", **more).eval()
 
 
 def quantize(source, target, double=True, max_shard_size="10MB", dtype=torch.bfloat16, type="nf4",
-             **more):
+             device="cpu", **more):
     """Loads checkpoint `source` in 4 bits, as transformers and bitsandbytes do, and saves it."""
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=type,
                                 bnb_4bit_use_double_quant=double,
                                 bnb_4bit_compute_dtype=torch.bfloat16, **more)
-    model = load(source, dtype, quantization_config=config)
+    model = load(source, dtype, device, quantization_config=config)
     model.save_pretrained(target, max_shard_size=max_shard_size)
 
 
