@@ -115,6 +115,11 @@ static inline void compare_logits(struct nb_engine *engine, const struct golden 
         kl += divergence(want + r * vocab, row, vocab);
         kl_bf16 += divergence(want + r * vocab, bf16 + r * vocab, vocab);
     }
+    if (nb_kernels_find(cpu)->fixed) { /* rounds weights to 13 bits or more, activations to 14 */
+        most = 0.05f;
+        most_kl = 1e-4;
+        kl_bf16 /= 100; /* as measured, 1,000 and more */
+    }
     if (!(worst < most) || !(kl <= kl_bf16) || !(kl < most_kl))
         fail_msg("%s, %s, prompt %d: logits differ by %g, KL %g, bf16's is %g", checkpoint, cpu,
                  prompt, (double)worst, kl, kl_bf16);

@@ -46,8 +46,28 @@ static void greedy_continuations(void **state) {
     }
 }
 
-/* A prompt cut into chunks of every size, alone or beside others, gives the same bits: a token's
- * sums do not depend on its batch. */
+/* Logits [n, V] in a batch against those alone: the same bits, or in fixed point, where few tokens
+ * and many are multiplied differently, the same distribution and, where it is clear, choice. */
+static void same_logits(const char *cpu, const float *got, const float *alone, size_t n) {
+    if (!nb_kernels_find(cpu)->fixed) {
+        assert_memory_equal(got, alone, n * V * sizeof *got);
+        return;
+    }
+    for (size_t i = 0; i < n; i++, got += V, alone += V) {
+        int best = 0, second = 1, chosen = 0;
+        for (int j = 0; j < V; j++) {
+            if (alone[j] > alone[best])
+                second = best, best = j;
+            else if (j != best && alone[j] > alone[second])
+                second = j;
+            chosen = got[j] > got[chosen] ? j : chosen;
+        }
+        assert_true(divergence(alone, got, V) < 1e-4);
+        assert_true(chosen == best || alone[best] - alone[second] < 0.05f);
+    }
+}
+
+/* A prompt cut into chunks of every size, alone or beside others. */
 static void batches_change_nothing(void **state) {
     (void)state;
     struct golden g;
@@ -89,8 +109,7 @@ static void batches_change_nothing(void **state) {
                 float *logits;
                 assert_ok(nb_engine_step(engine, parts, n_parts, &logits, &err), err);
                 for (size_t j = 0; j < n_parts; j++) {
-                    assert_memory_equal(logits, alone[prompt[j]] + first[j] * V,
-                                        parts[j].n * V * sizeof(float));
+                    same_logits(cpus[v], logits, alone[prompt[j]] + first[j] * V, parts[j].n);
                     logits += parts[j].n * V;
                 }
             }
@@ -105,12 +124,13 @@ static void batches_change_nothing(void **state) {
     nb_tensors_close(&g.tensors);
 }
 
-/* Going back and on gives what going straight gives, and pages come back. */
+/* Going back and on gives what going straight gives, bit by bit in the plain version, and pages
+ * come back. */
 static void truncation(void **state) {
     (void)state;
     struct golden g;
     golden_open(&g, checkpoints[1]);
-    struct nb_engine *engine = open_engine(checkpoints[1], NULL, 1);
+    struct nb_engine *engine = open_engine(checkpoints[1], "plain", 1);
     struct nb_error err;
     size_t n;
     const int32_t *ids = golden(&g, 3, "ids", &n);

@@ -68,7 +68,9 @@ struct cpu {
     size_t *expert_begin;     /* [E + 1] first row of each expert in `gathered` */
     struct product *products; /* [2 E + 3] */
     float **rows;             /* [threads]: NB_TILE_ROWS rows of weights, widened */
-    float **scores;           /* [threads]: [context] of attention */
+    struct nb_fixed fixed;    /* [T * k] inputs of products, where the kernels want fixed point */
+    struct nb_fixed_scratch *fixed_scratch; /* [threads] */
+    float **scores;                         /* [threads]: [context] of attention */
 };
 
 /* ---- products with weights ----------------------------------------------------------------------
@@ -99,13 +101,19 @@ static void widen_row(const struct nb_kernels *kernels, const struct nb_matrix *
 static void multiply_rows(struct cpu *cpu, const struct product *p, size_t r, int rows,
                           float *scratch) {
     size_t n = (size_t)p->w->columns, n_rows = (size_t)p->w->rows;
-    for (int i = 0; i < rows; i++)
+    const uint16_t *bf16 = p->w->type == NB_WEIGHT_BF16 && cpu->kernels->products_bf16
+                               ? (const uint16_t *)p->w->data + r * n
+                               : NULL;
+    for (int i = 0; !bf16 && i < rows; i++)
         widen_row(cpu->kernels, p->w, r + (size_t)i, scratch + (size_t)i * n);
     for (size_t t = 0; t < p->n_tokens; t += NB_TILE_TOKENS) {
         size_t left = p->n_tokens - t;
         int tokens = left < NB_TILE_TOKENS ? (int)left : NB_TILE_TOKENS;
-        cpu->kernels->products(p->x + t * n, n, tokens, scratch, n, rows, n, p->y + t * n_rows + r,
-                               n_rows);
+        float *y = p->y + t * n_rows + r;
+        if (bf16)
+            cpu->kernels->products_bf16(p->x + t * n, n, tokens, bf16, n, rows, n, y, n_rows);
+        else
+            cpu->kernels->products(p->x + t * n, n, tokens, scratch, n, rows, n, y, n_rows);
     }
 }
 
@@ -113,35 +121,81 @@ struct products_job {
     struct cpu *cpu;
     const struct product *products;
     size_t n;
+    const float *x; /* [tokens, columns] of all products: each has its own rows or the same */
+    size_t tokens, columns;
+    bool fixed; /* cpu->fixed holds x */
 };
 
-/* Tiles of NB_TILE_ROWS rows, numbered through all products of the job. */
-static void run_tiles(void *context, int thread, size_t begin, size_t end) {
+/* Rows [r, r + rows) of one product, a strip. */
+static void multiply_strip(const struct products_job *job, int thread, const struct product *p,
+                           size_t r, size_t rows) {
+    struct cpu *cpu = job->cpu;
+    if (job->fixed && nb_fixed_takes(p->w)) {
+        size_t token = (size_t)(p->x - job->x) / job->columns;
+        const struct nb_fixed_job fixed = {
+            .w = &p->w->quant,
+            .columns = job->columns,
+            .row = r,
+            .rows = rows,
+            .x = {cpu->fixed.q + token * cpu->fixed.q_stride,
+                  cpu->fixed.scale + token * cpu->fixed.scale_stride, cpu->fixed.q_stride,
+                  cpu->fixed.scale_stride},
+            .tokens = p->n_tokens,
+            .y = p->y,
+            .y_stride = (size_t)p->w->rows,
+            .scratch = &cpu->fixed_scratch[thread],
+        };
+        cpu->kernels->fixed->products(&fixed);
+        return;
+    }
+    for (size_t i = 0; i < rows; i += NB_TILE_ROWS)
+        multiply_rows(cpu, p, r + i, (int)(rows - i < NB_TILE_ROWS ? rows - i : NB_TILE_ROWS),
+                      cpu->rows[thread]);
+}
+
+/* Strips of NB_FIXED_ROWS rows, numbered through all products of the job. */
+static void run_strips(void *context, int thread, size_t begin, size_t end) {
     struct products_job *job = context;
-    size_t tile = begin;
-    for (size_t i = 0; i < job->n && tile < end; i++) {
+    size_t strip = begin;
+    for (size_t i = 0; i < job->n && strip < end; i++) {
         const struct product *p = &job->products[i];
-        size_t rows = (size_t)p->w->rows, tiles = nb_div_up(rows, NB_TILE_ROWS);
-        for (; tile < tiles && tile < end; tile++) {
-            size_t r = tile * NB_TILE_ROWS, left = rows - r;
-            multiply_rows(job->cpu, p, r, left < NB_TILE_ROWS ? (int)left : NB_TILE_ROWS,
-                          job->cpu->rows[thread]);
+        size_t rows = (size_t)p->w->rows, strips = nb_div_up(rows, NB_FIXED_ROWS);
+        for (; strip < strips && strip < end; strip++) {
+            size_t r = strip * NB_FIXED_ROWS, left = rows - r;
+            multiply_strip(job, thread, p, r, left < NB_FIXED_ROWS ? left : NB_FIXED_ROWS);
         }
-        if (end <= tiles)
+        if (end <= strips)
             return;
-        tile -= tiles;
-        end -= tiles;
+        strip -= strips;
+        end -= strips;
     }
 }
 
-/* All products at once, so that threads meet at one barrier. */
-static void multiply(struct cpu *cpu, const struct product *products, size_t n) {
-    struct products_job job = {cpu, products, n};
-    size_t tiles = 0;
-    for (size_t i = 0; i < n; i++)
-        tiles += nb_div_up((size_t)products[i].w->rows, NB_TILE_ROWS);
-    size_t grain = tiles / ((size_t)nb_pool_size(cpu->pool) * 8);
-    nb_pool_run(cpu->pool, tiles, grain ? grain : 1, run_tiles, &job);
+/* Tokens [begin, end) of a job to fixed point. */
+static void run_to_fixed(void *context, int thread, size_t begin, size_t end) {
+    (void)thread;
+    struct products_job *job = context;
+    const struct nb_fixed *f = &job->cpu->fixed;
+    for (size_t t = begin; t < end; t++)
+        job->cpu->kernels->fixed->to_fixed(job->x + t * job->columns, job->columns,
+                                           f->q + t * f->q_stride, f->scale + t * f->scale_stride);
+}
+
+/* All products at once, so that threads meet at one barrier. They share their number of columns
+ * and take their inputs from x, [tokens, columns]. */
+static void multiply(struct cpu *cpu, const float *x, size_t tokens, const struct product *products,
+                     size_t n) {
+    enum { PIECES = 64 }; /* for each thread: small enough that none waits long at the end */
+    struct products_job job = {cpu, products, n, x, tokens, (size_t)products[0].w->columns, false};
+    size_t strips = 0;
+    for (size_t i = 0; i < n; i++) {
+        strips += nb_div_up((size_t)products[i].w->rows, NB_FIXED_ROWS);
+        job.fixed |= cpu->kernels->fixed && nb_fixed_takes(products[i].w);
+    }
+    if (job.fixed)
+        nb_pool_run(cpu->pool, tokens, 4, run_to_fixed, &job);
+    size_t grain = strips / ((size_t)nb_pool_size(cpu->pool) * PIECES);
+    nb_pool_run(cpu->pool, strips, grain ? grain : 1, run_strips, &job);
 }
 
 /* ---- the parts of a layer
@@ -279,7 +333,7 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
         {&l->k, cpu->normed, cpu->k, n},
         {&l->v, cpu->normed, cpu->v, n},
     };
-    multiply(cpu, qkv, 3);
+    multiply(cpu, cpu->normed, n, qkv, 3);
     if (c->qk_norm) {
         const float *w = cpu->head_norms + (size_t)layer * 2 * (size_t)c->head_width;
         norm_heads(cpu, cpu->q, n * (size_t)c->n_heads, w);
@@ -289,7 +343,7 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
     struct attention_job job = {cpu, batch, layer};
     nb_pool_run(cpu->pool, n * (size_t)c->n_heads, 1, run_heads, &job);
     const struct product o = {&l->o, cpu->attended, cpu->normed, n};
-    multiply(cpu, &o, 1);
+    multiply(cpu, cpu->attended, n, &o, 1);
     for (size_t i = 0; i < n * width; i++)
         cpu->x[i] += cpu->normed[i];
 }
@@ -369,7 +423,7 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
     norm_all(cpu, cpu->norms + ((size_t)layer * 2 + 1) * width, n);
     const struct product router = {&l->router, cpu->normed, cpu->router, n};
     if (!c->dense) /* a dense model's only expert is chosen whatever its logit, 0 from calloc */
-        multiply(cpu, &router, 1);
+        multiply(cpu, cpu->normed, n, &router, 1);
     route(cpu, n);
     size_t n_products = 0;
     for (int e = 0; e < c->n_experts; e++) {
@@ -382,7 +436,7 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
         cpu->products[n_products++] =
             (struct product){&l->experts[e].up, x, cpu->up + first * inner, count};
     }
-    multiply(cpu, cpu->products, n_products);
+    multiply(cpu, cpu->gathered, n * k, cpu->products, n_products);
     struct act_job act = {cpu->gate, cpu->up};
     nb_pool_run(cpu->pool, n * k * inner, 4096, run_act, &act);
     n_products = 0;
@@ -392,7 +446,7 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
             cpu->products[n_products++] = (struct product){
                 &l->experts[e].down, cpu->gate + first * inner, cpu->down + first * width, count};
     }
-    multiply(cpu, cpu->products, n_products);
+    multiply(cpu, cpu->gate, n * k, cpu->products, n_products);
     for (size_t i = 0; i < n * k; i++)
         cpu->kernels->add_scaled(cpu->choices[i].weight, cpu->down + (size_t)cpu->slot[i] * width,
                                  width, cpu->x + i / k * width);
@@ -424,7 +478,7 @@ static void write_logits(struct cpu *cpu, const struct nb_batch *batch) {
                  cpu->normed + i * width);
     const struct product head = {&m->head, cpu->normed, batch->logits, batch->n_logits};
     if (batch->n_logits)
-        multiply(cpu, &head, 1);
+        multiply(cpu, cpu->normed, batch->n_logits, &head, 1);
 }
 
 /* The engine is trusted with page tables; ids and sizes are checked, for they are cheap to check.
@@ -532,6 +586,41 @@ static size_t largest(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+/* Memory of n * size bytes at a multiple of 64. */
+static void *alloc_aligned(struct nb_arena *arena, size_t n, size_t size) {
+    size_t bytes;
+    if (!nb_mul_size(n, size, &bytes) || !nb_add_size(bytes, 63, &bytes))
+        return NULL;
+    uintptr_t at = (uintptr_t)nb_arena_alloc(arena, bytes, 1);
+    return at ? (void *)((at + 63) & ~(uintptr_t)63) : NULL;
+}
+
+/* What products in fixed point need, for `rows` inputs of `columns`. */
+static bool make_fixed_scratch(struct cpu *cpu, size_t rows, size_t columns) {
+    size_t threads = (size_t)nb_pool_size(cpu->pool);
+    /* A line more than a row takes: rows whose distance is a multiple of 4096 bytes would all fall
+     * into the same few lines of the cache. */
+    cpu->fixed.q_stride = nb_fixed_columns(columns) + 64 / sizeof *cpu->fixed.q;
+    cpu->fixed.scale_stride = nb_fixed_scales(columns);
+    cpu->fixed.q = alloc_aligned(&cpu->arena, rows, cpu->fixed.q_stride * sizeof *cpu->fixed.q);
+    cpu->fixed.scale =
+        alloc_aligned(&cpu->arena, rows, cpu->fixed.scale_stride * sizeof *cpu->fixed.scale);
+    cpu->fixed_scratch = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->fixed_scratch);
+    if (!cpu->fixed.q || !cpu->fixed.scale || !cpu->fixed_scratch)
+        return false;
+    for (size_t i = 0; i < threads; i++) {
+        struct nb_fixed_scratch *s = &cpu->fixed_scratch[i];
+        size_t scales = nb_fixed_scales(columns);
+        s->weights = alloc_aligned(&cpu->arena, NB_FIXED_ROWS, NB_FIXED_DEPTH * sizeof *s->weights);
+        s->absmax = alloc_aligned(&cpu->arena, NB_FIXED_ROWS, scales * sizeof *s->absmax);
+        s->sums = alloc_aligned(&cpu->arena, NB_FIXED_ROWS,
+                                largest(cpu->max_tokens, scales) * sizeof *s->sums);
+        if (!s->weights || !s->absmax || !s->sums)
+            return false;
+    }
+    return true;
+}
+
 /* The scratch of struct cpu, in its arena; false if memory ran out. Sizes are products of fields of
  * config.json, checked by nb_arena_alloc. */
 static bool make_scratch(struct cpu *cpu) {
@@ -578,6 +667,8 @@ static bool make_scratch(struct cpu *cpu) {
         !cpu->scores)
         return false;
     size_t columns = largest(largest(D, F), H * d);
+    if (cpu->kernels->fixed && !make_fixed_scratch(cpu, Tk, columns))
+        return false;
     for (size_t i = 0; i < threads; i++) {
         cpu->rows[i] = nb_arena_alloc(&cpu->arena, columns, NB_TILE_ROWS * sizeof(float));
         cpu->scores[i] = nb_arena_alloc(&cpu->arena, (size_t)cpu->context, sizeof(float));

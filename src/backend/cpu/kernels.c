@@ -2,6 +2,7 @@
 
 #include "backend/cpu/kernels_x86.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,4 +45,18 @@ const char *nb_kernels_names(char *out, size_t size) {
             used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", k->name);
     }
     return out;
+}
+
+bool nb_fixed_takes(const struct nb_matrix *m) {
+    if (m->type != NB_WEIGHT_4BIT || m->quant.block < NB_FIXED_BLOCK ||
+        m->columns % NB_FIXED_BLOCK != 0)
+        return false;
+    float most = 0, least = 0;
+    for (int i = 0; i < 16; i++) {
+        if (!isfinite(m->quant.values[i]))
+            return false;
+        most = fmaxf(most, m->quant.values[i]);
+        least = fminf(least, m->quant.values[i]);
+    }
+    return most - least > 1e-30f;
 }

@@ -9,11 +9,74 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* ---- fixed point: 4-bit weights times activations of 14 bits
+ * ------------------------------------------------------------------------ */
+
+enum {
+    NB_FIXED_BLOCK = 64,  /* columns of activations that share a scale */
+    NB_FIXED_ROWS = 32,   /* of a strip, the unit in which work is given to threads */
+    NB_FIXED_DEPTH = 256, /* columns of a strip that are worked on at a time */
+};
+
+/* Activations of several tokens: x[t, k] is q[t * q_stride + place of k] * scale[t * scale_stride +
+ * k / NB_FIXED_BLOCK]. The place is up to the version; the last of an odd number of blocks has an
+ * empty one after it. */
+struct nb_fixed {
+    int16_t *q;
+    float *scale;
+    size_t q_stride, scale_stride;
+};
+
+/* Where columns of a token end in `q`, and what a row of `scale` must have room for. */
+static inline size_t nb_fixed_columns(size_t n) {
+    return (n + 2 * NB_FIXED_BLOCK - 1) / (2 * NB_FIXED_BLOCK) * (2 * NB_FIXED_BLOCK);
+}
+static inline size_t nb_fixed_scales(size_t n) {
+    return (n / NB_FIXED_BLOCK + 15) / 16 * 16;
+}
+
+/* What a thread needs. */
+struct nb_fixed_scratch {
+    int16_t *weights; /* [NB_FIXED_ROWS * NB_FIXED_DEPTH], aligned to 64 bytes */
+    float *absmax;    /* [NB_FIXED_ROWS, nb_fixed_scales(most columns)], aligned to 64 bytes */
+    float *sums;      /* [most tokens, NB_FIXED_ROWS], no shorter than half of absmax; aligned */
+};
+
+/* y[t * y_stride + r] = sum over k of x[t, k] * w[r, k] for t < tokens and row <= r < row + rows.
+ */
+struct nb_fixed_job {
+    const struct nb_quant_view *w; /* one that nb_fixed_takes */
+    size_t columns;
+    size_t row, rows; /* rows <= NB_FIXED_ROWS */
+    struct nb_fixed x;
+    size_t tokens;
+    float *y;
+    size_t y_stride;
+    const struct nb_fixed_scratch *scratch;
+};
+
+struct nb_fixed_kernels {
+    /* A token's activations x[n], n a multiple of NB_FIXED_BLOCK, to fixed point. */
+    void (*to_fixed)(const float *x, size_t n, int16_t *q, float *scale);
+
+    /* The sums' last bits depend on how many tokens there are. */
+    void (*products)(const struct nb_fixed_job *job);
+};
+
+/* Whether a matrix fits fixed point: no block shorter than NB_FIXED_BLOCK, rows of whole such
+ * blocks, and values that are numbers. */
+bool nb_fixed_takes(const struct nb_matrix *m);
+
+/* ---- all kernels
+ * ------------------------------------------------------------------------ */
+
 /* What a tile product works on at a time: NB_TILE_ROWS rows of W by NB_TILE_TOKENS tokens. */
 enum { NB_TILE_ROWS = 8, NB_TILE_TOKENS = 4 };
 
 struct nb_kernels {
     const char *name;
+
+    const struct nb_fixed_kernels *fixed; /* NULL: 4-bit weights are widened to f32 like others */
 
     /* out[0..n) f32 = weights [first, first + n). */
     void (*dequantize)(const struct nb_quant_view *view, size_t first, size_t n, float *out);
@@ -24,6 +87,10 @@ struct nb_kernels {
      * depend on the others in the tile, so that a token's result is the same in any batch. */
     void (*products)(const float *x, size_t x_stride, int tokens, const float *w, size_t w_stride,
                      int rows, size_t n, float *y, size_t y_stride);
+
+    /* The same with w in bf16, read once: NULL where rows are better widened first. */
+    void (*products_bf16)(const float *x, size_t x_stride, int tokens, const uint16_t *w,
+                          size_t w_stride, int rows, size_t n, float *y, size_t y_stride);
 
     /* y[0..n) += a * x[0..n) */
     void (*add_scaled)(float a, const float *x, size_t n, float *y);

@@ -8,6 +8,7 @@
 
 #define AVX2   __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
+#define UNROLL _Pragma("GCC unroll 16")
 /* Templates below are instantiated with constant sizes, so that the sums stay in registers. */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -204,6 +205,74 @@ AVX512 static void products_avx512(const float *x, size_t x_stride, int tokens, 
     }
 }
 
+/* 16 of bf16 to f32; of the last ones, `count` < 16. */
+AVX512 INLINE __m512 load_bf16(const uint16_t *p) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+AVX512 INLINE __m512 load_part_bf16(const uint16_t *p, __mmask16 part) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(part, p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+AVX512 INLINE void tile_bf16_avx512(const float *x, size_t x_stride, int tokens, const uint16_t *w,
+                                    size_t w_stride, int rows, size_t n, float *y,
+                                    size_t y_stride) {
+    __m512 sum[16], v[4];
+    UNROLL
+    for (int i = 0; i < tokens * rows; i++)
+        sum[i] = _mm512_setzero_ps();
+    size_t k = 0;
+    for (; k < n; k += 16) {
+        __mmask16 part = n - k < 16 ? (__mmask16)((1u << (n - k)) - 1) : 0xFFFF;
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const uint16_t *at = w + (size_t)r * w_stride + k;
+            v[r] = part == 0xFFFF ? load_bf16(at) : load_part_bf16(at, part);
+            if (k % 32 == 0) /* a line; the next rows follow these */
+                _mm_prefetch((const char *)(at + (size_t)rows * w_stride), _MM_HINT_T1);
+        }
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
+            __m512 a = _mm512_maskz_loadu_ps(part, x + (size_t)t * x_stride + k);
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                sum[t * rows + r] = _mm512_fmadd_ps(a, v[r], sum[t * rows + r]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            y[(size_t)t * y_stride + (size_t)r] = _mm512_reduce_add_ps(sum[t * rows + r]);
+    }
+}
+
+AVX512 static void products_bf16_avx512(const float *x, size_t x_stride, int tokens,
+                                        const uint16_t *w, size_t w_stride, int rows, size_t n,
+                                        float *y, size_t y_stride) {
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+        int r = 0;
+        for (; r + 4 <= rows; r += 4)
+            tile_bf16_avx512(x + (size_t)t * x_stride, x_stride, 4, w + (size_t)r * w_stride,
+                             w_stride, 4, n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_bf16_avx512(x + (size_t)t * x_stride, x_stride, 4, w + (size_t)r * w_stride,
+                             w_stride, 1, n, y + (size_t)t * y_stride + r, y_stride);
+    }
+    for (; t < tokens; t++) {
+        int r = 0;
+        for (; r + 4 <= rows; r += 4)
+            tile_bf16_avx512(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride,
+                             w_stride, 4, n, y + (size_t)t * y_stride + r, y_stride);
+        for (; r < rows; r++)
+            tile_bf16_avx512(x + (size_t)t * x_stride, x_stride, 1, w + (size_t)r * w_stride,
+                             w_stride, 1, n, y + (size_t)t * y_stride + r, y_stride);
+    }
+}
+
 const struct nb_kernels nb_kernels_avx2 = {
     .name = "avx2",
     .dequantize = dequantize_avx2,
@@ -214,9 +283,11 @@ const struct nb_kernels nb_kernels_avx2 = {
 
 const struct nb_kernels nb_kernels_avx512 = {
     .name = "avx512",
+    .fixed = &nb_fixed_avx512,
     .dequantize = dequantize_avx512,
     .widen_bf16 = widen_bf16_avx2,
     .products = products_avx512,
+    .products_bf16 = products_bf16_avx512,
     .add_scaled = add_scaled_avx2,
 };
 
@@ -226,7 +297,8 @@ bool nb_kernels_avx2_runs(void) {
 
 bool nb_kernels_avx512_runs(void) {
     return nb_kernels_avx2_runs() && __builtin_cpu_supports("avx512f") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
 #endif

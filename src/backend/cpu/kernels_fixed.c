@@ -1,0 +1,423 @@
+/* Products of 4-bit weights with activations in fixed point, for AVX-512 with VNNI.
+ *
+ * A 4-bit code is a number for vpermw to look up: 32 of them at a time become 16-bit integers, and
+ * vpdpwssd multiplies pairs of those with pairs of 16-bit activations, exactly, at twice the rate
+ * of f32. What a block of weights gave is scaled by its absmax and the activations' scale in f32.
+ * bf16 would run at the same rate, but keeps 8 bits of each factor where this keeps 13 to 16.
+ *
+ * Few tokens: a vector holds 32 weights of one row, and a row is summed across the vector at its
+ * end; memory is what limits. Many tokens: a vector holds a pair of weights of each of 16 rows,
+ * and codes are looked up once for all tokens; arithmetic is what limits.
+ */
+#include "backend/cpu/kernels_x86.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdalign.h>
+#include <string.h>
+
+#define VNNI   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+#define INLINE static inline __attribute__((always_inline))
+/* Before each loop over what lies in registers: unrolled early, arrays become registers. */
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum {
+    BLOCK = NB_FIXED_BLOCK, /* columns that share a scale */
+    CHUNK = 2 * BLOCK,      /* columns whose codes fill a vector */
+    /* Sums of products must fit 32 bits, whatever the numbers are. Where a vector holds a row, 8
+     * products go into a sum; where it holds 16 rows, all 64 of a block, whose activations are
+     * therefore made to have magnitudes that sum to no more than X_SUM. Gaussian activations then
+     * reach about 14,000, and are off by 1 in 10,000 of their standard deviation. */
+    X_MAX = 16383,
+    X_SUM = 262000,
+    W_MAX_ROW = 16383,
+    W_MAX_ROWS = 8191,
+};
+_Static_assert(8LL * X_MAX * W_MAX_ROW < INT32_MAX &&
+                   (X_SUM + BLOCK / 2 + 1LL) * W_MAX_ROWS < INT32_MAX,
+               "sums of products overflow");
+
+/* ---- activations -------------------------------------------------------------------------------
+ */
+
+/* What 1 stands for in a block of activations, x[64]; 0 if all are too small to matter, NaN if one
+ * is NaN. */
+VNNI INLINE float scale_of_block(const float *x) {
+    __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
+    UNROLL
+    for (int i = 0; i < BLOCK; i += 16) {
+        __m512 v = _mm512_abs_ps(_mm512_loadu_ps(x + i));
+        most = _mm512_max_ps(most, v);
+        sum = _mm512_add_ps(sum, v);
+    }
+    float all = _mm512_reduce_add_ps(sum) / X_SUM, one = _mm512_reduce_max_ps(most) / X_MAX;
+    if (!(all < INFINITY))
+        return NAN;
+    float scale = all > one ? all : one;
+    return scale < 1e-34f ? 0 : scale;
+}
+
+/* Codes lie in memory as bytes of two; as a 16-bit word w of a chunk, they are the weights 4w + 1,
+ * 4w, 4w + 3, 4w + 2 from the lowest nibble up. So shifting a chunk of codes right by 0, 4, 8, 12
+ * bits leaves at the bottom of word w the weight 4w + (j ^ 1) for j = 0 to 3. Activations are put
+ * into that order: q[j * 32 + w] of a chunk belongs to column 4w + (j ^ 1). */
+VNNI static void to_fixed(const float *x, size_t n, int16_t *q, float *scale) {
+    alignas(64) static const uint16_t odd_even[2][32] = {
+        {1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61,
+         0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60},
+        {3, 7, 11, 15, 19, 23, 27, 31, 35, 39, 43, 47, 51, 55, 59, 63,
+         2, 6, 10, 14, 18, 22, 26, 30, 34, 38, 42, 46, 50, 54, 58, 62},
+    };
+    size_t padded = nb_fixed_columns(n);
+    for (size_t k = 0; k < padded; k += BLOCK) {
+        int16_t *out = q + k / CHUNK * CHUNK + k % CHUNK / 4;
+        float unit = k < n ? scale_of_block(x + k) : 0;
+        scale[k / BLOCK] = unit;
+        __m512 to = _mm512_set1_ps(unit == 0 ? 0 : 1 / unit);
+        __m512i word[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (int i = 0; k < n && i < 2; i++) {
+            __m512 low = _mm512_mul_ps(_mm512_loadu_ps(x + k + i * 32), to);
+            __m512 high = _mm512_mul_ps(_mm512_loadu_ps(x + k + i * 32 + 16), to);
+            word[i] = _mm512_inserti64x4(
+                _mm512_castsi256_si512(_mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(low))),
+                _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(high)), 1);
+        }
+        for (int i = 0; i < 2; i++) {
+            __m512i v = _mm512_permutex2var_epi16(word[0], _mm512_load_si512(odd_even[i]), word[1]);
+            _mm256_storeu_si256((__m256i *)(out + i * 64), _mm512_castsi512_si256(v));
+            _mm256_storeu_si256((__m256i *)(out + i * 64 + 32), _mm512_extracti64x4_epi64(v, 1));
+        }
+    }
+}
+
+/* ---- weights -----------------------------------------------------------------------------------
+ */
+
+/* The values as integers up to `max`, twice over, so that the fifth bit of an index says nothing.
+ * *unit is what 1 stands for. */
+VNNI INLINE __m512i value_table(const struct nb_quant_view *view, int max, float *unit) {
+    __m512 values = _mm512_loadu_ps(view->values);
+    *unit = _mm512_reduce_max_ps(_mm512_abs_ps(values)) / (float)max;
+    __m256i words =
+        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_div_ps(values, _mm512_set1_ps(*unit))));
+    return _mm512_broadcast_i64x4(words);
+}
+
+/* out[0..16) = absmax of 16 pieces of double quantized blocks with one nested absmax. */
+VNNI INLINE void nested_absmax16(const struct nb_quant_view *view, size_t first, float nested,
+                                 float *out) {
+    __m512i code =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(view->absmax_code + first)));
+    __m512 value = _mm512_i32gather_ps(code, view->nested_values, 4);
+    value = _mm512_mul_ps(value, _mm512_set1_ps(nested));
+    _mm512_store_ps(out, _mm512_add_ps(value, _mm512_set1_ps(view->nested_offset)));
+}
+
+/* out[r][pieces rounded up to 16] = absmax of the 64-column pieces of rows [row, row + rows), the
+ * rest 0. A block of weights is one or more pieces: 2^shift. */
+VNNI static void load_absmax(const struct nb_fixed_job *job, size_t row, size_t rows, float *out) {
+    const struct nb_quant_view *view = job->w;
+    size_t pieces = job->columns / BLOCK, padded = nb_fixed_scales(job->columns);
+    int shift = __builtin_ctzll(view->block / BLOCK);
+    for (size_t r = row; r < row + rows; r++, out += padded) {
+        size_t first = r * pieces, i = 0;
+        bool fast = !view->absmax && shift == 0;
+        size_t end = 0; /* of the nested block that piece i is in */
+        float nested = 0;
+        while (i < pieces) {
+            if (fast && first + i >= end) {
+                size_t block = (first + i) / view->nested_block;
+                nested = view->nested_absmax[block];
+                end = (block + 1) * view->nested_block;
+            }
+            if (fast && i + 16 <= pieces && first + i + 16 <= end) {
+                nested_absmax16(view, first + i, nested, out + i);
+                i += 16;
+            } else {
+                out[i] = nb_quant_absmax(view, (first + i) >> shift);
+                i++;
+            }
+        }
+        for (; i < padded; i++)
+            out[i] = 0;
+    }
+}
+
+/* ---- few tokens --------------------------------------------------------------------------------
+ */
+
+/* Lanes 0 to 7 take scale 2i, lanes 8 to 15 scale 2i + 1: a chunk's two blocks. */
+#define TWICE8(a, b)                                                                               \
+    { a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b }
+alignas(64) static const int32_t pair_of_scales[8][16] = {
+    TWICE8(0, 1), TWICE8(2, 3),   TWICE8(4, 5),   TWICE8(6, 7),
+    TWICE8(8, 9), TWICE8(10, 11), TWICE8(12, 13), TWICE8(14, 15),
+};
+
+/* A chunk of codes to vectors of integers; of the last chunk, only `there` may be there. */
+VNNI INLINE void look_up_chunk(const uint8_t *codes, __mmask64 there, __m512i table, __m512i w[4]) {
+    __m512i c = _mm512_maskz_loadu_epi8(there, codes);
+    UNROLL
+    for (int j = 0; j < 4; j++)
+        w[j] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, (unsigned)j * 4), table);
+}
+
+/* y[t, r] for `rows` rows from `row` on and `tokens` tokens, both constant. */
+VNNI INLINE void few(const struct nb_fixed_job *job, __m512i table, float unit, size_t row,
+                     int rows, size_t token, int tokens) {
+    size_t n = job->columns, pieces = n / BLOCK, row_bytes = n / 2, padded = nb_fixed_scales(n),
+           q_stride = job->x.q_stride, scale_stride = job->x.scale_stride;
+    const uint8_t *codes = job->w->codes + row * row_bytes;
+    const int16_t *q = job->x.q + token * q_stride;
+    const float *scale = job->x.scale + token * scale_stride, *absmax = job->scratch->absmax;
+    load_absmax(job, row, (size_t)rows, job->scratch->absmax);
+    __m512 sum[8];
+    UNROLL
+    for (int i = 0; i < rows * tokens; i++)
+        sum[i] = _mm512_setzero_ps();
+    for (size_t piece = 0; piece < pieces; piece += 2) {
+        __m512i lanes = _mm512_load_si512(pair_of_scales[piece % 16 / 2]);
+        __mmask64 there = pieces - piece == 1 ? 0xFFFFFFFF : ~(__mmask64)0;
+        size_t first = piece & ~(size_t)15; /* of the 16 scales to take the two from */
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *at = codes + (size_t)r * row_bytes + piece * BLOCK / 2;
+            _mm_prefetch((const char *)at + (size_t)rows * row_bytes, _MM_HINT_T0); /* next rows */
+            __m512i w[4];
+            look_up_chunk(at, there, table, w);
+            __m512 a =
+                _mm512_permutexvar_ps(lanes, _mm512_load_ps(absmax + (size_t)r * padded + first));
+            UNROLL
+            for (int t = 0; t < tokens; t++) {
+                const int16_t *x = q + (size_t)t * q_stride + piece * BLOCK;
+                __m512 factor = _mm512_mul_ps(
+                    a, _mm512_permutexvar_ps(
+                           lanes, _mm512_loadu_ps(scale + (size_t)t * scale_stride + first)));
+                __m512i products = _mm512_setzero_si512();
+                UNROLL
+                for (int j = 0; j < 4; j++)
+                    products = _mm512_dpwssd_epi32(products, w[j], _mm512_loadu_si512(x + j * 32));
+                sum[r * tokens + t] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), factor, sum[r * tokens + t]);
+            }
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            job->y[(token + (size_t)t) * job->y_stride + row + (size_t)r] =
+                _mm512_reduce_add_ps(sum[r * tokens + t]) * unit;
+    }
+}
+
+/* All rows of the job, as many at a time as sums fit registers. */
+VNNI INLINE void few_rows(const struct nb_fixed_job *job, size_t token, int tokens) {
+    const int at_a_time = tokens <= 2 ? 4 : 2;
+    float unit;
+    __m512i table = value_table(job->w, W_MAX_ROW, &unit);
+    size_t r = job->row, end = job->row + job->rows;
+    for (; r + (size_t)at_a_time <= end; r += (size_t)at_a_time)
+        few(job, table, unit, r, at_a_time, token, tokens);
+    for (; r < end; r++)
+        few(job, table, unit, r, 1, token, tokens);
+}
+
+VNNI static void few_tokens(const struct nb_fixed_job *job) {
+    for (size_t t = 0; t < job->tokens;) {
+        switch (job->tokens - t) {
+        case 1:
+            few_rows(job, t, 1);
+            return;
+        case 2:
+            few_rows(job, t, 2);
+            return;
+        case 3:
+            few_rows(job, t, 3);
+            return;
+        default:
+            few_rows(job, t, 4);
+            t += 4;
+        }
+    }
+}
+
+/* ---- many tokens -------------------------------------------------------------------------------
+ */
+
+enum {
+    ROWS = NB_FIXED_ROWS, /* of a strip: two vectors of 16 */
+    VECTORS = ROWS / 16,
+    DEPTH = NB_FIXED_DEPTH, /* columns of a strip that are looked up at a time: 16 KB of weights */
+    MOST_TOKENS = 12,       /* times VECTORS sums in registers */
+};
+_Static_assert(DEPTH % CHUNK == 0, "whole chunks");
+
+/* 16 rows of 16 words of 32 bits to 16 columns of them. */
+VNNI INLINE void transpose16(__m512i v[16]) {
+    __m512i a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) { /* quarters of rows 0-3, 4-7, 8-11, 12-15 */
+        a[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xDD);
+        a[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xDD);
+    }
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+        v[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xDD);
+        v[i + 4] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
+        v[i + 12] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xDD);
+    }
+}
+
+/* Columns [k, k + n) of a strip as integers: w[pair of columns][VECTORS] of 16 pairs, in the order
+ * in which `many` meets them. */
+VNNI static void look_up(const struct nb_fixed_job *job, __m512i table, size_t k, size_t n,
+                         __m512i *w) {
+    size_t row_bytes = job->columns / 2;
+    for (size_t i = 0; i < n; i += CHUNK) {
+        __mmask64 there = n - i == BLOCK ? 0xFFFFFFFF : ~(__mmask64)0;
+        size_t words = n - i == BLOCK ? 8 : 16;
+        UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            const uint8_t *codes =
+                job->w->codes + (job->row + (size_t)v * 16) * row_bytes + (k + i) / 2;
+            __m512i c[16];
+            for (size_t r = 0; r < 16; r++)
+                c[r] = _mm512_maskz_loadu_epi8(there, codes + r * row_bytes);
+            transpose16(c);
+            __m512i *out = w + i / 2 * VECTORS + (size_t)v;
+            for (size_t o = 0; o < words; o++) {
+                for (size_t j = 0; j < 4; j++)
+                    out[(o * 4 + j) * VECTORS] =
+                        _mm512_permutexvar_epi16(_mm512_srli_epi16(c[o], (unsigned)j * 4), table);
+            }
+        }
+    }
+}
+
+/* absmax of a strip as the sums need it: out[piece][ROWS]. */
+VNNI static void strip_absmax(const struct nb_fixed_job *job, float *out) {
+    size_t padded = nb_fixed_scales(job->columns);
+    float *by_row = job->scratch->sums; /* [16][padded], not in use yet */
+    for (size_t v = 0; v < VECTORS; v++) {
+        load_absmax(job, job->row + v * 16, 16, by_row);
+        for (size_t i = 0; i < padded; i += 16) {
+            __m512i a[16];
+            for (size_t r = 0; r < 16; r++)
+                a[r] = _mm512_load_si512(by_row + r * padded + i);
+            transpose16(a);
+            for (size_t j = 0; j < 16; j++)
+                _mm512_store_si512(out + (i + j) * ROWS + v * 16, a[j]);
+        }
+    }
+}
+
+/* sums[t][ROWS] += what columns [k, k + n) give, for `tokens` tokens, constant. */
+VNNI INLINE void many(const struct nb_fixed_job *job, size_t k, size_t n, const __m512i *w,
+                      const float *absmax, size_t token, int tokens, float *sums) {
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const int16_t *q =
+            job->x.q + token * job->x.q_stride + (k + i) / CHUNK * CHUNK + (k + i) % CHUNK / 4;
+        __m512i sum[VECTORS * MOST_TOKENS];
+        UNROLL
+        for (int s = 0; s < VECTORS * tokens; s++)
+            sum[s] = _mm512_setzero_si512();
+        for (size_t o = 0; o < 8; o++, q += 2) {
+            UNROLL
+            for (int j = 0; j < 4; j++, w += VECTORS) {
+                UNROLL
+                for (int t = 0; t < tokens; t++) {
+                    int32_t pair;
+                    memcpy(&pair, q + (size_t)t * job->x.q_stride + j * 32, sizeof pair);
+                    __m512i x = _mm512_set1_epi32(pair);
+                    UNROLL
+                    for (int v = 0; v < VECTORS; v++)
+                        sum[t * VECTORS + v] = _mm512_dpwssd_epi32(sum[t * VECTORS + v], w[v], x);
+                }
+            }
+        }
+        UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            __m512 a = _mm512_load_ps(absmax + (k + i) / BLOCK * ROWS + v * 16);
+            UNROLL
+            for (int t = 0; t < tokens; t++) {
+                float *out = sums + t * ROWS + v * 16;
+                __m512 factor = _mm512_mul_ps(
+                    a,
+                    _mm512_set1_ps(
+                        job->x.scale[(token + (size_t)t) * job->x.scale_stride + (k + i) / BLOCK]));
+                _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t * VECTORS + v]),
+                                                      factor, _mm512_loadu_ps(out)));
+            }
+        }
+    }
+}
+
+#define MANY(count)                                                                                \
+    case count:                                                                                    \
+        many(job, k, n, w, absmax, t, count, sums + t * ROWS);                                     \
+        break
+
+VNNI static void many_tokens(const struct nb_fixed_job *job) {
+    float unit, *sums = job->scratch->sums, *absmax = job->scratch->absmax;
+    __m512i *w = (__m512i *)job->scratch->weights;
+    __m512i table = value_table(job->w, W_MAX_ROWS, &unit);
+    strip_absmax(job, absmax);
+    memset(sums, 0, job->tokens * ROWS * sizeof *sums);
+    size_t groups = (job->tokens + MOST_TOKENS - 1) / MOST_TOKENS;
+    for (size_t k = 0; k < job->columns; k += DEPTH) {
+        size_t n = job->columns - k < DEPTH ? job->columns - k : DEPTH;
+        look_up(job, table, k, n, w);
+        for (size_t g = 0; g < groups; g++) { /* groups as alike in size as can be */
+            size_t t = job->tokens * g / groups, end = job->tokens * (g + 1) / groups;
+            switch (end - t) {
+                MANY(1);
+                MANY(2);
+                MANY(3);
+                MANY(4);
+                MANY(5);
+                MANY(6);
+                MANY(7);
+                MANY(8);
+                MANY(9);
+                MANY(10);
+                MANY(11);
+                MANY(12);
+            }
+        }
+    }
+    __m512 units = _mm512_set1_ps(unit);
+    for (size_t t = 0; t < job->tokens; t++) {
+        for (size_t v = 0; v < ROWS; v += 16)
+            _mm512_storeu_ps(job->y + t * job->y_stride + job->row + v,
+                             _mm512_mul_ps(_mm512_loadu_ps(sums + t * ROWS + v), units));
+    }
+}
+
+VNNI static void products_fixed(const struct nb_fixed_job *job) {
+    if (job->rows == ROWS && job->tokens > 4)
+        many_tokens(job);
+    else
+        few_tokens(job);
+}
+
+const struct nb_fixed_kernels nb_fixed_avx512 = {
+    .to_fixed = to_fixed,
+    .products = products_fixed,
+};
+
+#endif

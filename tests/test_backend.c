@@ -1,0 +1,284 @@
+/* The CPU backend's products in fixed point against sums in double: every length of a row, every
+ * number of tokens, all shapes of blocks; codes end where memory does. */
+#include "test.h"
+
+#include "backend/cpu/kernels.h"
+
+#include <math.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { MAX_COLUMNS = 1216, MAX_ROWS = 43, MAX_TOKENS = 40 };
+
+/* Bytes whose end is the end of memory. */
+struct guarded {
+    uint8_t *map;
+    size_t bytes, page;
+};
+
+static struct guarded guarded_make(size_t bytes) {
+    struct guarded g = {.page = (size_t)sysconf(_SC_PAGESIZE)};
+    g.bytes = (bytes + g.page - 1) / g.page * g.page;
+    g.map =
+        mmap(NULL, g.bytes + g.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map + g.bytes, g.page, PROT_NONE), 0);
+    return g;
+}
+
+static uint32_t next_random(void) {
+    static uint32_t state = 1;
+    state = state * 1664525 + 1013904223;
+    return state >> 8;
+}
+
+static float next_float(void) {
+    return (float)next_random() / (float)(1 << 23) - 1;
+}
+
+static void *aligned(size_t bytes) {
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(p);
+    memset(p, 0x55, bytes);
+    return p;
+}
+
+struct setup {
+    struct guarded codes, absmax_codes;
+    float dynamic[256], nested[64], absmax[MAX_COLUMNS * MAX_ROWS / 32];
+    float x[MAX_TOKENS * MAX_COLUMNS], y[MAX_TOKENS * (MAX_ROWS + 1)];
+    struct nb_fixed_scratch scratch;
+    struct nb_fixed fixed;
+};
+
+static struct setup *setup_make(void) {
+    struct setup *s = calloc(1, sizeof *s);
+    assert_non_null(s);
+    s->codes = guarded_make(MAX_COLUMNS * MAX_ROWS / 2);
+    s->absmax_codes = guarded_make(MAX_COLUMNS * MAX_ROWS / 32);
+    for (size_t i = 0; i < s->codes.bytes; i++)
+        s->codes.map[i] = (uint8_t)next_random();
+    for (size_t i = 0; i < s->absmax_codes.bytes; i++)
+        s->absmax_codes.map[i] = (uint8_t)next_random();
+    for (int i = 0; i < 256; i++)
+        s->dynamic[i] = next_float();
+    for (int i = 0; i < 64; i++)
+        s->nested[i] = next_float() + 1.5f;
+    for (size_t i = 0; i < sizeof s->absmax / sizeof *s->absmax; i++)
+        s->absmax[i] = next_float() + 1.5f;
+    for (size_t i = 0; i < sizeof s->x / sizeof *s->x; i++)
+        s->x[i] = next_float() * (next_random() % 50 ? 1 : 30);
+    s->fixed.q_stride = nb_fixed_columns(MAX_COLUMNS) + 32;
+    s->fixed.scale_stride = nb_fixed_scales(MAX_COLUMNS);
+    s->fixed.q = aligned(MAX_TOKENS * s->fixed.q_stride * 2);
+    s->fixed.scale = aligned(MAX_TOKENS * s->fixed.scale_stride * 4);
+    s->scratch.weights = aligned(NB_FIXED_ROWS * NB_FIXED_DEPTH * 2);
+    s->scratch.absmax = aligned(NB_FIXED_ROWS * nb_fixed_scales(MAX_COLUMNS) * 4);
+    s->scratch.sums = aligned(NB_FIXED_ROWS * 4 * (MAX_TOKENS + nb_fixed_scales(MAX_COLUMNS)));
+    return s;
+}
+
+static void setup_free(struct setup *s) {
+    munmap(s->codes.map, s->codes.bytes + s->codes.page);
+    munmap(s->absmax_codes.map, s->absmax_codes.bytes + s->absmax_codes.page);
+    free(s->fixed.q);
+    free(s->fixed.scale);
+    free(s->scratch.weights);
+    free(s->scratch.absmax);
+    free(s->scratch.sums);
+    free(s);
+}
+
+static struct nb_matrix make_matrix(const struct setup *s, size_t rows, size_t columns,
+                                    size_t block, enum nb_quant_type type, bool nested) {
+    size_t n = rows * columns, blocks = (n + block - 1) / block;
+    struct nb_matrix m = {.rows = (int32_t)rows,
+                          .columns = (int32_t)columns,
+                          .type = NB_WEIGHT_4BIT,
+                          .quant = {.type = type,
+                                    .n = n,
+                                    .block = block,
+                                    .values = nb_quant_values(type),
+                                    .codes = s->codes.map + s->codes.bytes - n / 2}};
+    if (nested) {
+        m.quant.absmax_code = s->absmax_codes.map + s->absmax_codes.bytes - blocks;
+        m.quant.nested_values = s->dynamic;
+        m.quant.nested_absmax = s->nested;
+        m.quant.nested_block = 256;
+        m.quant.nested_offset = 1.5f;
+    } else {
+        m.quant.absmax = s->absmax;
+    }
+    return m;
+}
+
+/* Each weight is off by half of 1/8191 of its absmax, each activation by half of 1/16383 of the
+ * largest of its 64 or 1/262000 of their sum; what sums in f32 add to that is little. */
+static void check(struct setup *s, const struct nb_matrix *m, size_t tokens) {
+    size_t n = (size_t)m->columns, rows = (size_t)m->rows;
+    static float w[MAX_COLUMNS];
+    for (size_t r = 0; r < rows; r++) {
+        nb_dequantize_f32(&m->quant, r * n, n, w);
+        for (size_t t = 0; t < tokens; t++) {
+            const float *x = s->x + t * n;
+            double sum = 0, bound = 0;
+            for (size_t k = 0; k < n; k += 64) {
+                double most = 0, all = 0,
+                       absmax = fabsf(nb_quant_absmax(&m->quant, (r * n + k) / m->quant.block));
+                for (size_t i = k; i < k + 64; i++) {
+                    sum += (double)x[i] * w[i];
+                    bound += fabsf(x[i]) * absmax * (0.51 / 8191);
+                    most = fmax(most, fabsf(x[i]));
+                    all += fabsf(x[i]);
+                }
+                bound += 64 * fmax(most / 16383, all / 262000) * absmax * 0.51;
+            }
+            double got = s->y[t * (rows + 1) + r];
+            if (!(fabs(got - sum) <= bound))
+                fail_msg("%zu columns, %zu tokens, block %zu: row %zu gives %g, expected %g +- %g",
+                         n, tokens, m->quant.block, r, got, sum, bound);
+        }
+    }
+}
+
+static void multiply(struct setup *s, const struct nb_fixed_kernels *k, const struct nb_matrix *m,
+                     size_t tokens) {
+    size_t n = (size_t)m->columns, rows = (size_t)m->rows;
+    for (size_t t = 0; t < tokens; t++)
+        k->to_fixed(s->x + t * n, n, s->fixed.q + t * s->fixed.q_stride,
+                    s->fixed.scale + t * s->fixed.scale_stride);
+    for (size_t i = 0; i < tokens * (rows + 1); i++)
+        s->y[i] = 77;
+    for (size_t r = 0; r < rows; r += NB_FIXED_ROWS) {
+        const struct nb_fixed_job job = {
+            .w = &m->quant,
+            .columns = n,
+            .row = r,
+            .rows = rows - r < NB_FIXED_ROWS ? rows - r : NB_FIXED_ROWS,
+            .x = s->fixed,
+            .tokens = tokens,
+            .y = s->y,
+            .y_stride = rows + 1,
+            .scratch = &s->scratch,
+        };
+        k->products(&job);
+    }
+    for (size_t t = 0; t < tokens; t++)
+        assert_true(s->y[t * (rows + 1) + rows] == 77);
+}
+
+static const struct nb_fixed_kernels *fixed_kernels(void) {
+    const struct nb_kernels *best = nb_kernels_find(NULL);
+    if (!best->fixed)
+        skip();
+    return best->fixed;
+}
+
+static void shapes(void **state) {
+    (void)state;
+    const struct nb_fixed_kernels *k = fixed_kernels();
+    struct setup *s = setup_make();
+    static const size_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 24, 25, 40};
+    for (size_t columns = 64; columns <= MAX_COLUMNS; columns += columns < 640 ? 64 : 192) {
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+            size_t rows = i % 2 ? MAX_ROWS : NB_FIXED_ROWS;
+            struct nb_matrix m =
+                make_matrix(s, rows, columns, 64, i % 3 ? NB_QUANT_NF4 : NB_QUANT_FP4, i % 4 != 1);
+            assert_true(nb_fixed_takes(&m));
+            multiply(s, k, &m, tokens[i]);
+            check(s, &m, tokens[i]);
+        }
+    }
+    setup_free(s);
+}
+
+static void blocks(void **state) {
+    (void)state;
+    const struct nb_fixed_kernels *k = fixed_kernels();
+    struct setup *s = setup_make();
+    for (size_t block = 64; block <= 512; block *= 2) {
+        for (int i = 0; i < 4; i++) {
+            struct nb_matrix m = make_matrix(s, 37, 1024, block, NB_QUANT_NF4, i % 2);
+            size_t tokens = i < 2 ? 2 : 9;
+            multiply(s, k, &m, tokens);
+            check(s, &m, tokens);
+        }
+    }
+    setup_free(s);
+}
+
+/* The largest sums there can be: all weights and activations alike. */
+static void no_overflow(void **state) {
+    (void)state;
+    const struct nb_fixed_kernels *k = fixed_kernels();
+    struct setup *s = setup_make();
+    for (int code = 0; code < 16; code += 15) {
+        memset(s->codes.map, code * 0x11, s->codes.bytes);
+        for (int sign = -1; sign <= 1; sign += 2) {
+            for (size_t i = 0; i < sizeof s->x / sizeof *s->x; i++)
+                s->x[i] = (float)sign * 1e10f;
+            struct nb_matrix m = make_matrix(s, 32, 256, 64, NB_QUANT_NF4, true);
+            for (size_t tokens = 1; tokens <= 13; tokens++) {
+                multiply(s, k, &m, tokens);
+                check(s, &m, tokens);
+            }
+        }
+    }
+    setup_free(s);
+}
+
+/* Zeros give zero, and what is no number is not hidden. */
+static void extremes(void **state) {
+    (void)state;
+    const struct nb_fixed_kernels *k = fixed_kernels();
+    struct setup *s = setup_make();
+    struct nb_matrix m = make_matrix(s, 32, 192, 64, NB_QUANT_NF4, true);
+    memset(s->x, 0, sizeof s->x);
+    s->x[192 + 70] = NAN;
+    s->x[2 * 192 + 3] = INFINITY;
+    s->x[3 * 192 + 100] = 1e-42f;
+    s->x[4 * 192 + 5] = 3e38f;
+    for (size_t tokens = 5; tokens <= 6; tokens++) {
+        multiply(s, k, &m, tokens);
+        for (size_t r = 0; r < 32; r++) {
+            assert_true(s->y[r] == 0);
+            assert_true(!isfinite(s->y[33 + r]));
+            assert_true(!isfinite(s->y[2 * 33 + r]));
+            assert_true(s->y[3 * 33 + r] == 0);
+        }
+    }
+    setup_free(s);
+}
+
+static void what_is_taken(void **state) {
+    (void)state;
+    float values[16] = {0, 1};
+    struct nb_matrix m = {.rows = 2,
+                          .columns = 128,
+                          .type = NB_WEIGHT_4BIT,
+                          .quant = {.n = 256, .block = 64, .values = values}};
+    assert_true(nb_fixed_takes(&m));
+    m.quant.block = 32;
+    assert_false(nb_fixed_takes(&m));
+    m.quant.block = 256; /* crosses rows, at a multiple of 64: every piece has one absmax */
+    assert_true(nb_fixed_takes(&m));
+    m.quant.block = 64;
+    m.columns = 96;
+    assert_false(nb_fixed_takes(&m));
+    m.columns = 128;
+    values[3] = NAN;
+    assert_false(nb_fixed_takes(&m));
+    values[3] = values[1] = 0;
+    assert_false(nb_fixed_takes(&m));
+    values[1] = 1;
+    m.type = NB_WEIGHT_BF16;
+    assert_false(nb_fixed_takes(&m));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes),   cmocka_unit_test(blocks),        cmocka_unit_test(no_overflow),
+        cmocka_unit_test(extremes), cmocka_unit_test(what_is_taken),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
