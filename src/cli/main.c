@@ -14,6 +14,7 @@ static const struct nb_command *const commands[] = {
     &nb_command_classify,
     &nb_command_generate,
     &nb_command_inspect,
+    &nb_command_quantize,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
