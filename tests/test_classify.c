@@ -177,14 +177,27 @@ static void expect_same(const char *a, const char *b) {
         assert_string_equal(a, b);
 }
 
-/* Classifies a text twice, which must go well and come out alike. */
-static void classify_twice(struct nb_engine *engine, const char *text, size_t n,
-                           const char *const *labels, bool *truncated) {
-    struct nb_classification a, b;
+static struct nb_classification classify(struct nb_engine *engine, const char *text, size_t n,
+                                         const char *const *labels) {
+    struct nb_classification result;
     struct nb_error err;
-    assert_ok(nb_classify_text(engine, text, n, &a, &err), err);
-    expect_well_formed(&a, labels);
-    assert_ok(nb_classify_text(engine, text, n, &b, &err), err);
+    assert_ok(nb_classify_text(engine, text, n, &result, &err), err);
+    expect_well_formed(&result, labels);
+    return result;
+}
+
+/* Classifies a text, which must go well. Returns whether it was cut. */
+static bool cut(struct nb_engine *engine, const char *text, size_t n, const char *const *labels) {
+    struct nb_classification result = classify(engine, text, n, labels);
+    bool truncated = result.truncated;
+    nb_classification_free(&result);
+    return truncated;
+}
+
+/* Classifies a text twice, which must come out alike. */
+static void expect_repeatable(struct nb_engine *engine, const char *text) {
+    struct nb_classification a = classify(engine, text, strlen(text), default_labels),
+                             b = classify(engine, text, strlen(text), default_labels);
     expect_same(a.document_type, b.document_type);
     expect_same(a.party, b.party);
     expect_same(a.date, b.date);
@@ -193,7 +206,7 @@ static void classify_twice(struct nb_engine *engine, const char *text, size_t n,
     assert_true(a.confidence == b.confidence);
     assert_int_equal(a.tokens, b.tokens);
     assert_int_equal(a.prompt_tokens, b.prompt_tokens);
-    *truncated = a.truncated;
+    assert_int_equal(a.truncated, b.truncated);
     nb_classification_free(&a);
     nb_classification_free(&b);
     nb_classification_free(&b); /* all zero */
@@ -213,6 +226,8 @@ static const char *const hostile[] = {
     "\xE2\x96\x81\xE2\x96\x81<0x0A><0xFF>\xE2\x96\x81",
     "\xD8\xB9\xD8\xB1\xD8\xA8\xD9\x8A \xE6\xBC\xA2\xE5\xAD\x97 \xE0\xB8\xA0\xE0\xB8\xB2",
 };
+
+enum { N_HOSTILE = sizeof hostile / sizeof *hostile };
 
 /* 2,000 lines, and one line of 30,000 characters. */
 static struct nb_buf many_lines(void) {
@@ -240,16 +255,12 @@ static void garbage(void **state) {
     for (int m = 0; m < N_MODELS; m++) {
         struct checkpoint c;
         make_model(&c, m, &shape);
-        struct nb_engine *engine = open_engine(&c, 512);
-        bool truncated;
-        for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
-            classify_twice(engine, hostile[i], strlen(hostile[i]), default_labels, &truncated);
-            assert_false(truncated);
-        }
-        classify_twice(engine, lines.data, lines.len, default_labels, &truncated);
-        assert_true(truncated);
-        classify_twice(engine, line.data, line.len, default_labels, &truncated);
-        assert_true(truncated);
+        struct nb_engine *engine = open_engine(&c, 400);
+        for (size_t i = 0; i < N_HOSTILE; i++)
+            assert_false(cut(engine, hostile[i], strlen(hostile[i]), default_labels));
+        expect_repeatable(engine, hostile[(size_t)m % N_HOSTILE]);
+        assert_true(cut(engine, lines.data, lines.len, default_labels));
+        assert_true(cut(engine, line.data, line.len, default_labels));
         nb_engine_close(engine);
         checkpoint_free(&c);
     }
@@ -268,7 +279,7 @@ static void no_injection(void **state) {
     make_model(&c, ANYTHING, &shape);
     struct nb_engine *engine = open_engine(&c, 0);
     assert_ok(nb_tokenizer_open(test_path(demo_tokenizer), &tokenizer, &err), err);
-    for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
+    for (size_t i = 0; i < N_HOSTILE; i++) {
         struct nb_buf text = {0};
         struct nb_tokens tokens = {0};
         struct nb_classification result;
@@ -304,16 +315,14 @@ static void forget_answer_token(const struct checkpoint *c) {
 static void asked_in_words(void **state) {
     (void)state;
     struct nb_buf lines = many_lines();
-    for (int m = 0; m < N_MODELS; m += 3) {
+    for (int m = 0; m < N_MODELS; m += 5) {
         struct checkpoint c;
         make_model(&c, m, &shape);
         forget_answer_token(&c);
         struct nb_engine *engine = open_engine(&c, 0);
-        bool truncated;
-        for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++)
-            classify_twice(engine, hostile[i], strlen(hostile[i]), default_labels, &truncated);
-        classify_twice(engine, lines.data, lines.len, default_labels, &truncated);
-        assert_true(truncated);
+        for (size_t i = 0; i < N_HOSTILE; i++)
+            assert_false(cut(engine, hostile[i], strlen(hostile[i]), default_labels));
+        assert_true(cut(engine, lines.data, lines.len, default_labels));
         nb_engine_close(engine);
         checkpoint_free(&c);
     }
@@ -363,7 +372,7 @@ static void contexts(void **state) {
     struct checkpoint c;
     make_model(&c, DIGITS, &shape);
     int n_small = 0, n_cut = 0, n_whole = 0;
-    for (int32_t context = 1; context < 260; context += context < 150 ? 30 : 3) {
+    for (int32_t context = 1; context < 260; context += context < 150 ? 30 : 6) {
         struct nb_engine *engine = open_engine(&c, context);
         struct nb_classification result;
         struct nb_error err = {0};
@@ -383,7 +392,7 @@ static void contexts(void **state) {
         }
         nb_engine_close(engine);
     }
-    assert_true(n_small > 3 && n_cut > 0 && n_whole > 3);
+    assert_true(n_small > 3 && n_cut > 0 && n_whole > 1);
     checkpoint_free(&c);
 }
 
@@ -470,11 +479,8 @@ static void unusual_labels(void **state) {
                 nb_buf_printf(&text, "%s%s", k ? "\r\n" : "\n\n", sets[i][k]);
             folder_write(&c.folder, "labels.txt", text.data, text.len);
             struct nb_engine *engine = open_engine(&c, 600);
-            bool truncated;
-            classify_twice(engine, lines.data, lines.len, sets[i], &truncated);
-            assert_true(truncated);
-            classify_twice(engine, "x", 1, sets[i], &truncated);
-            assert_false(truncated);
+            assert_true(cut(engine, lines.data, lines.len, sets[i]));
+            assert_false(cut(engine, "x", 1, sets[i]));
             nb_buf_free(&text);
             nb_engine_close(engine);
             checkpoint_free(&c);
