@@ -29,6 +29,7 @@ static enum nb_status quantize_plain(enum nb_quant_type type, size_t block,
 }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define AVX2        __attribute__((target("avx2,f16c")))
@@ -139,8 +140,10 @@ AVX2 static void quantize_avx2(enum nb_quant_type type, enum nb_quant_input inpu
         quantize_blocks(NB_QUANT_NF4, NB_QUANT_BF16, x, block, n_blocks, codes, absmax);
 }
 
+/* clang 14 has no name for F16C in __builtin_cpu_supports. */
 static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
 }
 #else
 static bool has_avx2(void) {
