@@ -363,6 +363,23 @@ static const struct {
     {"post_processor.special_tokens", "{\"<s>\": {\"ids\": [99999]}}", NB_ERR_FORMAT, "ids[0]"},
     {"post_processor.single", "[{\"Sequence\": {\"id\": \"B\"}}]", NB_ERR_UNSUPPORTED, "single[0]"},
     {"post_processor.single", "[{}]", NB_ERR_FORMAT, "post_processor.single[0]"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a(\"}}", NB_ERR_FORMAT,
+     "pre_tokenizer.pattern.Regex"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a&&b]\"}}",
+     NB_ERR_UNSUPPORTED, "an intersection at byte 2"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[\\\\S]\"}}",
+     NB_ERR_UNSUPPORTED, "a negated class"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?m:a)\"}}",
+     NB_ERR_UNSUPPORTED, "a group with options"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\b\"}}",
+     NB_ERR_UNSUPPORTED, "an escape"},
+    {"pre_tokenizer",
+     "{\"type\": \"Split\", \"pattern\": {\"String\": \"a\"}, \"behavior\": \"X\"}", NB_ERR_FORMAT,
+     "pre_tokenizer.behavior is \"X\""},
+    {"pre_tokenizer",
+     "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\"}, {\"type\": "
+     "\"Digits\"}]}",
+     NB_ERR_UNSUPPORTED, "pre_tokenizer.pretokenizers[1]"},
     {"decoder", "{\"type\": \"CTC\"}", NB_ERR_UNSUPPORTED, "decoder.type is \"CTC\""},
     {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}",
      NB_ERR_UNSUPPORTED, "Strip"},
@@ -432,6 +449,69 @@ static void wrong_bytes(void **state) {
     nb_buf_free(&nested);
     assert_int_equal(nb_tokenizer_open("/nonexistent/tokenizer.json", &t, &err), NB_ERR_IO);
     assert_int_equal(nb_tokenizer_open("/tmp", &t, &err), NB_ERR_IO);
+}
+
+/* Steps that double the text, 40 times over. */
+static void doubling(struct nb_buf *out, const char *type) {
+    for (int i = 0; i < 40; i++)
+        nb_buf_printf(out, "%s{\"type\":\"%s\",\"pattern\":{\"String\":\"a\"},\"content\":\"aa\"}",
+                      i ? "," : "", type);
+}
+
+static void text_that_explodes(void **state) {
+    (void)state;
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    struct nb_buf file = {0};
+    struct nb_tokens ids = {0};
+    nb_buf_add_string(&file, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+                             "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
+    doubling(&file, "Replace");
+    nb_buf_add_string(&file, "]}}");
+    assert_ok(open_bytes(file.data, file.len, &t, &err), err);
+    assert_int_equal(nb_tokenizer_encode(t, "ba", 2, 0, &ids, &err), NB_ERR_LIMIT);
+    assert_int_equal(ids.n, 0);
+    nb_tokenizer_close(t);
+    nb_buf_clear(&file);
+    nb_buf_add_string(&file, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+                             "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[");
+    doubling(&file, "Replace");
+    nb_buf_add_string(&file, "]}}");
+    assert_int_equal(open_bytes(file.data, file.len, &t, &err), NB_ERR_LIMIT);
+    nb_tokens_free(&ids);
+    nb_buf_free(&file);
+}
+
+/* A model that is cut, or has a byte changed, is refused or opens; nothing worse. */
+static void damaged_models(void **state) {
+    (void)state;
+    static const char *const names[] = {"spm_bytes", "spm_rules"};
+    for (size_t k = 0; k < 2; k++) {
+        char path[256];
+        struct nb_buf file = {0};
+        struct nb_tokenizer *t;
+        struct nb_tokens ids = {0};
+        struct nb_error err;
+        snprintf(path, sizeof path, "tests/golden/tokenizer/%s.model", names[k]);
+        assert_ok(nb_read_file(test_path(path), 1 << 20, &file, &err), err);
+        size_t refused = 0;
+        for (size_t n = 0; n < file.len; n += 97) {
+            if (nb_tokenizer_open_bytes(file.data, n, "cut", &t, &err) != NB_OK)
+                refused++;
+            nb_tokenizer_close(t);
+            char held = file.data[n];
+            file.data[n] ^= (char)(1 + n % 255);
+            if (nb_tokenizer_open_bytes(file.data, file.len, "changed", &t, &err) == NB_OK) {
+                ids.n = 0;
+                encode(t, "the quick  brown é! \t x", NB_ENCODE_SPECIAL, &ids);
+            }
+            nb_tokenizer_close(t);
+            file.data[n] = held;
+        }
+        assert_int_equal(refused, (file.len + 96) / 97); /* the end of the file has the options */
+        nb_tokens_free(&ids);
+        nb_buf_free(&file);
+    }
 }
 
 /* ---- The fast path against the definition ---- */
@@ -564,11 +644,12 @@ static void fast_is_plain(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_cases),      cmocka_unit_test(golden_demo),
-        cmocka_unit_test(golden_byte_level), cmocka_unit_test(golden_sentencepiece),
-        cmocka_unit_test(golden_mixtral),    cmocka_unit_test(lookups),
-        cmocka_unit_test(continuing),        cmocka_unit_test(bad_text),
-        cmocka_unit_test(wrong_fields),      cmocka_unit_test(wrong_bytes),
+        cmocka_unit_test(golden_cases),       cmocka_unit_test(golden_demo),
+        cmocka_unit_test(golden_byte_level),  cmocka_unit_test(golden_sentencepiece),
+        cmocka_unit_test(golden_mixtral),     cmocka_unit_test(lookups),
+        cmocka_unit_test(continuing),         cmocka_unit_test(bad_text),
+        cmocka_unit_test(wrong_fields),       cmocka_unit_test(wrong_bytes),
+        cmocka_unit_test(text_that_explodes), cmocka_unit_test(damaged_models),
         cmocka_unit_test(fast_is_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -360,7 +360,7 @@ static size_t merge_short(const struct nb_bpe *bpe, int32_t *symbols, size_t n) 
         n--;
         symbols[at] = merged_pair(bpe, symbols[at], symbols[at + 1]);
         memmove(symbols + at + 1, symbols + at + 2, (n - at - 1) * sizeof *symbols);
-        memmove(ranks + at, ranks + at + 1, (n - at) * sizeof *ranks);
+        memmove(ranks + at, ranks + at + 1, (n - at - 1) * sizeof *ranks);
         if (at > 0)
             ranks[at - 1] = (int32_t)pair_rank(bpe, symbols[at - 1], symbols[at]);
         if (at + 1 < n)

@@ -93,7 +93,7 @@ static void flush_bytes(struct nb_decoder *d, bool end, struct nb_buf *out) {
 static void emit_unmarked(struct nb_decoder *d, struct nb_text text, struct nb_buf *out) {
     struct nb_text mark = d->tokenizer->decoding.mark;
     struct nb_buf kept = {0};
-    nb_replace_text(text.p, text.n, mark, (struct nb_text){"", 0}, &kept);
+    nb_replace_text(text.p, text.n, mark, (struct nb_text){"", 0}, SIZE_MAX, &kept);
     emit(d, kept.data, kept.len, out);
     out->failed |= kept.failed;
     nb_buf_free(&kept);

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MAX_PIECE_BYTES = 1024 };
+enum { MAX_PIECE_BYTES = 512 }; /* to cut a piece everywhere takes the square of it */
 
 enum piece_type {
     TYPE_NORMAL = 1,
@@ -354,25 +354,29 @@ static enum nb_status rank_pieces(struct loader *l) {
     return NB_OK;
 }
 
-/* Pieces of one character are symbols; a character that is no piece but part of one is a virtual
- * symbol, since SentencePiece merges it too. */
-static enum nb_status load_symbols(struct loader *l) {
-    struct nb_bpe *bpe = &l->t->bpe;
-    bool fits = true;
-    for (int virtual = 0; virtual <= 1; virtual ++) {
-        for (int32_t id = 0; id < l->t->size && fits; id++) {
-            const struct nb_text *text = &l->t->word_texts[id];
-            for (uint32_t at = 0; at < text->n && fits;) {
-                uint32_t cp;
-                uint32_t n = (uint32_t)nb_utf8_decode(text->p + at, text->n - at, &cp);
-                if (!virtual && n == text->n)
-                    fits = nb_bpe_set_symbol(bpe, cp, id);
-                else if (virtual && nb_bpe_symbol(bpe, cp) < 0)
-                    fits = nb_bpe_add_virtual(bpe, cp);
-                at += n;
-            }
-        }
+/* Gives every character that is part of a piece and no piece itself a virtual symbol: SentencePiece
+ * merges such characters too. */
+static bool add_virtuals(struct nb_bpe *bpe, const struct nb_text *text) {
+    uint32_t cp;
+    for (size_t at = 0; at < text->n; at += nb_utf8_decode(text->p + at, text->n - at, &cp)) {
+        nb_utf8_decode(text->p + at, text->n - at, &cp);
+        if (nb_bpe_symbol(bpe, cp) < 0 && !nb_bpe_add_virtual(bpe, cp))
+            return false;
     }
+    return true;
+}
+
+/* Pieces of one character are symbols. */
+static enum nb_status load_symbols(struct loader *l) {
+    const struct nb_text *texts = l->t->word_texts;
+    bool fits = true;
+    uint32_t cp;
+    for (int32_t id = 0; id < l->t->size && fits; id++) {
+        if (texts[id].n && nb_utf8_decode(texts[id].p, texts[id].n, &cp) == texts[id].n)
+            fits = nb_bpe_set_symbol(&l->t->bpe, cp, id);
+    }
+    for (int32_t id = 0; id < l->t->size && fits; id++)
+        fits = add_virtuals(&l->t->bpe, &texts[id]);
     return fits ? NB_OK : nb_fail_memory(l->err, 1024, "symbols");
 }
 
@@ -474,7 +478,7 @@ static enum nb_status load_decoder(struct loader *l) {
         else if (type == TYPE_UNKNOWN)
             nb_buf_add(&text, l->unknown_surface.p, l->unknown_surface.n);
         else
-            nb_replace_text(t->texts[id].p, t->texts[id].n, mark, space, &text);
+            nb_replace_text(t->texts[id].p, t->texts[id].n, mark, space, SIZE_MAX, &text);
         t->flags[id] |= type == TYPE_BYTE ? NB_TOKEN_BYTE : 0;
         t->bytes[id].p = nb_arena_string(&t->arena, text.data ? text.data : "", text.len);
         t->bytes[id].n = (uint32_t)text.len;

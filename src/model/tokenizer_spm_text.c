@@ -76,7 +76,7 @@ static bool is_space(struct nb_text text) {
 
 static void add_escaped(const struct nb_spm_rules *rules, struct nb_text text, struct nb_buf *out) {
     struct nb_text space = {rules->escape ? escaped_space : " ", rules->escape ? 3 : 1};
-    nb_replace_text(text.p, text.n, (struct nb_text){" ", 1}, space, out);
+    nb_replace_text(text.p, text.n, (struct nb_text){" ", 1}, space, SIZE_MAX, out);
 }
 
 static bool ends_with(const struct nb_buf *buf, size_t from, struct nb_text with) {

@@ -27,11 +27,11 @@ static uint32_t character_at(const char *text, size_t n, size_t *length) {
 /* ---- Normalizers ---- */
 
 /* The usual case, ' ' by "▁". */
-static void replace_byte(const char *text, size_t n, char byte, struct nb_text content,
+static void replace_byte(const char *text, size_t n, char byte, struct nb_text content, size_t most,
                          struct nb_buf *out) {
     char stage[4096];
     size_t used = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && out->len <= most; i++) {
         if (used + content.n >= sizeof stage) {
             nb_buf_add(out, stage, used);
             used = 0;
@@ -49,12 +49,12 @@ static void replace_byte(const char *text, size_t n, char byte, struct nb_text c
 }
 
 void nb_replace_text(const char *text, size_t n, struct nb_text pattern, struct nb_text content,
-                     struct nb_buf *out) {
+                     size_t most, struct nb_buf *out) {
     if (pattern.n == 1) {
-        replace_byte(text, n, pattern.p[0], content, out);
+        replace_byte(text, n, pattern.p[0], content, most, out);
         return;
     }
-    while (n) {
+    while (n && out->len <= most) {
         const char *found = memmem(text, n, pattern.p, pattern.n);
         size_t before = found ? (size_t)(found - text) : n;
         nb_buf_add(out, text, before);
@@ -67,11 +67,11 @@ void nb_replace_text(const char *text, size_t n, struct nb_text pattern, struct 
 }
 
 static enum nb_status replace_matches(const struct nb_regex *regex, const struct nb_buf *text,
-                                      struct nb_text content, struct nb_buf *out,
+                                      struct nb_text content, size_t most, struct nb_buf *out,
                                       struct nb_error *err) {
     struct nb_regex_walk walk = {.regex = regex, .text = text->data, .n = text->len};
     size_t done = 0;
-    while (nb_regex_next(&walk, err)) {
+    while (out->len <= most && nb_regex_next(&walk, err)) {
         nb_buf_add(out, text->data + done, walk.begin - done);
         nb_buf_add(out, content.p, content.n);
         done = walk.end;
@@ -165,7 +165,7 @@ static void strip(const struct nb_normalizer *step, const struct nb_buf *text, s
 }
 
 static enum nb_status normalize_step(const struct nb_normalizer *step, struct nb_place place,
-                                     const struct nb_buf *text, struct nb_buf *out,
+                                     const struct nb_buf *text, size_t most, struct nb_buf *out,
                                      struct nb_error *err) {
     switch (step->kind) {
     case NB_NORMALIZE_PREPEND:
@@ -175,8 +175,8 @@ static enum nb_status normalize_step(const struct nb_normalizer *step, struct nb
         break;
     case NB_NORMALIZE_REPLACE:
         if (step->regex)
-            return replace_matches(step->regex, text, step->content, out, err);
-        nb_replace_text(text->data, text->len, step->pattern, step->content, out);
+            return replace_matches(step->regex, text, step->content, most, out, err);
+        nb_replace_text(text->data, text->len, step->pattern, step->content, most, out);
         break;
     case NB_NORMALIZE_NFC:
         compose(text, UTF8PROC_COMPOSE, out);
@@ -208,9 +208,13 @@ static enum nb_status normalize_step(const struct nb_normalizer *step, struct nb
 enum nb_status nb_normalize(const struct nb_normalizer *steps, size_t n_steps,
                             struct nb_place place, struct nb_buf *text, struct nb_buf *other,
                             struct nb_error *err) {
+    /* Compatibility forms grow 18 times at the most, " " to "▁" 3 times. */
+    size_t most = 64 * text->len + 4096;
     for (size_t i = 0; i < n_steps && !text->failed && text->len; i++) {
         nb_buf_clear(other);
-        enum nb_status s = normalize_step(&steps[i], place, text, other, err);
+        enum nb_status s = normalize_step(&steps[i], place, text, most, other, err);
+        if (s == NB_OK && other->len > most)
+            s = nb_fail(err, NB_ERR_LIMIT, "normalization makes more than %zu bytes of text", most);
         if (s != NB_OK)
             return s;
         struct nb_buf swap = *text;

@@ -79,7 +79,8 @@ struct nb_place {
     bool continues; /* and that goes on from text before: put no space in front */
 };
 
-/* Normalizes *text, which is UTF-8, in place; `other` is a buffer to work in. */
+/* Normalizes *text, which is UTF-8, in place; `other` is a buffer to work in. NB_ERR_LIMIT if it
+ * grows out of all proportion. */
 enum nb_status nb_normalize(const struct nb_normalizer *steps, size_t n_steps,
                             struct nb_place place, struct nb_buf *text, struct nb_buf *other,
                             struct nb_error *err);
@@ -93,8 +94,9 @@ enum nb_status nb_split(const struct nb_splitter *steps, size_t n_steps, struct 
 void nb_spm_normalize(const struct nb_spm_rules *rules, struct nb_place place, const char *text,
                       size_t n, struct nb_buf *out);
 
-/* Replaces every `pattern` (not empty) in text[0..n) by `content`, onto *out. */
+/* Replaces every `pattern` (not empty) in text[0..n) by `content`, onto *out. Stops once that is
+ * longer than `most` bytes: a file may ask for more than there is memory. */
 void nb_replace_text(const char *text, size_t n, struct nb_text pattern, struct nb_text content,
-                     struct nb_buf *out);
+                     size_t most, struct nb_buf *out);
 
 #endif
