@@ -271,35 +271,41 @@ static void write_mistral_answer(struct prompt *p, size_t i) {
     say(p, f->after_eos);
 }
 
+/* Why message i cannot stand where it does, or NULL; `first` is that after the system prompt. */
+static const char *misplaced(const struct prompt *p, size_t i, size_t first) {
+    const struct nb_chat_format *f = p->chat->format;
+    if (f->system == SYSTEM_APART)
+        return NULL;
+    if (is_role(&p->messages[i], "system"))
+        return f->system == SYSTEM_REFUSED ? "this model's chat template has no system prompt"
+                                           : "a system prompt can only be the first message";
+    if (is_role(&p->messages[i], "user") != ((i - first) % 2 == 0))
+        return "user and assistant must take turns, beginning with the user";
+    return NULL;
+}
+
 static void write_mistral(struct prompt *p) {
     const struct nb_chat_format *f = p->chat->format;
     const struct nb_chat_message *system = NULL;
     if ((f->system == SYSTEM_FIRST || f->system == SYSTEM_LAST) &&
         is_role(&p->messages[0], "system"))
         system = &p->messages[0];
-    size_t first = system ? 1 : 0;
+    size_t first = system ? 1 : 0, with_system = f->system == SYSTEM_FIRST ? 1 : p->n_messages - 1;
     say(p, p->chat->bos);
-    for (size_t i = first; i < p->n_messages; i++) {
+    for (size_t i = first; i < p->n_messages && p->status == NB_OK; i++) {
         const struct nb_chat_message *m = &p->messages[i];
-        if (f->system == SYSTEM_APART && is_role(m, "system")) {
+        const char *why = misplaced(p, i, first);
+        if (why) {
+            refuse_role(p, i, why);
+        } else if (is_role(m, "user")) {
+            write_mistral_user(p, i, i == with_system ? system : NULL);
+        } else if (is_role(m, "assistant")) {
+            write_mistral_answer(p, i);
+        } else {
             say(p, f->before_system);
             put(p, m->content, m->bytes);
             say(p, f->after_system);
-            continue;
         }
-        bool user = is_role(m, "user");
-        if (is_role(m, "system"))
-            return refuse_role(p, i,
-                               f->system == SYSTEM_REFUSED
-                                   ? "this model's chat template has no system prompt"
-                                   : "a system prompt can only be the first message");
-        if (f->system != SYSTEM_APART && user != ((i - first) % 2 == 0))
-            return refuse_role(p, i, "user and assistant must take turns, beginning with the user");
-        bool here = i == (f->system == SYSTEM_FIRST ? first : p->n_messages - 1);
-        if (user)
-            write_mistral_user(p, i, here ? system : NULL);
-        else
-            write_mistral_answer(p, i);
     }
 }
 
