@@ -326,6 +326,8 @@ static enum nb_status plant(struct nb_json_loader *l, size_t i) {
     if (a->normalized)
         s = nb_normalize(t->normalizers, t->n_normalizers, (struct nb_place){true, false}, &text,
                          &other, l->err);
+    if (s == NB_OK && text.failed) /* or the token would never be recognised */
+        s = nb_loader_no_memory(l, "added_tokens");
     if (s == NB_OK && text.len > NB_ADDED_MAX_BYTES)
         s = nb_fail(l->err, NB_ERR_LIMIT, "added_tokens[%zu] has %zu bytes, expected at most %d", i,
                     text.len, NB_ADDED_MAX_BYTES);

@@ -358,7 +358,8 @@ static void choose(const float *logits, const struct nb_config *c, struct choice
             bool taken = false;
             for (int j = 0; j < i; j++)
                 taken |= out[j].expert == e;
-            if (!taken && (best < 0 || logits[e] > logits[best]))
+            bool better = best < 0 || logits[e] > logits[best] || isnan(logits[best]);
+            if (!taken && better)
                 best = e;
         }
         out[i].expert = best;
