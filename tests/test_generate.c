@@ -152,6 +152,7 @@ static void limits_and_callbacks(void **state) {
     static const char *const empty[] = {""};
     const struct nb_generate_options bad[] = {
         {.max_tokens = -1},
+        {.system = "without a chat template"},
         {.min_tokens = -1},
         {.top_logprobs = -1},
         {.top_logprobs = 100000},

@@ -98,6 +98,12 @@ struct nb_generate_options {
     size_t prompt_bytes;
     const int32_t *prompt_ids; /* instead of text, where not NULL: needs no tokenizer */
     size_t n_prompt_ids;
+
+    /* The text is a user's message, put as the checkpoint's chat template puts it; special tokens
+     * in it are ordinary text. A template that nibble does not know is NB_ERR_UNSUPPORTED. */
+    bool chat;
+    const char *system; /* with chat: a system prompt; NULL: none, or the template's own */
+
     int32_t max_tokens; /* 0: until the context is full */
     int32_t min_tokens; /* no end token is drawn before this many */
     bool ignore_eos;    /* goes on after an end token */

@@ -15,6 +15,9 @@ static const char help[] =
     "Lets the model go on from a prompt. Text is written as it is made.\n\n"
     "  --model CHECKPOINT  a folder as Hugging Face lays it out\n"
     "  -p TEXT             the prompt\n"
+    "  --chat              the prompt is a message of the user: it goes through the model's chat\n"
+    "                      template\n"
+    "  --system TEXT       with --chat: a system prompt\n"
     "  --prompt-ids IDS    the prompt as token ids, with commas; needs no tokenizer\n"
     "  -n N                at most N tokens (default: until the context is full)\n"
     "  --ignore-eos        go on after an end token\n"
@@ -119,6 +122,10 @@ static bool parse_option(int code, const char *name, struct request *r) {
     }
     if (strcmp(name, "prompt-ids") == 0)
         return parse_ids(optarg, r);
+    if (strcmp(name, "chat") == 0)
+        return r->options.chat = true;
+    if (strcmp(name, "system") == 0)
+        return (r->options.system = optarg) != NULL;
     if (strcmp(name, "ignore-eos") == 0)
         return r->options.ignore_eos = true;
     if (strcmp(name, "json") == 0)
@@ -153,6 +160,8 @@ static bool parse(int argc, char **argv, struct request *r) {
     static const struct option options[] = {
         NB_CLI_ENGINE_OPTIONS,
         {"prompt-ids", required_argument, NULL, NB_OPT_COMMAND},
+        {"chat", no_argument, NULL, NB_OPT_COMMAND},
+        {"system", required_argument, NULL, NB_OPT_COMMAND},
         {"ignore-eos", no_argument, NULL, NB_OPT_COMMAND},
         {"temperature", required_argument, NULL, NB_OPT_COMMAND},
         {"top-k", required_argument, NULL, NB_OPT_COMMAND},
@@ -178,6 +187,10 @@ static bool parse(int argc, char **argv, struct request *r) {
         wrong = "no --model CHECKPOINT";
     else if (!r->options.prompt == !r->options.prompt_ids)
         wrong = "expected one of -p TEXT and --prompt-ids IDS";
+    else if (r->options.chat && r->options.prompt_ids)
+        wrong = "--chat goes with -p TEXT, not with --prompt-ids";
+    else if (r->options.system && !r->options.chat)
+        wrong = "--system goes with --chat";
     if (wrong)
         nb_cli_usage("generate", "%s", wrong);
     return !wrong;

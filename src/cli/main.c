@@ -15,6 +15,7 @@ static const struct nb_command *const commands[] = {
     &nb_command_generate,
     &nb_command_inspect,
     &nb_command_quantize,
+    &nb_command_tokenize,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

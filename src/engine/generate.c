@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "model/chat.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -30,29 +31,57 @@ struct run {
     size_t cap_logprobs;
 };
 
-static enum nb_status read_prompt(struct run *r, struct nb_error *err) {
+static enum nb_status read_ids(struct run *r, struct nb_error *err) {
     const struct nb_generate_options *o = r->options;
     int32_t n_vocab = r->engine->model.config.n_vocab;
-    enum nb_status s = NB_OK;
-    if (o->prompt_ids) {
-        for (size_t i = 0; i < o->n_prompt_ids; i++) {
-            if (o->prompt_ids[i] < 0 || o->prompt_ids[i] >= n_vocab)
-                return nb_fail(err, NB_ERR_ARGUMENT,
-                               "prompt: token id %d at %zu is not within the vocabulary of %d",
-                               o->prompt_ids[i], i, n_vocab);
-            if (!nb_tokens_add(&r->prompt, o->prompt_ids[i]))
-                return nb_fail_memory(err, o->n_prompt_ids * sizeof(int32_t), "the prompt");
-        }
-    } else if (!r->engine->tokenizer) {
+    if (o->chat)
+        return nb_fail(err, NB_ERR_ARGUMENT, "prompt: a chat template is for text, not for ids");
+    for (size_t i = 0; i < o->n_prompt_ids; i++) {
+        if (o->prompt_ids[i] < 0 || o->prompt_ids[i] >= n_vocab)
+            return nb_fail(err, NB_ERR_ARGUMENT,
+                           "prompt: token id %d at %zu is not within the vocabulary of %d",
+                           o->prompt_ids[i], i, n_vocab);
+        if (!nb_tokens_add(&r->prompt, o->prompt_ids[i]))
+            return nb_fail_memory(err, o->n_prompt_ids * sizeof(int32_t), "the prompt");
+    }
+    return NB_OK;
+}
+
+/* The prompt as a message of the user, after a system prompt if there is one. */
+static enum nb_status read_message(struct run *r, struct nb_error *err) {
+    const struct nb_generate_options *o = r->options;
+    struct nb_chat chat;
+    struct nb_chat_message messages[2];
+    size_t n = 0;
+    if (o->system)
+        messages[n++] = (struct nb_chat_message){"system", o->system, strlen(o->system)};
+    messages[n++] = (struct nb_chat_message){"user", o->prompt ? o->prompt : "", o->prompt_bytes};
+    enum nb_status s = nb_chat_open(r->engine->folder, &chat, err);
+    if (s == NB_OK)
+        s = nb_chat_encode(&chat, r->engine->tokenizer, messages, n, true, &r->prompt, err);
+    return s;
+}
+
+static enum nb_status read_text(struct run *r, struct nb_error *err) {
+    const struct nb_generate_options *o = r->options;
+    if (!r->engine->tokenizer)
         return nb_fail(err, NB_ERR_UNSUPPORTED,
                        "%s: has no tokenizer.json; give the prompt as token ids",
                        r->engine->folder);
-    } else {
-        s = nb_tokenizer_encode(r->engine->tokenizer, o->prompt ? o->prompt : "", o->prompt_bytes,
-                                NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &r->prompt, err);
-        if (s != NB_OK)
-            return nb_fail_prefix(err, s, "prompt");
-    }
+    if (o->chat)
+        return read_message(r, err);
+    if (o->system)
+        return nb_fail(err, NB_ERR_ARGUMENT, "prompt: a system prompt needs a chat template");
+    enum nb_status s =
+        nb_tokenizer_encode(r->engine->tokenizer, o->prompt ? o->prompt : "", o->prompt_bytes,
+                            NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &r->prompt, err);
+    return s == NB_OK ? s : nb_fail_prefix(err, s, "prompt");
+}
+
+static enum nb_status read_prompt(struct run *r, struct nb_error *err) {
+    enum nb_status s = r->options->prompt_ids ? read_ids(r, err) : read_text(r, err);
+    if (s != NB_OK)
+        return s;
     if (r->prompt.n == 0)
         return nb_fail(err, NB_ERR_ARGUMENT, "prompt: is empty");
     if (r->prompt.n > (size_t)r->engine->context)
