@@ -261,23 +261,31 @@ static void encode(const struct nb_tokenizer *t, const char *text, unsigned flag
 }
 
 /* Text that goes on from text before it gets no space in front. */
-static void continuing(void **state) {
-    (void)state;
-    struct nb_tokenizer *t = open_base();
+static void check_continuing(const char *path) {
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    assert_ok(nb_tokenizer_open(test_path(path), &t, &err), err);
     struct nb_tokens whole = {0}, parts = {0};
     encode(t, "the quick brown fox", NB_ENCODE_TEMPLATE, &whole);
     encode(t, "the quick", NB_ENCODE_TEMPLATE, &parts);
     encode(t, " brown fox", NB_ENCODE_CONTINUE, &parts);
-    expect_ids("continue", "words", &parts, &whole);
+    expect_ids(path, "words", &parts, &whole);
     whole.n = parts.n = 0;
     /* Behind a special token a text begins anew. */
     encode(t, "a</s>b", NB_ENCODE_SPECIAL, &whole);
     encode(t, "a", 0, &parts);
     encode(t, "</s>b", NB_ENCODE_SPECIAL | NB_ENCODE_CONTINUE, &parts);
-    expect_ids("continue", "special", &parts, &whole);
+    expect_ids(path, "special", &parts, &whole);
     nb_tokens_free(&whole);
     nb_tokens_free(&parts);
     nb_tokenizer_close(t);
+}
+
+static void continuing(void **state) {
+    (void)state;
+    check_continuing("tests/golden/tokenizer/base.json");
+    check_continuing("tests/golden/tokenizer/spm_bytes.model");
+    check_continuing("tests/golden/tokenizer/spm_rules.model");
 }
 
 static void bad_text(void **state) {
@@ -550,7 +558,7 @@ static void check_fast(const struct nb_tokenizer *t, int rounds) {
     struct nb_error err;
     for (int i = 0; i < rounds; i++) {
         if (i == rounds / 2)
-            nb_bpe_remember(&scratch, 1 << 16);
+            assert_ok(nb_bpe_remember(&scratch, 1 << 16, &err), err);
         random_text(t, &text);
         if (text.len == 0)
             continue;

@@ -245,8 +245,9 @@ enum nb_status nb_tokenizer_encode(const struct nb_tokenizer *t, const char *tex
         return nb_fail(err, NB_ERR_FORMAT, "text is not UTF-8 at byte %zu (0x%02X)", bad,
                        (unsigned char)text[bad]);
     struct encoding e = {.t = t, .flags = flags, .out = out, .err = err};
-    nb_bpe_remember(&e.scratch, n);
-    enum nb_status s = encode_text(&e, text, n);
+    enum nb_status s = nb_bpe_remember(&e.scratch, n, err);
+    if (s == NB_OK)
+        s = encode_text(&e, text, n);
     nb_buf_free(&e.text);
     nb_buf_free(&e.other);
     nb_pieces_free(&e.pieces);

@@ -297,15 +297,16 @@ enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words
 
 /* ---- Encoding ---- */
 
-void nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n) {
+enum nb_status nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n, struct nb_error *err) {
     enum { LEAST_BYTES = 1024, LEAST_BITS = 6, MOST_BITS = 12 };
     if (n < LEAST_BYTES || scratch->memos)
-        return;
+        return NB_OK;
     scratch->memo_bits = LEAST_BITS;
     while (scratch->memo_bits < MOST_BITS && (size_t)16 << scratch->memo_bits < n)
         scratch->memo_bits++;
-    scratch->memos = calloc((size_t)1 << scratch->memo_bits, sizeof *scratch->memos);
-    /* Without them, encoding is only slower. */
+    size_t memos = (size_t)1 << scratch->memo_bits;
+    scratch->memos = calloc(memos, sizeof *scratch->memos);
+    return scratch->memos ? NB_OK : nb_fail_memory(err, memos * sizeof *scratch->memos, "words");
 }
 
 void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch) {

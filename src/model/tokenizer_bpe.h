@@ -111,7 +111,7 @@ struct nb_bpe_scratch {
 };
 
 /* Lets encoding remember words, which pays for texts of some length: of about n bytes in all. */
-void nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n);
+enum nb_status nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n, struct nb_error *err);
 void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch);
 
 /* Appends the ids of text[0..n), which is UTF-8 of less than 2^31 bytes. */
