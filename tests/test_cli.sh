@@ -56,11 +56,18 @@ expect "help of an unknown command" exits 2
 run inspect "$tiny"
 expect "inspect" says '2 layers, width 64'
 run inspect "$tiny" --json
-expect "inspect --json" json '.model_type == "mixtral" and .experts == 4 and .matrices.nf4 == 34 and .tokenizer_tokens == 0'
+expect "inspect --json" json '.model_type == "mixtral" and .experts == 4 and .matrices.nf4 == 34 and .tokenizer_tokens == 0 and .runs and .reasons == []'
 run inspect "$tmp/nowhere"
 expect "inspect a folder that is not there" both 1 'no such folder'
 run inspect "$tiny/config.json"
 expect "inspect a file" both 1 'is a file'
+mkdir "$tmp/odd"
+echo '{"model_type":"qwen2_moe","hidden_act":"gelu","attention_bias":true,"mlp_bias":true,"use_sliding_window":true,"decoder_sparse_step":2,"rope_scaling":{"rope_type":"yarn","factor":4},"partial_rotary_factor":0.5,"quantization_config":{"quant_method":"gptq"}}' >"$tmp/odd/config.json"
+run inspect "$tmp/odd"
+expect "inspect says why not" both 1 'model_type is "qwen2_moe"'
+expect "inspect gives every reason" [ "$(grep -c '^nibble: .*/odd/config.json: ' "$tmp/err")" = 9 ]
+run inspect "$tmp/odd" --json
+expect "inspect --json says why not" json '.runs == false and (.reasons | length) == 9'
 run inspect
 expect "inspect nothing" exits 2
 run inspect --paint "$tiny"

@@ -15,7 +15,8 @@
 static const char help[] =
     "usage: nibble inspect CHECKPOINT [--json]\n\n"
     "Says what a checkpoint holds: shape, weights, bytes, tokenizer. Everything that running it\n"
-    "would need is checked, so exit code 0 means that it can be run.\n\n"
+    "would need is checked, so exit code 0 means that it can be run. If it cannot, every reason\n"
+    "that was found is named.\n\n"
     "  --json              one JSON object\n"
     "\nExit code: 0 if it can be run, 1 if not, 2 for wrong usage.\n";
 
@@ -107,19 +108,47 @@ static bool print_json(const struct report *r) {
                   c->head_width, "context", c->context, "rope_theta", c->rope.theta, "vocabulary",
                   c->n_vocab, "experts", c->n_experts, "experts_per_token", c->experts_per_token,
                   "expert_width", c->expert_width, "tied", (int)c->tied);
-    json_t *sizes = json_pack(
-        "{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:i}", "parameters",
-        (json_int_t)r->size.parameters, "active_parameters", (json_int_t)r->size.active_parameters,
-        "matrices", weights, "bytes", (json_int_t)r->size.bytes, "tensors",
-        (json_int_t)r->model->tensors.n, "files", (json_int_t)r->model->tensors.n_files,
-        "step_bytes", (json_int_t)r->size.step_bytes, "kv_bytes_per_token",
-        (json_int_t)r->kv_bytes_per_token, "tokenizer_tokens", (int)r->tokens);
+    json_t *sizes = json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:b, s:[]}",
+                              "parameters", (json_int_t)r->size.parameters, "active_parameters",
+                              (json_int_t)r->size.active_parameters, "matrices", weights, "bytes",
+                              (json_int_t)r->size.bytes, "tensors", (json_int_t)r->model->tensors.n,
+                              "files", (json_int_t)r->model->tensors.n_files, "step_bytes",
+                              (json_int_t)r->size.step_bytes, "kv_bytes_per_token",
+                              (json_int_t)r->kv_bytes_per_token, "tokenizer_tokens", (int)r->tokens,
+                              "runs", 1, "reasons");
     bool ok = o && sizes && json_object_update(o, sizes) == 0 &&
               json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     json_decref(o);
     json_decref(sizes);
     putchar('\n');
     return ok;
+}
+
+/* Why a checkpoint cannot be run. */
+struct reasons {
+    json_t *list; /* of messages */
+};
+
+static void hear(void *context, const struct nb_error *reason) {
+    struct reasons *reasons = context;
+    json_array_append_new(reasons->list, json_string(reason->message));
+}
+
+static int print_reasons(const char *path, const struct reasons *reasons, bool as_json) {
+    size_t i;
+    const json_t *reason;
+    json_array_foreach(reasons->list, i, reason) {
+        if (!as_json)
+            fprintf(stderr, "nibble: %s\n", json_string_value(reason));
+    }
+    if (as_json) {
+        json_t *o =
+            json_pack("{s:s, s:b, s:O}", "checkpoint", path, "runs", 0, "reasons", reasons->list);
+        json_dumpf(o, stdout, JSON_COMPACT);
+        putchar('\n');
+        json_decref(o);
+    }
+    return NB_EXIT_FAILURE;
 }
 
 static enum nb_status count_tokens(const char *folder, int32_t *out, struct nb_error *err) {
@@ -135,6 +164,44 @@ static enum nb_status count_tokens(const char *folder, int32_t *out, struct nb_e
     return s;
 }
 
+/* Opens the model and counts the tokenizer's tokens; what stands in the way goes to `reasons`. */
+static void look(const char *folder, struct nb_model *model, int32_t *tokens,
+                 struct reasons *reasons) {
+    struct nb_error err;
+    struct nb_config config;
+    if (nb_model_open(folder, model, &err) != NB_OK) {
+        nb_config_explain(folder, &config, hear, reasons, NULL);
+        if (json_array_size(reasons->list) == 0) /* it was not the config */
+            hear(reasons, &err);
+    }
+    if (count_tokens(folder, tokens, &err) != NB_OK)
+        hear(reasons, &err);
+}
+
+static int inspect(const char *folder, bool as_json) {
+    struct nb_model model = {0};
+    struct report report = {.path = folder, .model = &model};
+    struct reasons reasons = {json_array()};
+    int code = NB_EXIT_OK;
+    look(folder, &model, &report.tokens, &reasons);
+    if (json_array_size(reasons.list)) {
+        code = print_reasons(folder, &reasons, as_json);
+    } else {
+        const struct nb_config *c = &model.config;
+        report.size = nb_model_size(&model);
+        report.census = count(&model);
+        report.kv_bytes_per_token =
+            4 * (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)c->head_width;
+        if (!as_json)
+            print_text(&report);
+        else if (!print_json(&report))
+            code = NB_EXIT_FAILURE;
+    }
+    json_decref(reasons.list);
+    nb_model_close(&model);
+    return code;
+}
+
 static int run(int argc, char **argv) {
     static const struct option options[] = {{"json", no_argument, NULL, NB_OPT_COMMAND}, {0}};
     bool json = false;
@@ -145,30 +212,11 @@ static int run(int argc, char **argv) {
     }
     if (argc - optind != 1)
         return nb_cli_usage("inspect", "expected one CHECKPOINT, found %d", argc - optind);
-    struct nb_model model;
     struct nb_error err;
     char folder[PATH_MAX];
-    if (nb_checkpoint_find(argv[optind], folder, sizeof folder, &err) != NB_OK ||
-        nb_model_open(folder, &model, &err) != NB_OK)
+    if (nb_checkpoint_find(argv[optind], folder, sizeof folder, &err) != NB_OK)
         return nb_cli_error(&err);
-    const struct nb_config *c = &model.config;
-    struct report report = {
-        .path = folder,
-        .model = &model,
-        .size = nb_model_size(&model),
-        .census = count(&model),
-        .kv_bytes_per_token =
-            4 * (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads * (uint64_t)c->head_width,
-    };
-    int code = NB_EXIT_OK;
-    if (count_tokens(folder, &report.tokens, &err) != NB_OK)
-        code = nb_cli_error(&err);
-    else if (!json)
-        print_text(&report);
-    else if (!print_json(&report))
-        code = NB_EXIT_FAILURE;
-    nb_model_close(&model);
-    return code;
+    return inspect(folder, json);
 }
 
 const struct nb_command nb_command_inspect = {"inspect", "what is in a checkpoint", help, run};

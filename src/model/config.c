@@ -69,32 +69,6 @@ static enum nb_status find_architecture(const json_t *config, const struct archi
                    path, type);
 }
 
-/* Fields whose other values would change the arithmetic: refused, not ignored. */
-static enum nb_status check_arithmetic(const json_t *config, const char *path,
-                                       struct nb_error *err) {
-    const char *act = "silu";
-    enum nb_status s = nb_json_string(config, "hidden_act", &act, path, err);
-    if (s == NB_OK && strcmp(act, "silu") != 0)
-        s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: hidden_act is \"%.64s\", expected \"silu\"", path,
-                    act);
-    static const char *const refused[] = {"attention_bias", "mlp_bias", "use_sliding_window"};
-    for (size_t i = 0; s == NB_OK && i < sizeof refused / sizeof *refused; i++) {
-        bool set = false;
-        s = nb_json_bool(config, refused[i], &set, path, err);
-        if (s == NB_OK && set)
-            s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: %s is true, which nibble does not run", path,
-                        refused[i]);
-    }
-    int64_t step = 1;
-    if (s == NB_OK)
-        s = nb_json_int(config, "decoder_sparse_step", 1, MAX_LAYERS, &step, path, err);
-    if (s == NB_OK && (step != 1 || json_array_size(json_object_get(config, "mlp_only_layers"))))
-        s = nb_fail(err, NB_ERR_UNSUPPORTED,
-                    "%s: decoder_sparse_step or mlp_only_layers ask for layers without experts",
-                    path);
-    return s;
-}
-
 static enum nb_status read_rope_scaling(const json_t *scaling, struct nb_rope *out,
                                         const char *path, struct nb_error *err) {
     const char *type = "default";
@@ -142,6 +116,121 @@ static enum nb_status read_rope(const json_t *config, double default_theta, stru
             s = read_rope_scaling(v, out, path, err);
     }
     return s;
+}
+
+/* Fields whose other values would change the arithmetic are refused, not ignored. */
+typedef enum nb_status (*check_fn)(const json_t *config, const char *path, struct nb_error *err);
+
+static enum nb_status check_model_type(const json_t *config, const char *path,
+                                       struct nb_error *err) {
+    const struct architecture *a;
+    return find_architecture(config, &a, path, err);
+}
+
+static enum nb_status check_activation(const json_t *config, const char *path,
+                                       struct nb_error *err) {
+    const char *act = "silu";
+    enum nb_status s = nb_json_string(config, "hidden_act", &act, path, err);
+    if (s == NB_OK && strcmp(act, "silu") != 0)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: hidden_act is \"%.64s\", expected \"silu\"", path,
+                    act);
+    return s;
+}
+
+static enum nb_status refuse(const json_t *config, const char *key, const char *path,
+                             struct nb_error *err) {
+    bool set = false;
+    enum nb_status s = nb_json_bool(config, key, &set, path, err);
+    if (s == NB_OK && set)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: %s is true, which nibble does not run", path,
+                    key);
+    return s;
+}
+
+static enum nb_status check_attention_bias(const json_t *config, const char *path,
+                                           struct nb_error *err) {
+    return refuse(config, "attention_bias", path, err);
+}
+
+static enum nb_status check_mlp_bias(const json_t *config, const char *path, struct nb_error *err) {
+    return refuse(config, "mlp_bias", path, err);
+}
+
+static enum nb_status check_window(const json_t *config, const char *path, struct nb_error *err) {
+    return refuse(config, "use_sliding_window", path, err);
+}
+
+static enum nb_status check_sparsity(const json_t *config, const char *path, struct nb_error *err) {
+    int64_t step = 1;
+    enum nb_status s = nb_json_int(config, "decoder_sparse_step", 1, MAX_LAYERS, &step, path, err);
+    if (s == NB_OK && (step != 1 || json_array_size(json_object_get(config, "mlp_only_layers"))))
+        s = nb_fail(err, NB_ERR_UNSUPPORTED,
+                    "%s: decoder_sparse_step or mlp_only_layers ask for layers without experts",
+                    path);
+    return s;
+}
+
+static enum nb_status check_quantization(const json_t *config, const char *path,
+                                         struct nb_error *err) {
+    const json_t *quantization = json_object_get(config, "quantization_config");
+    const char *method = "bitsandbytes";
+    bool eight = false;
+    enum nb_status s = nb_json_string(quantization, "quant_method", &method, path, err);
+    if (s == NB_OK && strcmp(method, "bitsandbytes") != 0)
+        return nb_fail(err, NB_ERR_UNSUPPORTED,
+                       "%s: quantization_config: quant_method is \"%.64s\", expected "
+                       "\"bitsandbytes\"",
+                       path, method);
+    if (s == NB_OK)
+        s = nb_json_bool(quantization, "load_in_8bit", &eight, path, err);
+    if (s == NB_OK && eight)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED,
+                    "%s: quantization_config: load_in_8bit is true; nibble runs bitsandbytes' 4 "
+                    "bits, not its 8",
+                    path);
+    return s;
+}
+
+static enum nb_status check_rope(const json_t *config, const char *path, struct nb_error *err) {
+    struct nb_rope rope = {0};
+    return read_rope(config, 1, &rope, path, err);
+}
+
+static enum nb_status check_rope_share(const json_t *config, const char *path,
+                                       struct nb_error *err) {
+    double share = 1;
+    enum nb_status s = nb_json_number(config, "partial_rotary_factor", 0, 1e6, &share, path, err);
+    if (s == NB_OK && share != 1)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED,
+                    "%s: partial_rotary_factor is %g; nibble turns whole heads", path, share);
+    return s;
+}
+
+/* Every check, so that `hear` (may be NULL) hears of each thing that nibble cannot run. The result
+ * and *err are the first one's. What is malformed ends it at once. */
+static enum nb_status check_supported(const json_t *config, const char *path, nb_reason_fn hear,
+                                      void *context, struct nb_error *err) {
+    static const check_fn checks[] = {
+        check_model_type,     check_quantization, check_activation,
+        check_attention_bias, check_mlp_bias,     check_window,
+        check_sparsity,       check_rope,         check_rope_share,
+    };
+    enum nb_status first = NB_OK;
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
+        struct nb_error reason;
+        enum nb_status s = checks[i](config, path, &reason);
+        if (s == NB_OK)
+            continue;
+        if (first == NB_OK && err)
+            *err = reason;
+        if (first == NB_OK)
+            first = s;
+        if (hear)
+            hear(context, &reason);
+        if (s != NB_ERR_UNSUPPORTED)
+            break;
+    }
+    return first;
 }
 
 /* Source of the scaling: Llama 3.1's reference code, as transformers has it. */
@@ -225,9 +314,11 @@ static enum nb_status check_heads(const struct nb_config *c, const char *path,
 }
 
 static enum nb_status read_config(const json_t *config, struct nb_config *out, const char *path,
-                                  struct nb_error *err) {
+                                  nb_reason_fn hear, void *context, struct nb_error *err) {
     const struct architecture *a;
-    enum nb_status s = find_architecture(config, &a, path, err);
+    enum nb_status s = check_supported(config, path, hear, context, err);
+    if (s == NB_OK)
+        s = find_architecture(config, &a, path, err);
     if (s == NB_OK)
         s = read_sizes(config, a, out, path, err);
     if (s != NB_OK)
@@ -243,7 +334,6 @@ static enum nb_status read_config(const json_t *config, struct nb_config *out, c
         (s = nb_json_int(config, "bos_token_id", 0, out->n_vocab - 1, &bos, path, err)) != NB_OK ||
         (s = nb_json_number(config, "rms_norm_eps", 0, 1, &eps, path, err)) != NB_OK ||
         (s = nb_json_bool(config, "tie_word_embeddings", &out->tied, path, err)) != NB_OK ||
-        (s = check_arithmetic(config, path, err)) != NB_OK ||
         (s = read_rope(config, a->theta, &out->rope, path, err)) != NB_OK ||
         (s = read_eos(config, out, path, err)) != NB_OK)
         return s;
@@ -265,6 +355,11 @@ static enum nb_status read_config(const json_t *config, struct nb_config *out, c
 }
 
 enum nb_status nb_config_read(const char *folder, struct nb_config *out, struct nb_error *err) {
+    return nb_config_explain(folder, out, NULL, NULL, err);
+}
+
+enum nb_status nb_config_explain(const char *folder, struct nb_config *out, nb_reason_fn hear,
+                                 void *context, struct nb_error *err) {
     *out = (struct nb_config){0};
     char path[PATH_MAX];
     if (!nb_path_join(path, sizeof path, folder, "config.json"))
@@ -273,7 +368,7 @@ enum nb_status nb_config_read(const char *folder, struct nb_config *out, struct 
     enum nb_status s = nb_json_read(path, MAX_CONFIG_BYTES, &config, err);
     if (s != NB_OK)
         return s;
-    s = read_config(config, out, path, err);
+    s = read_config(config, out, path, hear, context, err);
     json_decref(config);
     if (s != NB_OK)
         return s;

@@ -49,4 +49,12 @@ void nb_rope_frequencies(const struct nb_config *config, float *out);
  * nibble cannot run is NB_ERR_UNSUPPORTED and names the field. */
 enum nb_status nb_config_read(const char *folder, struct nb_config *out, struct nb_error *err);
 
+/* Hears of a field that nibble cannot run, as an error would have it. */
+typedef void (*nb_reason_fn)(void *context, const struct nb_error *reason);
+
+/* As nb_config_read, but goes on after a field that nibble cannot run, so that `hear` hears of all
+ * of them; the result is that of the first. */
+enum nb_status nb_config_explain(const char *folder, struct nb_config *out, nb_reason_fn hear,
+                                 void *context, struct nb_error *err);
+
 #endif
