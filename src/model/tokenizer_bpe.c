@@ -3,8 +3,9 @@
 #include <stdlib.h>
 
 enum {
-    SHORT = 64,   /* symbols that are merged in a plain array */
-    BITS_LOG = 2, /* bits[] has 2^BITS_LOG bits for an entry of pairs[] */
+    SHORT = 64,      /* symbols that are merged in a plain array */
+    BITS_LOG = 2,    /* bits[] has 2^BITS_LOG bits for an entry of pairs[] */
+    MEMO_BYTES = 32, /* the longest stretch that is remembered */
 };
 
 static const uint64_t free_pair = ~UINT64_C(0);
@@ -516,37 +517,51 @@ static enum nb_status encode_stretch(const struct nb_bpe *bpe, struct nb_bpe_scr
     return append(bpe, scratch->symbols, count, begin, out, err);
 }
 
-static void remember(struct nb_bpe_memo *memo, struct nb_short_text text, size_t n,
-                     const int32_t *ids, size_t n_ids) {
-    if (n_ids == 0 || n_ids > sizeof memo->ids / sizeof *ids)
-        return;
-    memo->text = text;
-    memo->n = (uint8_t)n;
-    memo->n_ids = (uint8_t)n_ids;
-    memcpy(memo->ids, ids, n_ids * sizeof *ids);
+/* A memo's key for text[0..n), 0 < n <= MEMO_BYTES. */
+static inline struct nb_bpe_memo memo_key(const char *text, size_t n) {
+    struct nb_bpe_memo key = {.n = (uint8_t)n};
+    if (n <= 16) {
+        key.begin = nb_short_text(text, n);
+    } else {
+        key.begin = nb_short_text(text, 16);
+        key.end = nb_short_text(text + n - 16, 16);
+    }
+    return key;
+}
+
+static inline bool same_key(const struct nb_bpe_memo *x, const struct nb_bpe_memo *y) {
+    return x->n == y->n && x->begin.a == y->begin.a && x->begin.b == y->begin.b &&
+           x->end.a == y->end.a && x->end.b == y->end.b;
+}
+
+static enum nb_status recall(const struct nb_bpe_memo *memo, struct nb_tokens *out,
+                             struct nb_error *err) {
+    bool fits = true;
+    for (size_t i = 0; i < memo->n_ids && fits; i++)
+        fits = nb_tokens_add(out, memo->ids[i]);
+    return fits ? NB_OK : nb_fail_memory(err, out->n * sizeof *out->ids, "token ids");
 }
 
 static enum nb_status encode_or_recall(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
                                        const char *text, size_t n, size_t begin,
                                        struct nb_tokens *out, struct nb_error *err) {
-    enum { MEMO_BYTES = 16 };
+    uint64_t hash = nb_hash_text(text, n);
     /* Where the unknown token fuses with the one before, ids depend on more than the stretch. */
     bool fuses = bpe->fuse_unknown && bpe->unknown >= 0;
     if (n > MEMO_BYTES || !scratch->memos || fuses)
-        return encode_stretch(bpe, scratch, text, n, nb_hash_text(text, n), begin, out, err);
-    struct nb_short_text key = nb_short_text(text, n);
-    uint64_t hash = nb_hash_text(text, n);
+        return encode_stretch(bpe, scratch, text, n, hash, begin, out, err);
+    struct nb_bpe_memo key = memo_key(text, n);
     struct nb_bpe_memo *memo = &scratch->memos[hash >> (64 - scratch->memo_bits)];
-    if (memo->n == n && memo->text.a == key.a && memo->text.b == key.b) {
-        bool fits = true;
-        for (size_t i = 0; i < memo->n_ids && fits; i++)
-            fits = nb_tokens_add(out, memo->ids[i]);
-        return fits ? NB_OK : nb_fail_memory(err, out->n * sizeof *out->ids, "token ids");
-    }
+    if (same_key(memo, &key))
+        return recall(memo, out, err);
     size_t before = out->n;
     enum nb_status s = encode_stretch(bpe, scratch, text, n, hash, begin, out, err);
-    if (s == NB_OK)
-        remember(memo, key, n, out->ids + before, out->n - before);
+    size_t made = out->n - before;
+    if (s == NB_OK && made > 0 && made <= sizeof key.ids / sizeof *key.ids) {
+        *memo = key;
+        memo->n_ids = (uint8_t)made;
+        memcpy(memo->ids, out->ids + before, made * sizeof *memo->ids);
+    }
     return s;
 }
 

@@ -92,9 +92,10 @@ enum nb_status nb_bpe_finish(struct nb_bpe *bpe, const struct nb_text_map *words
 
 /* What a short stretch of text became the last time; a cache line. */
 struct nb_bpe_memo {
-    struct nb_short_text text;
+    struct nb_short_text begin,
+        end;          /* its first and last 16 bytes; of less than 17, all and none */
     uint8_t n, n_ids; /* n 0: nothing */
-    int32_t ids[11];
+    int32_t ids[7];
 };
 
 /* Memory that encoding uses again from one piece of text to the next, all with one nb_bpe. All zero
