@@ -221,6 +221,7 @@ enum nb_status nb_model_synthetic(const char *spec, struct nb_pool *pool, struct
         nb_model_close(out);
         return nb_fail_memory(err, layout.used, spec);
     }
+    madvise(layout.base, layout.used, MADV_HUGEPAGE);
     out->tensors.maps[0] = (struct nb_map){layout.base, layout.used};
     out->tensors.n_files = 1;
     out->tensors.bytes = layout.used;

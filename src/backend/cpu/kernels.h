@@ -32,7 +32,7 @@ static inline size_t nb_fixed_columns(size_t n) {
     return (n + 2 * NB_FIXED_BLOCK - 1) / (2 * NB_FIXED_BLOCK) * (2 * NB_FIXED_BLOCK);
 }
 static inline size_t nb_fixed_scales(size_t n) {
-    return (n / NB_FIXED_BLOCK + 15) / 16 * 16;
+    return (n / NB_FIXED_BLOCK + 15) / 16 * 16 + 64; /* versions may write 64 at a time */
 }
 
 /* What a thread needs. */

@@ -1,4 +1,5 @@
-/* Products of 4-bit weights with activations in fixed point, for AVX-512 with VNNI.
+/* Products of 4-bit weights with activations in fixed point, for AVX-512 with VNNI and
+ * VBMI.
  *
  * A 4-bit code is a number for vpermw to look up: 32 of them at a time become 16-bit integers, and
  * vpdpwssd multiplies pairs of those with pairs of 16-bit activations, exactly, at twice the rate
@@ -18,7 +19,8 @@
 #include <stdalign.h>
 #include <string.h>
 
-#define VNNI   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+#define VNNI                                                                                       \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma")))
 #define INLINE static inline __attribute__((always_inline))
 /* Before each loop over what lies in registers: unrolled early, arrays become registers. */
 #define UNROLL _Pragma("GCC unroll 16")
@@ -105,44 +107,83 @@ VNNI INLINE __m512i value_table(const struct nb_quant_view *view, int max, float
     return _mm512_broadcast_i64x4(words);
 }
 
-/* out[0..16) = absmax of 16 pieces of double quantized blocks with one nested absmax. */
-VNNI INLINE void nested_absmax16(const struct nb_quant_view *view, size_t first, float nested,
-                                 float *out) {
-    __m512i code =
-        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(view->absmax_code + first)));
-    __m512 value = _mm512_i32gather_ps(code, view->nested_values, 4);
-    value = _mm512_mul_ps(value, _mm512_set1_ps(nested));
-    _mm512_store_ps(out, _mm512_add_ps(value, _mm512_set1_ps(view->nested_offset)));
+/* 256 floats as bytes: planes[i] holds byte i of each, for vpermi2b to look up. */
+struct planes {
+    alignas(64) uint8_t at[4][256];
+};
+
+VNNI static void make_planes(const float *values, struct planes *out) {
+    for (int i = 0; i < 256; i += 16) {
+        __m512i v = _mm512_loadu_si512(values + i);
+        for (unsigned p = 0; p < 4; p++)
+            _mm_store_si128((__m128i *)(out->at[p] + i),
+                            _mm512_cvtepi32_epi8(_mm512_srli_epi32(v, p * 8)));
+    }
 }
 
-/* out[r][pieces rounded up to 16] = absmax of the 64-column pieces of rows [row, row + rows), the
- * rest 0. A block of weights is one or more pieces: 2^shift. */
-VNNI static void load_absmax(const struct nb_fixed_job *job, size_t row, size_t rows, float *out) {
+/* Byte p of the values of 64 codes. */
+VNNI INLINE __m512i look_up_plane(const struct planes *planes, int p, __m512i codes) {
+    const uint8_t *at = planes->at[p];
+    __m512i low =
+        _mm512_permutex2var_epi8(_mm512_load_si512(at), codes, _mm512_load_si512(at + 64));
+    __m512i high =
+        _mm512_permutex2var_epi8(_mm512_load_si512(at + 128), codes, _mm512_load_si512(at + 192));
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
+}
+
+/* out[0..64) = absmax of up to 64 pieces of double quantized blocks with one nested absmax. */
+VNNI INLINE void nested_absmax64(const struct planes *planes, const uint8_t *codes, size_t n,
+                                 float nested, float offset, float *out) {
+    /* Unpacking four bytes each works within quarters of a vector: the order that undoes it. */
+    const __m512i quarters =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __mmask64 there = n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0;
+    __m512i c = _mm512_permutexvar_epi32(quarters, _mm512_maskz_loadu_epi8(there, codes)), b[4];
+    UNROLL
+    for (int p = 0; p < 4; p++)
+        b[p] = look_up_plane(planes, p, c);
+    __m512i low0 = _mm512_unpacklo_epi8(b[0], b[1]), low1 = _mm512_unpackhi_epi8(b[0], b[1]);
+    __m512i high0 = _mm512_unpacklo_epi8(b[2], b[3]), high1 = _mm512_unpackhi_epi8(b[2], b[3]);
+    const __m512i value[4] = {
+        _mm512_unpacklo_epi16(low0, high0), _mm512_unpackhi_epi16(low0, high0),
+        _mm512_unpacklo_epi16(low1, high1), _mm512_unpackhi_epi16(low1, high1)};
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        _mm512_storeu_ps(out + i * 16, _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(value[i]),
+                                                                   _mm512_set1_ps(nested)),
+                                                     _mm512_set1_ps(offset)));
+}
+
+/* out[r][pieces, with room for 64] = absmax of the 64-column pieces of rows [row, row + rows); what
+ * follows a row's pieces, and the one after an odd number of them, means nothing. A block of
+ * weights is one or more pieces: 2^shift. */
+VNNI static void load_absmax(const struct nb_fixed_job *job, const struct planes *planes,
+                             size_t row, size_t rows, float *out) {
     const struct nb_quant_view *view = job->w;
     size_t pieces = job->columns / BLOCK, padded = nb_fixed_scales(job->columns);
     int shift = __builtin_ctzll(view->block / BLOCK);
     for (size_t r = row; r < row + rows; r++, out += padded) {
         size_t first = r * pieces, i = 0;
-        bool fast = !view->absmax && shift == 0;
-        size_t end = 0; /* of the nested block that piece i is in */
-        float nested = 0;
-        while (i < pieces) {
-            if (fast && first + i >= end) {
-                size_t block = (first + i) / view->nested_block;
-                nested = view->nested_absmax[block];
-                end = (block + 1) * view->nested_block;
-            }
-            if (fast && i + 16 <= pieces && first + i + 16 <= end) {
-                nested_absmax16(view, first + i, nested, out + i);
-                i += 16;
-            } else {
-                out[i] = nb_quant_absmax(view, (first + i) >> shift);
-                i++;
-            }
+        while (!view->absmax && shift == 0 && i < pieces) {
+            size_t block = (first + i) / view->nested_block,
+                   same = (block + 1) * view->nested_block - (first + i), n = pieces - i;
+            n = n < same ? n : same;
+            n = n < 64 ? n : 64;
+            nested_absmax64(planes, view->absmax_code + first + i, n, view->nested_absmax[block],
+                            view->nested_offset, out + i);
+            i += n;
         }
-        for (; i < padded; i++)
-            out[i] = 0;
+        for (; i < pieces; i++)
+            out[i] = nb_quant_absmax(view, (first + i) >> shift);
+        if (pieces % 2)
+            out[pieces] = 0; /* the empty half of the last chunk's */
     }
+}
+
+/* The planes of a job's double quantization, where it has one. */
+VNNI INLINE void job_planes(const struct nb_fixed_job *job, struct planes *out) {
+    if (!job->w->absmax)
+        make_planes(job->w->nested_values, out);
 }
 
 /* ---- few tokens --------------------------------------------------------------------------------
@@ -159,20 +200,23 @@ alignas(64) static const int32_t pair_of_scales[8][16] = {
 /* A chunk of codes to vectors of integers; of the last chunk, only `there` may be there. */
 VNNI INLINE void look_up_chunk(const uint8_t *codes, __mmask64 there, __m512i table, __m512i w[4]) {
     __m512i c = _mm512_maskz_loadu_epi8(there, codes);
-    UNROLL
-    for (int j = 0; j < 4; j++)
-        w[j] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, (unsigned)j * 4), table);
+    /* From one byte on, what would be shifted by 8 and 12 is shifted by 0 and 4. */
+    __m512i d = _mm512_maskz_loadu_epi8(there >> 1, codes + 1);
+    w[0] = _mm512_permutexvar_epi16(c, table);
+    w[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
+    w[2] = _mm512_permutexvar_epi16(d, table);
+    w[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(d, 4), table);
 }
 
 /* y[t, r] for `rows` rows from `row` on and `tokens` tokens, both constant. */
-VNNI INLINE void few(const struct nb_fixed_job *job, __m512i table, float unit, size_t row,
-                     int rows, size_t token, int tokens) {
+VNNI INLINE void few(const struct nb_fixed_job *job, const struct planes *planes, __m512i table,
+                     float unit, size_t row, int rows, size_t token, int tokens) {
     size_t n = job->columns, pieces = n / BLOCK, row_bytes = n / 2, padded = nb_fixed_scales(n),
            q_stride = job->x.q_stride, scale_stride = job->x.scale_stride;
     const uint8_t *codes = job->w->codes + row * row_bytes;
     const int16_t *q = job->x.q + token * q_stride;
     const float *scale = job->x.scale + token * scale_stride, *absmax = job->scratch->absmax;
-    load_absmax(job, row, (size_t)rows, job->scratch->absmax);
+    load_absmax(job, planes, row, (size_t)rows, job->scratch->absmax);
     __m512 sum[8];
     UNROLL
     for (int i = 0; i < rows * tokens; i++)
@@ -184,7 +228,7 @@ VNNI INLINE void few(const struct nb_fixed_job *job, __m512i table, float unit, 
         UNROLL
         for (int r = 0; r < rows; r++) {
             const uint8_t *at = codes + (size_t)r * row_bytes + piece * BLOCK / 2;
-            _mm_prefetch((const char *)at + (size_t)rows * row_bytes, _MM_HINT_T0); /* next rows */
+            _mm_prefetch((const char *)at + (size_t)rows * row_bytes, _MM_HINT_T1); /* next rows */
             __m512i w[4];
             look_up_chunk(at, there, table, w);
             __m512 a =
@@ -218,11 +262,13 @@ VNNI INLINE void few_rows(const struct nb_fixed_job *job, size_t token, int toke
     const int at_a_time = tokens <= 2 ? 4 : 2;
     float unit;
     __m512i table = value_table(job->w, W_MAX_ROW, &unit);
+    struct planes planes;
+    job_planes(job, &planes);
     size_t r = job->row, end = job->row + job->rows;
     for (; r + (size_t)at_a_time <= end; r += (size_t)at_a_time)
-        few(job, table, unit, r, at_a_time, token, tokens);
+        few(job, &planes, table, unit, r, at_a_time, token, tokens);
     for (; r < end; r++)
-        few(job, table, unit, r, 1, token, tokens);
+        few(job, &planes, table, unit, r, 1, token, tokens);
 }
 
 VNNI static void few_tokens(const struct nb_fixed_job *job) {
@@ -313,8 +359,10 @@ VNNI static void look_up(const struct nb_fixed_job *job, __m512i table, size_t k
 VNNI static void strip_absmax(const struct nb_fixed_job *job, float *out) {
     size_t padded = nb_fixed_scales(job->columns);
     float *by_row = job->scratch->sums; /* [16][padded], not in use yet */
+    struct planes planes;
+    job_planes(job, &planes);
     for (size_t v = 0; v < VECTORS; v++) {
-        load_absmax(job, job->row + v * 16, 16, by_row);
+        load_absmax(job, &planes, job->row + v * 16, 16, by_row);
         for (size_t i = 0; i < padded; i += 16) {
             __m512i a[16];
             for (size_t r = 0; r < 16; r++)

@@ -298,7 +298,8 @@ bool nb_kernels_avx2_runs(void) {
 bool nb_kernels_avx512_runs(void) {
     return nb_kernels_avx2_runs() && __builtin_cpu_supports("avx512f") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 
 #endif
