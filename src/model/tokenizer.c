@@ -8,7 +8,7 @@
 
 enum {
     MAX_FILE_BYTES = 256 << 20,
-    MAX_TEXT_BYTES = 1 << 29, /* so that positions fit 32 bits even after normalization */
+    MAX_TEXT_BYTES = 1 << 29, /* so that normalization rarely takes it beyond 2^31 */
 };
 
 bool nb_tokens_add(struct nb_tokens *tokens, int32_t id) {
@@ -29,8 +29,9 @@ void nb_tokens_free(struct nb_tokens *tokens) {
     *tokens = (struct nb_tokens){0};
 }
 
-/* A SentencePiece model begins with a line feed, the tag of its first piece, and then that piece's
- * length; no piece that short begins with a brace's 123 bytes and goes on as an object does. */
+/* Whether bytes begin as a JSON object does. A SentencePiece model begins with a line feed (the tag
+ * of its first piece) and a length; were that a brace, 123, what follows would still give it away.
+ */
 static bool is_json(const char *bytes, size_t n) {
     size_t i = 0;
     while (i < n && memchr(" \t\r\n", bytes[i], 4))

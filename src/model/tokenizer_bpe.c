@@ -610,6 +610,9 @@ static enum nb_status encode_text(const struct nb_bpe *bpe, struct nb_bpe_scratc
 enum nb_status nb_bpe_encode(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
                              const char *text, size_t n, struct nb_tokens *out,
                              struct nb_error *err) {
+    if (n > INT32_MAX) /* positions have 32 bits */
+        return nb_fail(err, NB_ERR_LIMIT, "normalized text of %zu bytes, expected at most %d", n,
+                       INT32_MAX);
     if (bpe->ignore_merges) {
         int32_t id = nb_text_map_find(bpe->words, text, n);
         if (id >= 0)

@@ -115,7 +115,7 @@ struct nb_bpe_scratch {
 enum nb_status nb_bpe_remember(struct nb_bpe_scratch *scratch, size_t n, struct nb_error *err);
 void nb_bpe_scratch_free(struct nb_bpe_scratch *scratch);
 
-/* Appends the ids of text[0..n), which is UTF-8 of less than 2^31 bytes. */
+/* Appends the ids of text[0..n), which is UTF-8; NB_ERR_LIMIT from 2^31 bytes on. */
 enum nb_status nb_bpe_encode(const struct nb_bpe *bpe, struct nb_bpe_scratch *scratch,
                              const char *text, size_t n, struct nb_tokens *out,
                              struct nb_error *err);

@@ -98,10 +98,9 @@ static enum nb_status processor_step(struct nb_json_loader *l, const json_t *obj
     if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)
         return bert_processor(l, object, where);
     if (strcmp(type, "TemplateProcessing") != 0)
-        return nb_loader_unsupported(
-            l, where, type,
-            "TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel "
-            "and Sequence");
+        return nb_loader_unsupported(l, where, type,
+                                     "TemplateProcessing, RobertaProcessing, BertProcessing, "
+                                     "ByteLevel and Sequence");
     struct nb_where at = nb_where_field(where, "single");
     const json_t *single = json_object_get(object, "single");
     if (!json_is_array(single))

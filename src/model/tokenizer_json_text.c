@@ -63,11 +63,12 @@ static enum nb_status get_behavior(struct nb_json_loader *l, const json_t *objec
         if (strcmp(name, names[i]) == 0)
             return NB_OK;
     }
-    return s == NB_OK ? nb_fail(l->err, NB_ERR_FORMAT,
-                                "%s.behavior is \"%s\", expected Removed, "
-                                "Isolated, MergedWithPrevious, MergedWithNext or Contiguous",
-                                where, nb_shown_text(name).text)
-                      : s;
+    if (s != NB_OK)
+        return s;
+    return nb_fail(l->err, NB_ERR_FORMAT,
+                   "%s.behavior is \"%s\", expected Removed, Isolated, MergedWithPrevious, "
+                   "MergedWithNext or Contiguous",
+                   where, nb_shown_text(name).text);
 }
 
 static enum nb_status get_metaspace(struct nb_json_loader *l, const json_t *object,
@@ -107,6 +108,10 @@ static enum nb_status get_digits(struct nb_json_loader *l, const json_t *object,
     "\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}"                       \
     "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
 
+/* How GPT-2 cuts text, and ByteLevel where it is not told otherwise. */
+#define GPT2_WORDS                                                                                 \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
 /* A pattern that is the type's own. */
 static enum nb_status own_regex(struct nb_json_loader *l, const char *pattern,
                                 struct nb_splitter *step) {
@@ -141,10 +146,7 @@ static enum nb_status get_byte_level(struct nb_json_loader *l, const json_t *obj
         if (s != NB_OK)
             return s;
         step->behavior = NB_SPLIT_ISOLATED;
-        s = own_regex(l,
-                      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
-                      "\\s+(?!\\S)|\\s+",
-                      step);
+        s = own_regex(l, GPT2_WORDS, step);
     }
     l->byte_level = true;
     return s;
