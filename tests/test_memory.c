@@ -118,15 +118,23 @@ static void make(struct checkpoint *c) {
     checkpoint_write(c);
     write_tokenizer(c);
     folder_write_text(&c->folder, "generation_config.json", "{\"eos_token_id\":[2]}");
+    folder_write_text(&c->folder, "tokenizer_config.json",
+                      "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}");
+    folder_write_text(&c->folder, "chat_template.jinja",
+                      "{% for message in messages %}<|im_start|>{{ message.role + '\\n' }}"
+                      "{{ message.content + '<|im_end|>\\n' }}{% endfor %}"
+                      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
     folder_write_text(&c->folder, "labels.txt", "letter\nbill\n");
     folder_write_text(&c->folder, "a.txt", "ACME Corp\nTotal  12.50\n");
 }
 
-static enum nb_status generate(struct nb_engine *engine, struct nb_error *err) {
+static enum nb_status generate(struct nb_engine *engine, bool chat, struct nb_error *err) {
     static const char *const stop[] = {"a stop that never comes"};
     struct nb_generate_options o = {
         .prompt = "Hello </s> \xF0\x9F\x98\x80",
         .prompt_bytes = 15,
+        .chat = chat,
+        .system = chat ? "Be brief." : NULL,
         .max_tokens = 20,
         .ignore_eos = true,
         .stop = stop,
@@ -161,7 +169,9 @@ static enum nb_status whole_life(const struct checkpoint *c, struct nb_error *er
         nb_classification_free(&result);
     }
     if (s == NB_OK)
-        s = generate(engine, err);
+        s = generate(engine, false, err);
+    if (s == NB_OK)
+        s = generate(engine, true, err);
     nb_engine_close(engine);
     return s;
 }

@@ -137,7 +137,8 @@ static bool splits(struct prompt *p, size_t i, const char *before, const char *a
     encode(p, before, strlen(before), 0, &parts);
     add_id(p, p->ids[i], &parts);
     encode(p, after, strlen(after), flags, &parts);
-    bool equal = whole.n == parts.n && memcmp(whole.ids, parts.ids, whole.n * sizeof(int32_t)) == 0;
+    bool equal = p->status == NB_OK && whole.n == parts.n &&
+                 memcmp(whole.ids, parts.ids, whole.n * sizeof *whole.ids) == 0;
     nb_tokens_free(&whole);
     nb_tokens_free(&parts);
     return equal;
