@@ -1,5 +1,6 @@
 /* The CPU backend's products in fixed point against sums in double: every length of a row, every
- * number of tokens, all shapes of blocks; codes end where memory does. */
+ * number of tokens, all shapes of blocks; codes end where memory does. And the kernels of attention
+ * against the plain ones. */
 #include "test.h"
 
 #include "backend/cpu/kernels.h"
@@ -275,10 +276,55 @@ static void what_is_taken(void **state) {
     assert_false(nb_fixed_takes(&m));
 }
 
+/* The other kernels against the plain ones: every length up to a few vectors. */
+static void close_to_plain(const char *what, const struct nb_kernels *k, const float *got,
+                           const float *want, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabsf(got[i] - want[i]) <= 2e-6f * fmaxf(fabsf(want[i]), 1e-3f)))
+            fail_msg("%s, %s of %zu: [%zu] is %.9g, plain %.9g", k->name, what, n, i,
+                     (double)got[i], (double)want[i]);
+    }
+}
+
+static void vector_versions(void **state) {
+    (void)state;
+    static const char *const names[] = {"avx2", "avx512"};
+    enum { N = 70, ROWS = 16, HEADS = 7 };
+    for (int v = 0; v < 2; v++) {
+        const struct nb_kernels *k = nb_kernels_find(names[v]), *plain = &nb_kernels_plain;
+        for (size_t n = 1; k && n <= N; n++) {
+            float a[HEADS * N], b[HEADS * N], up[N], s[HEADS * ROWS], values[ROWS * N];
+            for (size_t i = 0; i < n; i++)
+                a[i] = b[i] = next_float() * 60, up[i] = next_float();
+            k->softmax(a, n, 0.3f);
+            plain->softmax(b, n, 0.3f);
+            close_to_plain("softmax", k, a, b, n);
+            for (size_t i = 0; i < n; i++)
+                a[i] = b[i] = next_float() * (i % 3 ? 5 : 120);
+            k->silu_times(a, up, n);
+            plain->silu_times(b, up, n);
+            close_to_plain("silu", k, a, b, n);
+            for (size_t i = 0; i < HEADS * N; i++)
+                a[i] = b[i] = 1;
+            for (size_t i = 0; i < HEADS * ROWS; i++)
+                s[i] = fabsf(next_float());
+            for (size_t i = 0; i < ROWS * N; i++)
+                values[i] = fabsf(next_float());
+            for (int heads = 1; heads <= HEADS; heads++) {
+                int rows = 1 + (int)(next_random() % ROWS);
+                k->add_weighted(s, ROWS, heads, values, rows, n, a, N);
+                plain->add_weighted(s, ROWS, heads, values, rows, n, b, N);
+                close_to_plain("add_weighted", k, a, b, HEADS * N);
+            }
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shapes),   cmocka_unit_test(blocks),        cmocka_unit_test(no_overflow),
-        cmocka_unit_test(extremes), cmocka_unit_test(what_is_taken),
+        cmocka_unit_test(shapes),        cmocka_unit_test(blocks),
+        cmocka_unit_test(no_overflow),   cmocka_unit_test(extremes),
+        cmocka_unit_test(what_is_taken), cmocka_unit_test(vector_versions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

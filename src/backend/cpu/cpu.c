@@ -269,57 +269,52 @@ static void store_kv(struct cpu *cpu, const struct nb_batch *batch, int layer) {
     }
 }
 
-/* scores[0..n) to softmax(scores * scale). */
-static void softmax(float *scores, size_t n, float scale) {
-    float max = scores[0], sum = 0;
-    for (size_t i = 1; i < n; i++)
-        max = scores[i] > max ? scores[i] : max;
-    for (size_t i = 0; i < n; i++) {
-        scores[i] = expf((scores[i] - max) * scale);
-        sum += scores[i];
-    }
-    for (size_t i = 0; i < n; i++)
-        scores[i] /= sum;
-}
-
 struct attention_job {
     struct cpu *cpu;
     const struct nb_batch *batch;
     int layer;
 };
 
-/* One query head of one token over all positions up to its own. */
-static void attend(struct attention_job *job, size_t t, size_t h, float *scores) {
+/* The query heads of one token that share KV head g, over all positions up to its own: keys and
+ * values are read once for all of them. scores: [heads of the group, context] */
+static void attend(struct attention_job *job, size_t t, size_t g, float *scores) {
     struct cpu *cpu = job->cpu;
     const struct nb_config *c = &cpu->model->config;
-    size_t d = (size_t)c->head_width, heads = (size_t)c->n_heads;
-    size_t g = h / (heads / (size_t)c->n_kv_heads);
+    size_t d = (size_t)c->head_width, heads = (size_t)c->n_heads,
+           group = heads / (size_t)c->n_kv_heads, stride = (size_t)cpu->context;
     const int32_t *pages = job->batch->pages[job->batch->sequence[t]];
     /* Positions [first, n): all, or those within the window; pages begin at multiples of a tile. */
     size_t n = (size_t)job->batch->position[t] + 1, window = (size_t)c->window;
     size_t first = window && n > window ? n - window : 0;
-    const float *q = cpu->q + (t * heads + h) * d;
+    const float *q = cpu->q + (t * heads + g * group) * d;
     for (size_t p = first - first % NB_TILE_ROWS; p < n; p += NB_TILE_ROWS) {
-        size_t rows = n - p < NB_TILE_ROWS ? n - p : NB_TILE_ROWS;
+        int rows = n - p < NB_TILE_ROWS ? (int)(n - p) : NB_TILE_ROWS;
         const float *keys = page_keys(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
                             (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
-        cpu->kernels->products(q, d, 1, keys, d, (int)rows, d, scores + p, rows);
+        for (size_t h = 0; h < group; h += NB_TILE_TOKENS) {
+            int tile = group - h < NB_TILE_TOKENS ? (int)(group - h) : NB_TILE_TOKENS;
+            cpu->kernels->products(q + h * d, d, tile, keys, d, rows, d, scores + h * stride + p,
+                                   stride);
+        }
     }
-    softmax(scores + first, n - first, 1.0f / sqrtf((float)d));
-    float *out = cpu->attended + (t * heads + h) * d;
-    memset(out, 0, d * sizeof *out);
-    for (size_t p = first; p < n; p++) {
-        const float *values = page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer);
-        cpu->kernels->add_scaled(scores[p], values + (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d,
-                                 d, out);
+    for (size_t h = 0; h < group; h++)
+        cpu->kernels->softmax(scores + h * stride + first, n - first, 1.0f / sqrtf((float)d));
+    float *out = cpu->attended + (t * heads + g * group) * d;
+    memset(out, 0, group * d * sizeof *out);
+    for (size_t p = first, rows; p < n; p += rows) { /* as far as the page goes */
+        rows = NB_PAGE_TOKENS - p % NB_PAGE_TOKENS;
+        rows = n - p < rows ? n - p : rows;
+        const float *values = page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
+                              (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
+        cpu->kernels->add_weighted(scores + p, stride, (int)group, values, (int)rows, d, out, d);
     }
 }
 
-static void run_heads(void *context, int thread, size_t begin, size_t end) {
+static void run_groups(void *context, int thread, size_t begin, size_t end) {
     struct attention_job *job = context;
-    size_t heads = (size_t)job->cpu->model->config.n_heads;
+    size_t groups = (size_t)job->cpu->model->config.n_kv_heads;
     for (size_t i = begin; i < end; i++)
-        attend(job, i / heads, i % heads, job->cpu->scores[thread]);
+        attend(job, i / groups, i % groups, job->cpu->scores[thread]);
 }
 
 /* x += o(attention(q, k, v of norm(x))) */
@@ -341,7 +336,7 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
     }
     store_kv(cpu, batch, layer);
     struct attention_job job = {cpu, batch, layer};
-    nb_pool_run(cpu->pool, n * (size_t)c->n_heads, 1, run_heads, &job);
+    nb_pool_run(cpu->pool, n * (size_t)c->n_kv_heads, 1, run_groups, &job);
     const struct product o = {&l->o, cpu->attended, cpu->normed, n};
     multiply(cpu, cpu->attended, n, &o, 1);
     for (size_t i = 0; i < n * width; i++)
@@ -403,6 +398,7 @@ static void route(struct cpu *cpu, size_t n) {
 }
 
 struct act_job {
+    struct cpu *cpu;
     float *gate;
     const float *up;
 };
@@ -411,8 +407,7 @@ struct act_job {
 static void run_act(void *context, int thread, size_t begin, size_t end) {
     (void)thread;
     struct act_job *job = context;
-    for (size_t i = begin; i < end; i++)
-        job->gate[i] = job->gate[i] / (1.0f + expf(-job->gate[i])) * job->up[i];
+    job->cpu->kernels->silu_times(job->gate + begin, job->up + begin, end - begin);
 }
 
 /* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
@@ -438,7 +433,7 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
             (struct product){&l->experts[e].up, x, cpu->up + first * inner, count};
     }
     multiply(cpu, cpu->gathered, n * k, cpu->products, n_products);
-    struct act_job act = {cpu->gate, cpu->up};
+    struct act_job act = {cpu, cpu->gate, cpu->up};
     nb_pool_run(cpu->pool, n * k * inner, 4096, run_act, &act);
     n_products = 0;
     for (int e = 0; e < c->n_experts; e++) {
@@ -672,7 +667,7 @@ static bool make_scratch(struct cpu *cpu) {
         return false;
     for (size_t i = 0; i < threads; i++) {
         cpu->rows[i] = nb_arena_alloc(&cpu->arena, columns, NB_TILE_ROWS * sizeof(float));
-        cpu->scores[i] = nb_arena_alloc(&cpu->arena, (size_t)cpu->context, sizeof(float));
+        cpu->scores[i] = nb_arena_alloc(&cpu->arena, (size_t)cpu->context, H / G * sizeof(float));
         if (!cpu->rows[i] || !cpu->scores[i])
             return false;
     }

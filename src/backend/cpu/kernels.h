@@ -92,6 +92,18 @@ struct nb_kernels {
     void (*products_bf16)(const float *x, size_t x_stride, int tokens, const uint16_t *w,
                           size_t w_stride, int rows, size_t n, float *y, size_t y_stride);
 
+    /* y[t * y_stride + i] += sum over r < rows of s[t * s_stride + r] * v[r * n + i], in order of
+     * r, for t < tokens and i < n: the values of a page, weighted by the scores of several heads.
+     */
+    void (*add_weighted)(const float *s, size_t s_stride, int tokens, const float *v, int rows,
+                         size_t n, float *y, size_t y_stride);
+
+    /* x[0..n) to softmax(x * scale), n > 0, scale > 0. */
+    void (*softmax)(float *x, size_t n, float scale);
+
+    /* gate[0..n) = silu(gate) * up, silu(x) = x / (1 + e^-x) */
+    void (*silu_times)(float *gate, const float *up, size_t n);
+
     /* y[0..n) += a * x[0..n) */
     void (*add_scaled)(float a, const float *x, size_t n, float *y);
 };

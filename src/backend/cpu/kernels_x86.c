@@ -205,6 +205,108 @@ AVX512 static void products_avx512(const float *x, size_t x_stride, int tokens, 
     }
 }
 
+/* e^x to within two units of the last place; 0 below -104, infinite above 89, NaN for NaN. x = n ln
+ * 2
+ * + r with |r| <= ln 2 / 2, ln 2 in two parts; e^r by its Taylor series. */
+AVX512 INLINE __m512 exp16(__m512 x) {
+    /* The operand that is returned for NaN is the second. */
+    x = _mm512_max_ps(_mm512_set1_ps(-104), _mm512_min_ps(_mm512_set1_ps(89), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    static const float factors[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
+                                    1.0f / 6,    0.5f,       1,          1};
+    __m512 sum = _mm512_set1_ps(factors[0]);
+    UNROLL
+    for (int i = 1; i < 8; i++)
+        sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(factors[i]));
+    return _mm512_scalef_ps(sum, n);
+}
+
+AVX512 INLINE __mmask16 lanes_left(size_t left) {
+    return left < 16 ? (__mmask16)((1u << left) - 1) : 0xFFFF;
+}
+
+AVX512 static void softmax_avx512(float *x, size_t n, float scale) {
+    __m512 most = _mm512_set1_ps(x[0]), sum = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
+    for (size_t i = 0; i < n; i += 16)
+        most = _mm512_max_ps(_mm512_mask_loadu_ps(most, lanes_left(n - i), x + i), most);
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 part = lanes_left(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(part, x + i);
+        v = exp16(_mm512_mul_ps(_mm512_sub_ps(v, most), by));
+        sum = _mm512_mask_add_ps(sum, part, sum, v);
+        _mm512_mask_storeu_ps(x + i, part, v);
+    }
+    __m512 all = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 part = lanes_left(n - i);
+        _mm512_mask_storeu_ps(x + i, part, _mm512_div_ps(_mm512_maskz_loadu_ps(part, x + i), all));
+    }
+}
+
+AVX512 static void silu_times_avx512(float *gate, const float *up, size_t n) {
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 part = lanes_left(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(part, gate + i), u = _mm512_maskz_loadu_ps(part, up + i);
+        __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        g = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e));
+        _mm512_mask_storeu_ps(gate + i, part, _mm512_mul_ps(g, u));
+    }
+}
+
+AVX512 INLINE void add_weighted_tile(const float *s, size_t s_stride, int tokens, const float *v,
+                                     int rows, size_t n, float *y, size_t y_stride) {
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 part = lanes_left(n - i);
+        __m512 sum[4];
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            sum[t] = _mm512_maskz_loadu_ps(part, y + (size_t)t * y_stride + i);
+        for (int r = 0; r < rows; r++) {
+            __m512 row = _mm512_maskz_loadu_ps(part, v + (size_t)r * n + i);
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                sum[t] = _mm512_fmadd_ps(_mm512_set1_ps(s[(size_t)t * s_stride + (size_t)r]), row,
+                                         sum[t]);
+        }
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            _mm512_mask_storeu_ps(y + (size_t)t * y_stride + i, part, sum[t]);
+    }
+}
+
+AVX512 static void add_weighted_avx512(const float *s, size_t s_stride, int tokens, const float *v,
+                                       int rows, size_t n, float *y, size_t y_stride) {
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4)
+        add_weighted_tile(s + (size_t)t * s_stride, s_stride, 4, v, rows, n,
+                          y + (size_t)t * y_stride, y_stride);
+    for (; t < tokens; t++)
+        add_weighted_tile(s + (size_t)t * s_stride, s_stride, 1, v, rows, n,
+                          y + (size_t)t * y_stride, y_stride);
+}
+
+/* The values of a page, a row at a time. */
+AVX2 static void add_weighted_avx2(const float *s, size_t s_stride, int tokens, const float *v,
+                                   int rows, size_t n, float *y, size_t y_stride) {
+    for (int t = 0; t < tokens; t++) {
+        for (int r = 0; r < rows; r++)
+            add_scaled_avx2(s[(size_t)t * s_stride + (size_t)r], v + (size_t)r * n, n,
+                            y + (size_t)t * y_stride);
+    }
+}
+
+static void softmax_plain(float *x, size_t n, float scale) {
+    nb_kernels_plain.softmax(x, n, scale);
+}
+
+static void silu_times_plain(float *gate, const float *up, size_t n) {
+    nb_kernels_plain.silu_times(gate, up, n);
+}
+
 /* 16 of bf16 to f32; of the last ones, `count` < 16. */
 AVX512 INLINE __m512 load_bf16(const uint16_t *p) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
@@ -278,6 +380,9 @@ const struct nb_kernels nb_kernels_avx2 = {
     .dequantize = dequantize_avx2,
     .widen_bf16 = widen_bf16_avx2,
     .products = products_avx2,
+    .add_weighted = add_weighted_avx2,
+    .softmax = softmax_plain,
+    .silu_times = silu_times_plain,
     .add_scaled = add_scaled_avx2,
 };
 
@@ -288,6 +393,9 @@ const struct nb_kernels nb_kernels_avx512 = {
     .widen_bf16 = widen_bf16_avx2,
     .products = products_avx512,
     .products_bf16 = products_bf16_avx512,
+    .add_weighted = add_weighted_avx512,
+    .softmax = softmax_avx512,
+    .silu_times = silu_times_avx512,
     .add_scaled = add_scaled_avx2,
 };
 
