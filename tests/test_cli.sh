@@ -39,7 +39,7 @@ expect "--version" says '^nibble [0-9]+\.[0-9]+\.[0-9]+$'
 expect "--version names the backends" says '^backends: cpu \(plain'
 run --help
 expect "--help" says 'usage: nibble COMMAND'
-for c in classify generate inspect; do
+for c in classify generate inspect quantize; do
     run help $c
     expect "help $c" says "usage: nibble $c"
     run $c --help

@@ -261,6 +261,34 @@ static void loading(void **state) {
     nb_model_close(&want);
 }
 
+static void infinite_weights(void **state) {
+    (void)state;
+    float x[128] = {1, -INFINITY, 2};
+    uint8_t codes[64], absmax_code[2];
+    float absmax[2], nested_absmax[1];
+    struct nb_quantized out = {codes, absmax, absmax_code, nested_absmax, 0};
+    struct nb_matrix m = {
+        .name = "odd.weight", .rows = 2, .columns = 64, .type = NB_WEIGHT_F32, .data = x};
+    struct nb_weight weight = {.name = m.name, .matrix = &m, .linear = true};
+    struct nb_error err;
+    struct nb_pool *pool;
+    assert_ok(nb_pool_create(1, &pool, &err), err);
+    struct nb_quantize_options o = nb_quantize_defaults;
+    expect_failure("infinite", nb_weight_quantize(&weight, &o, pool, &out, &err), &err,
+                   NB_ERR_FORMAT, "odd.weight|infinite");
+    o.nested = false; /* then only the weights that share its absmax are lost */
+    assert_ok(nb_weight_quantize(&weight, &o, pool, &out, &err), err);
+    assert_true(isinf(absmax[0]) && absmax[1] == 0);
+    x[1] = NAN; /* does not count */
+    o.nested = true;
+    assert_ok(nb_weight_quantize(&weight, &o, pool, &out, &err), err);
+    assert_true(absmax[0] == 2);
+    m.type = NB_WEIGHT_4BIT;
+    expect_failure("4 bits", nb_weight_quantize(&weight, &o, pool, &out, &err), &err,
+                   NB_ERR_UNSUPPORTED, "odd.weight|already");
+    nb_pool_free(pool);
+}
+
 /* ---- on disk ---- */
 
 static size_t entries(const char *path) {
@@ -381,6 +409,9 @@ static void numbers_of_python(void **state) {
         {0.03333333507180214, "0.03333333507180214"},
         {1.7976931348623157e308, "1.7976931348623157e+308"},
         {5e-324, "5e-324"},
+        {INFINITY, "Infinity"},
+        {-INFINITY, "-Infinity"},
+        {NAN, "NaN"},
         {9007199254740993.0, "9007199254740992.0"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -392,11 +423,12 @@ static void numbers_of_python(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(normal_weights),  cmocka_unit_test(random_patterns),
-        cmocka_unit_test(near_thresholds), cmocka_unit_test(all_mantissas),
-        cmocka_unit_test(bad_shapes),      cmocka_unit_test(skipped_modules),
-        cmocka_unit_test(loading),         cmocka_unit_test(several_files),
-        cmocka_unit_test(stopping),        cmocka_unit_test(numbers_of_python),
+        cmocka_unit_test(normal_weights),    cmocka_unit_test(random_patterns),
+        cmocka_unit_test(near_thresholds),   cmocka_unit_test(all_mantissas),
+        cmocka_unit_test(bad_shapes),        cmocka_unit_test(skipped_modules),
+        cmocka_unit_test(loading),           cmocka_unit_test(infinite_weights),
+        cmocka_unit_test(several_files),     cmocka_unit_test(stopping),
+        cmocka_unit_test(numbers_of_python),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

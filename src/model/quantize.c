@@ -3,6 +3,7 @@
 #include "base/checked.h"
 #include "quant/quantize_fast.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -237,6 +238,10 @@ enum nb_status nb_weight_quantize(const struct nb_weight *weight,
     nb_pool_run(pool, w.n, PIECE, quantize_piece, &w);
     if (options->nested) {
         out->nested_offset = nb_absmax_mean(out->absmax, w.blocks);
+        if (!isfinite(out->nested_offset)) /* all of the matrix would become NaN */
+            return nb_fail(err, NB_ERR_FORMAT,
+                           "tensor %s holds infinite values, which double quantization cannot code",
+                           m->name);
         nb_pool_run(pool, w.blocks, NESTED_PIECE, quantize_nested, &w);
     }
     return NB_OK;

@@ -356,6 +356,10 @@ void nb_shards_close(struct nb_shards *shards) {
 
 void nb_python_number(double x, char out[32]) {
     char digits[32];
+    if (!isfinite(x)) {
+        snprintf(out, 32, "%s", isnan(x) ? "NaN" : x < 0 ? "-Infinity" : "Infinity");
+        return;
+    }
     for (int precision = 0; precision < 17; precision++) {
         snprintf(digits, sizeof digits, "%.*e", precision, x);
         if (strtod(digits, NULL) == x)
