@@ -334,6 +334,9 @@ VNNI INLINE void transpose16(__m512i v[16]) {
 VNNI static void look_up(const struct nb_fixed_job *job, __m512i table, size_t k, size_t n,
                          __m512i *w) {
     size_t row_bytes = job->columns / 2;
+    /* What comes next, while tokens are multiplied: further along, or the next strip's beginning.
+     */
+    size_t next = k + n < job->columns ? DEPTH / 2 : ROWS * row_bytes - k / 2;
     for (size_t i = 0; i < n; i += CHUNK) {
         __mmask64 there = n - i == BLOCK ? 0xFFFFFFFF : ~(__mmask64)0;
         size_t words = n - i == BLOCK ? 8 : 16;
@@ -342,8 +345,10 @@ VNNI static void look_up(const struct nb_fixed_job *job, __m512i table, size_t k
             const uint8_t *codes =
                 job->w->codes + (job->row + (size_t)v * 16) * row_bytes + (k + i) / 2;
             __m512i c[16];
-            for (size_t r = 0; r < 16; r++)
+            for (size_t r = 0; r < 16; r++) {
                 c[r] = _mm512_maskz_loadu_epi8(there, codes + r * row_bytes);
+                _mm_prefetch((const char *)codes + r * row_bytes + next, _MM_HINT_T1);
+            }
             transpose16(c);
             __m512i *out = w + i / 2 * VECTORS + (size_t)v;
             for (size_t o = 0; o < words; o++) {
