@@ -357,7 +357,7 @@ static void tokenizers_that_do_not_fit(void **state) {
     checkpoint_write(&c);
     struct nb_engine *engine = open_engine(&c, 0);
     expect_failure("no tokenizer", nb_classify_text(engine, "a", 1, &result, &err), &err,
-                   NB_ERR_UNSUPPORTED, "has no tokenizer.json");
+                   NB_ERR_UNSUPPORTED, "has neither tokenizer.json nor tokenizer.model");
     assert_null(result.document_type);
     nb_engine_close(engine);
     checkpoint_free(&c);

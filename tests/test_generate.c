@@ -174,12 +174,40 @@ static void limits_and_callbacks(void **state) {
     nb_engine_close(engine);
 }
 
+/* Prompts that end inside a character: what the callback hears is the text, to the last byte. */
+static bool keep_text(void *context, int32_t id, const char *text, size_t n) {
+    (void)id;
+    nb_buf_add(context, text, n);
+    return true;
+}
+
+static void streamed_text_is_the_text(void **state) {
+    (void)state;
+    struct nb_engine *engine = open_demo();
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct nb_buf heard = {0};
+        struct nb_generation g = generate(
+            engine, (struct nb_generate_options){.max_tokens = 30,
+                                                 .ignore_eos = true,
+                                                 /* hot enough for byte tokens */
+                                                 .sampling = {.temperature = 50, .seed = seed},
+                                                 .on_token = keep_text,
+                                                 .on_token_context = &heard});
+        assert_int_equal(heard.len, g.text_bytes);
+        assert_memory_equal(heard.data, g.text, g.text_bytes);
+        nb_buf_free(&heard);
+        nb_generation_free(&g);
+    }
+    nb_engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(processors_of_transformers),
         cmocka_unit_test(log_probabilities),
         cmocka_unit_test(stop_strings),
         cmocka_unit_test(limits_and_callbacks),
+        cmocka_unit_test(streamed_text_is_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -120,7 +120,8 @@ struct nb_generate_options {
     int32_t top_logprobs;
 
     /* Hears of each token, and of the text that it completes (empty while a character is not whole,
-     * and without a tokenizer). Returns false to stop. May be NULL. */
+     * and without a tokenizer); last, with id -1, of text that only the end completes, where there
+     * is some. Returns false to stop. May be NULL. */
     bool (*on_token)(void *context, int32_t id, const char *text, size_t n);
     void *on_token_context;
 };

@@ -154,7 +154,7 @@ static int print_reasons(const char *path, const struct reasons *reasons, bool a
 static enum nb_status count_tokens(const char *folder, int32_t *out, struct nb_error *err) {
     char path[PATH_MAX];
     *out = 0;
-    if (!nb_path_join(path, sizeof path, folder, "tokenizer.json") || !nb_is_file(path))
+    if (!nb_tokenizer_path(folder, path, sizeof path))
         return NB_OK;
     struct nb_tokenizer *tokenizer;
     enum nb_status s = nb_tokenizer_open(path, &tokenizer, err);

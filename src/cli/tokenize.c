@@ -37,7 +37,6 @@ struct request {
 
 /* The file that holds the tokenizer of a checkpoint. */
 static enum nb_status find_tokenizer(const char *model, char out[PATH_MAX], struct nb_error *err) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
     char folder[PATH_MAX];
     if (!model) {
         if (!nb_cli_default_model(folder, sizeof folder, err))
@@ -50,10 +49,8 @@ static enum nb_status find_tokenizer(const char *model, char out[PATH_MAX], stru
     enum nb_status s = nb_checkpoint_find(model, found, sizeof found, err);
     if (s != NB_OK)
         return s;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (nb_path_join(out, PATH_MAX, found, names[i]) && nb_is_file(out))
-            return NB_OK;
-    }
+    if (nb_tokenizer_path(found, out, PATH_MAX))
+        return NB_OK;
     return nb_fail(err, NB_ERR_IO,
                    "%s: has no tokenizer, neither tokenizer.json nor tokenizer.model", found);
 }

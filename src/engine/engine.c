@@ -46,9 +46,7 @@ static void name_of(const char *path, char *out, size_t size) {
 
 static enum nb_status open_tokenizer(struct nb_engine *e, struct nb_error *err) {
     char path[PATH_MAX];
-    if (!nb_path_join(path, sizeof path, e->folder, "tokenizer.json"))
-        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", e->folder);
-    if (!nb_is_file(path))
+    if (!nb_tokenizer_path(e->folder, path, sizeof path))
         return NB_OK;
     enum nb_status s = nb_tokenizer_open(path, &e->tokenizer, err);
     if (s == NB_OK && nb_tokenizer_size(e->tokenizer) > e->model.config.n_vocab)

@@ -65,9 +65,10 @@ static enum nb_status read_message(struct run *r, struct nb_error *err) {
 static enum nb_status read_text(struct run *r, struct nb_error *err) {
     const struct nb_generate_options *o = r->options;
     if (!r->engine->tokenizer)
-        return nb_fail(err, NB_ERR_UNSUPPORTED,
-                       "%s: has no tokenizer.json; give the prompt as token ids",
-                       r->engine->folder);
+        return nb_fail(
+            err, NB_ERR_UNSUPPORTED,
+            "%s: has neither tokenizer.json nor tokenizer.model; give the prompt as token ids",
+            r->engine->folder);
     if (o->chat)
         return read_message(r, err);
     if (o->system)
@@ -238,13 +239,24 @@ static enum nb_status check_options(const struct run *r, struct nb_error *err) {
         return nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs is %d, expected 0 to %d",
                        o->top_logprobs, most);
     if (o->n_stop && !r->engine->tokenizer)
-        return nb_fail(err, NB_ERR_UNSUPPORTED,
-                       "stop: %s has no tokenizer.json, so there is no text", r->engine->folder);
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "stop: %s has no tokenizer, so there is no text",
+                       r->engine->folder);
     for (size_t i = 0; i < o->n_stop; i++) {
         if (!o->stop[i] || !o->stop[i][0])
             return nb_fail(err, NB_ERR_ARGUMENT, "stop: string %zu is empty", i);
     }
     return NB_OK;
+}
+
+/* Text that waited for the end of a run of byte tokens. */
+static void finish_text(struct run *r, bool tell) {
+    if (!r->engine->tokenizer)
+        return;
+    size_t before = r->text.len;
+    nb_decoder_finish(&r->decoder, &r->text);
+    const struct nb_generate_options *o = r->options;
+    if (tell && o->on_token && r->text.len > before)
+        o->on_token(o->on_token_context, -1, r->text.data + before, r->text.len - before);
 }
 
 static enum nb_status run(struct run *r, struct nb_error *err) {
@@ -268,8 +280,7 @@ static enum nb_status run(struct run *r, struct nb_error *err) {
     int64_t middle = nb_now_us();
     if (s == NB_OK)
         s = decode(r, logits, err);
-    if (r->engine->tokenizer)
-        nb_decoder_finish(&r->decoder, &r->text);
+    finish_text(r, s == NB_OK);
     r->prefill_ms = (double)(middle - start) / 1000;
     r->decode_ms = (double)(nb_now_us() - middle) / 1000;
     return s;

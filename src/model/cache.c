@@ -131,3 +131,12 @@ enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, stru
     nb_buf_free(&looked);
     return s;
 }
+
+bool nb_tokenizer_path(const char *folder, char *out, size_t size) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (nb_path_join(out, size, folder, names[i]) && nb_is_file(out))
+            return true;
+    }
+    return false;
+}

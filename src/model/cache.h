@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* The folder of a checkpoint into out[0..size): `name` itself if it is a folder; else, for a
@@ -14,5 +15,9 @@
  * branch or tag in refs/, or a commit or the beginning of one. NB_ERR_IO says where was looked.
  * Layout: huggingface_hub's, models--ORG--NAME/{refs/REVISION, snapshots/COMMIT/}. */
 enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, struct nb_error *err);
+
+/* folder/tokenizer.json or else folder/tokenizer.model into out[0..size); false if there is
+ * neither. */
+bool nb_tokenizer_path(const char *folder, char *out, size_t size);
 
 #endif

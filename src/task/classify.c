@@ -382,7 +382,8 @@ static enum nb_status write_answer(struct answer *a, struct nb_classification *o
 static enum nb_status answer(struct answer *a, const char *text, size_t n,
                              struct nb_classification *out, struct nb_error *err) {
     if (!a->engine->tokenizer)
-        return nb_fail(err, NB_ERR_UNSUPPORTED, "%s: has no tokenizer.json, which text needs",
+        return nb_fail(err, NB_ERR_UNSUPPORTED,
+                       "%s: has neither tokenizer.json nor tokenizer.model, which text needs",
                        a->engine->folder);
     enum nb_status s = read_labels(a, err);
     if (s == NB_OK)
