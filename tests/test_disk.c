@@ -107,8 +107,8 @@ static size_t entries(const char *path) {
 static enum nb_status quantize(const struct folder *folder, struct nb_pool *pool,
                                struct nb_error *err) {
     struct nb_converted done;
-    struct nb_convert_options o = {.how = nb_quantize_defaults, .max_file_bytes = 120000};
-    return nb_checkpoint_quantize(test_path("tests/golden/mixtral-tiny-bf16"),
+    struct nb_convert_options o = {.how = nb_quantize_defaults, .max_file_bytes = 15000};
+    return nb_checkpoint_quantize(test_path("tests/golden/arch-tiny-small-fp16"),
                                   folder_path(folder, "q"), &o, pool, &done, err);
 }
 
