@@ -196,6 +196,8 @@ static enum nb_status copy(struct job *j, const struct item *item) {
     for (size_t at = 0; at < item->bytes && s == NB_OK; at += COPY_BYTES) {
         size_t n = item->bytes - at < COPY_BYTES ? item->bytes - at : COPY_BYTES;
         const char *from = (const char *)item->data + at;
+        if (item->weight->mapped && item->bytes - at > 3 * (size_t)COPY_BYTES)
+            nb_prefetch_pages(from + 2 * (size_t)COPY_BYTES, COPY_BYTES);
         s = nb_shards_write(&j->shards, item->tensors[0], at, from, n, j->err);
         if (item->weight->mapped)
             nb_release_pages(from, n);
@@ -261,8 +263,13 @@ static enum nb_status write_tensors(struct job *j) {
     size_t most = j->options->max_file_bytes ? j->options->max_file_bytes : MAX_FILE_BYTES;
     enum nb_status s =
         nb_shards_open(&j->folder, j->tensors, j->n_tensors, most, &j->shards, j->err);
-    for (size_t i = 0; i < j->n_items && s == NB_OK; i++)
+    for (size_t i = 0; i < j->n_items && i < NB_PREFETCH_WEIGHTS; i++)
+        nb_weight_prefetch(j->items[i].weight);
+    for (size_t i = 0; i < j->n_items && s == NB_OK; i++) {
+        if (i + NB_PREFETCH_WEIGHTS < j->n_items)
+            nb_weight_prefetch(j->items[i + NB_PREFETCH_WEIGHTS].weight);
         s = j->items[i].quantized ? quantize(j, &j->items[i]) : copy(j, &j->items[i]);
+    }
     if (s == NB_OK)
         s = nb_shards_finish(&j->shards, nb_model_size(&j->model).parameters, j->err);
     return s == NB_OK ? read_so_far(j, 0) : s; /* a last chance to stop, after the long fsync */

@@ -13,6 +13,9 @@
  * usual 64 weights. */
 enum { PIECE = 1 << 20, NESTED_PIECE = 16 * NB_NESTED_BLOCK, ALIGN = 64 };
 
+/* Bytes of a mapped file that are read ahead of where the threads are. */
+enum { AHEAD_BYTES = 16 << 20 };
+
 const struct nb_quantize_options nb_quantize_defaults = {NB_QUANT_NF4, 64, true, NULL, 0};
 
 /* ---- what a model consists of ---- */
@@ -180,6 +183,17 @@ void nb_release_pages(const void *data, size_t bytes) {
     advise(data, bytes, MADV_DONTNEED);
 }
 
+void nb_prefetch_pages(const void *data, size_t bytes) {
+    advise(data, bytes, MADV_WILLNEED);
+}
+
+void nb_weight_prefetch(const struct nb_weight *weight) {
+    if (!weight->mapped)
+        return;
+    uint64_t bytes = nb_matrix_bytes(weight->matrix);
+    nb_prefetch_pages(weight->matrix->data, bytes < AHEAD_BYTES ? (size_t)bytes : AHEAD_BYTES);
+}
+
 /* A matrix being quantized. */
 struct work {
     const struct nb_quantize_options *options;
@@ -190,6 +204,14 @@ struct work {
     const struct nb_quantized *out;
 };
 
+/* The piece that is AHEAD_BYTES after weight `at`. */
+static void prefetch_ahead(const struct work *w, size_t at) {
+    size_t ahead = at + AHEAD_BYTES / w->element_bytes;
+    if (ahead < w->n)
+        nb_prefetch_pages(w->data + ahead * w->element_bytes,
+                          (w->n - ahead < PIECE ? w->n - ahead : PIECE) * w->element_bytes);
+}
+
 /* Codes and absmax of weights [begin, end). */
 static void quantize_piece(void *context, int thread, size_t begin, size_t end) {
     (void)thread;
@@ -198,7 +220,7 @@ static void quantize_piece(void *context, int thread, size_t begin, size_t end) 
         size_t n = end - at < PIECE ? end - at : PIECE;
         const void *x = w->data + at * w->element_bytes;
         if (w->mapped)
-            advise(x, n * w->element_bytes, MADV_WILLNEED);
+            prefetch_ahead(w, at);
         nb_quantize_fast(w->options->type, w->options->block, w->input, x, n,
                          w->out->codes + at / 2, w->out->absmax + at / w->options->block, NULL);
         if (w->mapped)
@@ -355,7 +377,11 @@ static enum nb_status carry_out(struct nb_model *model, const struct plan *plan,
     nb_dynamic_values(nested_values);
     uint64_t done = 0;
     enum nb_status s = NB_OK;
+    for (size_t i = 0; i < plan->n && i < NB_PREFETCH_WEIGHTS; i++)
+        nb_weight_prefetch(&plan->weights[i]);
     for (size_t i = 0; i < plan->n && s == NB_OK; i++) {
+        if (i + NB_PREFETCH_WEIGHTS < plan->n)
+            nb_weight_prefetch(&plan->weights[i + NB_PREFETCH_WEIGHTS]);
         done += nb_matrix_bytes(plan->weights[i].matrix);
         s = quantize_in_place(&plan->weights[i], &layout, scratch, nested_values, options, pool,
                               err);

@@ -62,9 +62,16 @@ enum nb_status nb_weight_quantize(const struct nb_weight *weight,
                                   const struct nb_quantize_options *options, struct nb_pool *pool,
                                   struct nb_quantized *out, struct nb_error *err);
 
+/* Has the system begin to read the weight's first pages, where they are in a mapped file. */
+void nb_weight_prefetch(const struct nb_weight *weight);
+enum { NB_PREFETCH_WEIGHTS = 4 }; /* how many weights ahead that is worth doing */
+
 /* Tells the system that the pages which lie wholly within data[0..bytes) of a mapped file are no
  * longer needed, so that they do not count as this process's memory. */
 void nb_release_pages(const void *data, size_t bytes);
+
+/* Has the system begin to read those pages. */
+void nb_prefetch_pages(const void *data, size_t bytes);
 
 /* Replaces the linear layers of a model in floats by quantized ones, in memory that the model owns.
  * The model's own floats are read once and never held as a whole. `progress` (may be NULL) hears of
