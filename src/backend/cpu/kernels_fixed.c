@@ -217,7 +217,7 @@ VNNI INLINE void few(const struct nb_fixed_job *job, const struct planes *planes
     const int16_t *q = job->x.q + token * q_stride;
     const float *scale = job->x.scale + token * scale_stride, *absmax = job->scratch->absmax;
     load_absmax(job, planes, row, (size_t)rows, job->scratch->absmax);
-    __m512 sum[8];
+    __m512 sum[16];
     UNROLL
     for (int i = 0; i < rows * tokens; i++)
         sum[i] = _mm512_setzero_ps();
@@ -257,16 +257,16 @@ VNNI INLINE void few(const struct nb_fixed_job *job, const struct planes *planes
     }
 }
 
-/* All rows of the job, as many at a time as sums fit registers. */
+/* All rows of the job, four at a time: what is loaded of the activations serves them all. */
 VNNI INLINE void few_rows(const struct nb_fixed_job *job, size_t token, int tokens) {
-    const int at_a_time = tokens <= 2 ? 4 : 2;
+    enum { AT_A_TIME = 4 };
     float unit;
     __m512i table = value_table(job->w, W_MAX_ROW, &unit);
     struct planes planes;
     job_planes(job, &planes);
     size_t r = job->row, end = job->row + job->rows;
-    for (; r + (size_t)at_a_time <= end; r += (size_t)at_a_time)
-        few(job, &planes, table, unit, r, at_a_time, token, tokens);
+    for (; r + AT_A_TIME <= end; r += AT_A_TIME)
+        few(job, &planes, table, unit, r, AT_A_TIME, token, tokens);
     for (; r < end; r++)
         few(job, &planes, table, unit, r, 1, token, tokens);
 }
@@ -297,6 +297,7 @@ enum {
     ROWS = NB_FIXED_ROWS, /* of a strip: two vectors of 16 */
     VECTORS = ROWS / 16,
     DEPTH = NB_FIXED_DEPTH, /* columns of a strip that are looked up at a time: 16 KB of weights */
+    FEW = 6,                /* tokens, up to which looking up again for each four is faster */
     MOST_TOKENS = 12,       /* times VECTORS sums in registers */
 };
 _Static_assert(DEPTH % CHUNK == 0, "whole chunks");
@@ -462,7 +463,7 @@ VNNI static void many_tokens(const struct nb_fixed_job *job) {
 }
 
 VNNI static void products_fixed(const struct nb_fixed_job *job) {
-    if (job->rows == ROWS && job->tokens > 4)
+    if (job->rows == ROWS && job->tokens > FEW)
         many_tokens(job);
     else
         few_tokens(job);
