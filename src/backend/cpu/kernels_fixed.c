@@ -23,7 +23,11 @@
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma")))
 #define INLINE static inline __attribute__((always_inline))
 /* Before each loop over what lies in registers: unrolled early, arrays become registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 enum {
     BLOCK = NB_FIXED_BLOCK, /* columns that share a scale */

@@ -8,7 +8,11 @@
 
 #define AVX2   __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 /* Templates below are instantiated with constant sizes, so that the sums stay in registers. */
 #define INLINE static inline __attribute__((always_inline))
 
