@@ -1,37 +1,8 @@
 #!/bin/sh
 # The program as users call it: output, exit codes, bad input. TAP. Needs jq.
 set -u
-root=${NB_TEST_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
-nibble=${NB_TEST_NIBBLE:-$root/build/nibble}
+. "$(dirname "$0")/program.sh"
 tiny=$root/tests/golden/mixtral-tiny-nf4
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-unset NIBBLE_MODEL NIBBLE_LOG
-
-number=0
-# Runs a command line; its output is in $tmp/out and $tmp/err, its exit code in $code.
-run() {
-    "$nibble" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    code=$?
-}
-# expect NAME CONDITION…: a test that the shell command given holds.
-expect() {
-    name=$1
-    shift
-    number=$((number + 1))
-    if "$@" >"$tmp/why" 2>&1; then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        { echo "exit code $code; standard output:"; head -20 "$tmp/out"; echo "standard error:"
-          head -20 "$tmp/err"; cat "$tmp/why"; } | sed 's/^/# /'
-    fi
-}
-exits() { [ "$code" = "$1" ]; }
-says() { grep -qE -- "$1" "$tmp/out"; }
-complains() { grep -qE -- "$1" "$tmp/err"; }
-both() { exits "$1" && complains "$2"; }
-json() { jq -e "$1" "$tmp/out"; }
 
 # Version and help.
 run --version

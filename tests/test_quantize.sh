@@ -1,34 +1,9 @@
 #!/bin/sh
 # nibble quantize as users call it: what it writes, what it refuses, what it leaves behind. TAP.
 set -u
-root=${NB_TEST_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
-nibble=${NB_TEST_NIBBLE:-$root/build/nibble}
+. "$(dirname "$0")/program.sh"
 golden=$root/tests/golden
 plain=$golden/mixtral-tiny-bf16
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-unset NIBBLE_MODEL NIBBLE_LOG HF_HOME HF_HUB_CACHE
-
-number=0
-run() {
-    "$nibble" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    code=$?
-}
-expect() {
-    name=$1
-    shift
-    number=$((number + 1))
-    if "$@" >"$tmp/why" 2>&1; then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        { echo "exit code $code; standard output:"; head -20 "$tmp/out"; echo "standard error:"
-          head -20 "$tmp/err"; cat "$tmp/why"; } | sed 's/^/# /'
-    fi
-}
-exits() { [ "$code" = "$1" ]; }
-both() { [ "$code" = "$1" ] && grep -qE -- "$2" "$tmp/err"; }
-json() { jq -e "$1" "$tmp/out"; }
 # No folder but those named, and nothing hidden, is in $tmp/to.
 holds() { [ "$(ls -A "$tmp/to" | tr '\n' ' ')" = "$1" ]; }
 

@@ -1,0 +1,33 @@
+# What the tests of the program share: sourced by tests/test_*.sh, which speak TAP. Needs jq.
+root=${NB_TEST_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
+nibble=${NB_TEST_NIBBLE:-$root/build/nibble}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+unset NIBBLE_MODEL NIBBLE_LOG HF_HOME HF_HUB_CACHE XDG_CACHE_HOME
+: >"$tmp/in"
+
+number=0
+# Runs a command line over $tmp/in; its output is in $tmp/out and $tmp/err, its exit code in $code.
+run() {
+    "$nibble" "$@" <"$tmp/in" >"$tmp/out" 2>"$tmp/err"
+    code=$?
+}
+# expect NAME CONDITION…: a test that the shell command given holds.
+expect() {
+    name=$1
+    shift
+    number=$((number + 1))
+    if "$@" >"$tmp/why" 2>&1; then
+        echo "ok $number - $name"
+    else
+        echo "not ok $number - $name"
+        { echo "exit code $code; standard output:"; head -c 2000 "$tmp/out"; echo "standard error:"
+          head -20 "$tmp/err"; cat "$tmp/why"; } | sed 's/^/# /'
+    fi
+}
+exits() { [ "$code" = "$1" ]; }
+says() { grep -qE -- "$1" "$tmp/out"; }
+prints() { [ "$(cat "$tmp/out")" = "$1" ]; }
+complains() { grep -qE -- "$1" "$tmp/err"; }
+both() { exits "$1" && complains "$2"; }
+json() { jq -e "$1" "$tmp/out"; }
