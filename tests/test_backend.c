@@ -1,31 +1,13 @@
 /* The CPU backend's products in fixed point against sums in double: every length of a row, every
  * number of tokens, all shapes of blocks; codes end where memory does. And the kernels of attention
  * against the plain ones. */
-#include "test.h"
+#include "guarded.h"
 
 #include "backend/cpu/kernels.h"
 
 #include <math.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { MAX_COLUMNS = 1216, MAX_ROWS = 43, MAX_TOKENS = 40 };
-
-/* Bytes whose end is the end of memory. */
-struct guarded {
-    uint8_t *map;
-    size_t bytes, page;
-};
-
-static struct guarded guarded_make(size_t bytes) {
-    struct guarded g = {.page = (size_t)sysconf(_SC_PAGESIZE)};
-    g.bytes = (bytes + g.page - 1) / g.page * g.page;
-    g.map =
-        mmap(NULL, g.bytes + g.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(g.map != MAP_FAILED);
-    assert_int_equal(mprotect(g.map + g.bytes, g.page, PROT_NONE), 0);
-    return g;
-}
 
 static uint32_t next_random(void) {
     static uint32_t state = 1;
@@ -80,8 +62,8 @@ static struct setup *setup_make(void) {
 }
 
 static void setup_free(struct setup *s) {
-    munmap(s->codes.map, s->codes.bytes + s->codes.page);
-    munmap(s->absmax_codes.map, s->absmax_codes.bytes + s->absmax_codes.page);
+    guarded_free(&s->codes);
+    guarded_free(&s->absmax_codes);
     free(s->fixed.q);
     free(s->fixed.scale);
     free(s->scratch.weights);

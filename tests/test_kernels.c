@@ -4,13 +4,12 @@
 #include "test.h"
 
 #include "checkpoint.h"
+#include "guarded.h"
 
 #include "backend/cpu/kernels.h"
 #include "base/float16.h"
 
 #include <math.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { MAX_N = 300 };
 
@@ -42,32 +41,6 @@ static void finding(void **state) {
     assert_non_null(strstr(names, best->name));
     nb_kernels_names(names, 4); /* cut, not overrun */
     assert_string_equal(names, "pla");
-}
-
-/* ---- memory that ends ---- */
-
-struct guarded {
-    uint8_t *map;
-    size_t bytes, page;
-};
-
-static struct guarded guarded_make(size_t bytes) {
-    struct guarded g = {.page = (size_t)sysconf(_SC_PAGESIZE)};
-    g.bytes = (bytes + g.page - 1) / g.page * g.page;
-    g.map =
-        mmap(NULL, g.bytes + g.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(g.map != MAP_FAILED);
-    assert_int_equal(mprotect(g.map + g.bytes, g.page, PROT_NONE), 0);
-    return g;
-}
-
-/* The last n bytes: reading past them is a fault. */
-static void *guarded_end(const struct guarded *g, size_t n) {
-    return g->map + g->bytes - n;
-}
-
-static void guarded_free(struct guarded *g) {
-    munmap(g->map, g->bytes + g->page);
 }
 
 /* ---- products ---- */
