@@ -91,14 +91,6 @@ static enum nb_status read_prompt(struct run *r, struct nb_error *err) {
     return NB_OK;
 }
 
-static bool is_end(const struct nb_config *config, int32_t id) {
-    for (int i = 0; i < config->n_eos; i++) {
-        if (config->eos[i] == id)
-            return true;
-    }
-    return false;
-}
-
 /* The n most probable tokens, most probable first, ties to the lower id; n is small. */
 static void find_top(const float *logits, size_t n_vocab, size_t n, int32_t *ids) {
     size_t found = 0;
@@ -200,7 +192,7 @@ static enum nb_status decode(struct run *r, float *logits, struct nb_error *err)
     r->finish = NB_FINISH_LENGTH;
     for (;;) {
         int32_t id = draw(r, logits);
-        if (!r->options->ignore_eos && is_end(&r->engine->model.config, id)) {
+        if (!r->options->ignore_eos && nb_config_is_end(&r->engine->model.config, id)) {
             r->finish = NB_FINISH_STOP;
             return NB_OK;
         }

@@ -233,6 +233,14 @@ static enum nb_status check_supported(const json_t *config, const char *path, nb
     return first;
 }
 
+bool nb_config_is_end(const struct nb_config *config, int32_t id) {
+    for (int i = 0; i < config->n_eos; i++) {
+        if (config->eos[i] == id)
+            return true;
+    }
+    return false;
+}
+
 /* Source of the scaling: Llama 3.1's reference code, as transformers has it. */
 void nb_rope_frequencies(const struct nb_config *config, float *out) {
     const struct nb_rope *r = &config->rope;

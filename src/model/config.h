@@ -42,6 +42,9 @@ struct nb_config {
     int32_t n_eos;
 };
 
+/* Whether a token ends a text. */
+bool nb_config_is_end(const struct nb_config *config, int32_t id);
+
 /* The angle a position turns each of a head's pairs by: out [head_width / 2] f32. */
 void nb_rope_frequencies(const struct nb_config *config, float *out);
 

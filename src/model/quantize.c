@@ -1,6 +1,7 @@
 #include "model/quantize.h"
 
 #include "base/checked.h"
+#include "base/layout.h"
 #include "quant/quantize_fast.h"
 
 #include <math.h>
@@ -11,7 +12,7 @@
 
 /* Weights that a thread takes at a time: a multiple of every block, and of 64 nested blocks of the
  * usual 64 weights. */
-enum { PIECE = 1 << 20, NESTED_PIECE = 16 * NB_NESTED_BLOCK, ALIGN = 64 };
+enum { PIECE = 1 << 20, NESTED_PIECE = 16 * NB_NESTED_BLOCK };
 
 /* Bytes of a mapped file that are read ahead of where the threads are. */
 enum { AHEAD_BYTES = 16 << 20 };
@@ -271,34 +272,23 @@ enum nb_status nb_weight_quantize(const struct nb_weight *weight,
 
 /* ---- a model in memory ---- */
 
-/* Memory is laid out twice: first with base NULL, to learn the size, then for good. */
-struct layout {
-    uint8_t *base;
-    size_t used;
-};
-
-static void *place(struct layout *layout, size_t bytes) {
-    void *at = layout->base ? layout->base + layout->used : NULL;
-    layout->used += (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    return at;
-}
-
 /* Room for matrix m in 4 bits, and for its absmax before that is quantized, in `scratch`. */
-static struct nb_quantized place_matrix(struct layout *layout, const struct nb_matrix *m,
+static struct nb_quantized place_matrix(struct nb_layout *layout, const struct nb_matrix *m,
                                         const struct nb_quantize_options *o, float *scratch) {
     size_t n = n_weights(m), blocks = nb_quant_blocks(n, o->block);
-    struct nb_quantized q = {.codes = place(layout, nb_quant_code_bytes(n)), .absmax = scratch};
+    struct nb_quantized q = {.codes = nb_layout_place(layout, nb_quant_code_bytes(n)),
+                             .absmax = scratch};
     if (!o->nested) {
-        q.absmax = place(layout, blocks * sizeof *q.absmax);
+        q.absmax = nb_layout_place(layout, blocks * sizeof *q.absmax);
         return q;
     }
-    q.absmax_code = place(layout, blocks);
-    q.nested_absmax = place(layout, nb_quant_nested_blocks(n, o->block, NB_NESTED_BLOCK) *
-                                        sizeof *q.nested_absmax);
+    q.absmax_code = nb_layout_place(layout, blocks);
+    q.nested_absmax = nb_layout_place(layout, nb_quant_nested_blocks(n, o->block, NB_NESTED_BLOCK) *
+                                                  sizeof *q.nested_absmax);
     return q;
 }
 
-static enum nb_status quantize_in_place(const struct nb_weight *weight, struct layout *layout,
+static enum nb_status quantize_in_place(const struct nb_weight *weight, struct nb_layout *layout,
                                         float *scratch, const float *nested_values,
                                         const struct nb_quantize_options *o, struct nb_pool *pool,
                                         struct nb_error *err) {
@@ -344,8 +334,8 @@ static enum nb_status make_plan(const struct nb_model *model,
     *out = (struct plan){0};
     size_t n = 0;
     enum nb_status s = nb_model_weights(model, arena, &out->weights, &n, err);
-    struct layout layout = {0};
-    place(&layout, 256 * sizeof(float));
+    struct nb_layout layout = {0};
+    nb_layout_place(&layout, 256 * sizeof(float));
     for (size_t i = 0; s == NB_OK && i < n; i++) {
         struct nb_weight *w = &out->weights[i];
         if (!nb_weight_quantizes(w, options))
@@ -366,14 +356,14 @@ static enum nb_status carry_out(struct nb_model *model, const struct plan *plan,
                                 struct nb_pool *pool,
                                 void (*progress)(void *context, uint64_t done, uint64_t total),
                                 void *context, struct nb_error *err) {
-    struct layout layout = {0};
+    struct nb_layout layout = {0};
     layout.base =
         mmap(NULL, plan->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (!scratch || layout.base == MAP_FAILED)
         return nb_fail_memory(err, plan->bytes, "the quantized weights");
     model->quantized = (struct nb_map){layout.base, plan->bytes};
     model->tensors.bytes += plan->bytes - plan->source_bytes;
-    float *nested_values = place(&layout, 256 * sizeof *nested_values);
+    float *nested_values = nb_layout_place(&layout, 256 * sizeof *nested_values);
     nb_dynamic_values(nested_values);
     uint64_t done = 0;
     enum nb_status s = NB_OK;

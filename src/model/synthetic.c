@@ -1,6 +1,7 @@
 #include "model/synthetic.h"
 
 #include "base/checked.h"
+#include "base/layout.h"
 
 #include <errno.h>
 #include <math.h>
@@ -18,7 +19,7 @@ static const struct shape {
     {"mixtral-8x22b", 56, 6144, 48, 8, 128, 8, 16384, 32768, 65536},
     {"tiny", 2, 256, 4, 2, 64, 4, 320, 512, 1024}, /* for tests */
 };
-enum { N_SHAPES = sizeof shapes / sizeof *shapes, BLOCK = 64, ALIGN = 64 };
+enum { N_SHAPES = sizeof shapes / sizeof *shapes, BLOCK = 64 };
 
 const char *nb_synthetic_names(char *out, size_t size) {
     size_t used = 0;
@@ -26,18 +27,6 @@ const char *nb_synthetic_names(char *out, size_t size) {
     for (size_t i = 0; i < N_SHAPES && used < size; i++)
         used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "", shapes[i].name);
     return out;
-}
-
-/* Memory is laid out twice: first with base NULL, to learn the size, then for good. */
-struct layout {
-    uint8_t *base;
-    size_t used;
-};
-
-static void *place(struct layout *layout, size_t bytes) {
-    void *at = layout->base ? layout->base + layout->used : NULL;
-    layout->used += (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    return at;
 }
 
 /* What all 4-bit matrices share. Values of the absmax codes from -1 to 1, evenly: real ones crowd
@@ -48,12 +37,13 @@ struct tables {
 
 /* A 4-bit matrix, [rows, columns]: absmax lies from half to one and a half of its mean, which makes
  * outputs about as large as inputs (NF4's codes, evenly drawn, have a mean square near 1/4). */
-static void place_4bit(struct layout *layout, const struct tables *tables, int32_t rows,
+static void place_4bit(struct nb_layout *layout, const struct tables *tables, int32_t rows,
                        int32_t columns, struct nb_matrix *m) {
     size_t n = (size_t)rows * (size_t)columns, blocks = nb_quant_blocks(n, BLOCK),
            nested = nb_quant_nested_blocks(n, BLOCK, NB_NESTED_BLOCK);
-    uint8_t *codes = place(layout, nb_quant_code_bytes(n)), *absmax = place(layout, blocks);
-    float *nested_absmax = place(layout, nested * sizeof *nested_absmax);
+    uint8_t *codes = nb_layout_place(layout, nb_quant_code_bytes(n)),
+            *absmax = nb_layout_place(layout, blocks);
+    float *nested_absmax = nb_layout_place(layout, nested * sizeof *nested_absmax);
     float mean = 2.0f / sqrtf((float)columns);
     for (size_t i = 0; nested_absmax && i < nested; i++)
         nested_absmax[i] = 0.5f * mean;
@@ -75,24 +65,25 @@ static void place_4bit(struct layout *layout, const struct tables *tables, int32
     };
 }
 
-static void place_bf16(struct layout *layout, int32_t rows, int32_t columns, struct nb_matrix *m) {
+static void place_bf16(struct nb_layout *layout, int32_t rows, int32_t columns,
+                       struct nb_matrix *m) {
     *m = (struct nb_matrix){
         .name = "synthetic",
         .rows = rows,
         .columns = columns,
         .type = NB_WEIGHT_BF16,
-        .data = place(layout, (size_t)rows * (size_t)columns * 2),
+        .data = nb_layout_place(layout, (size_t)rows * (size_t)columns * 2),
     };
 }
 
-static void place_ones(struct layout *layout, int32_t n, struct nb_vector *v) {
-    uint16_t *data = place(layout, (size_t)n * 2);
+static void place_ones(struct nb_layout *layout, int32_t n, struct nb_vector *v) {
+    uint16_t *data = nb_layout_place(layout, (size_t)n * 2);
     for (int32_t i = 0; data && i < n; i++)
         data[i] = 0x3F80;
     *v = (struct nb_vector){.name = "synthetic", .n = n, .type = NB_WEIGHT_BF16, .data = data};
 }
 
-static void place_layer(struct layout *layout, const struct tables *tables,
+static void place_layer(struct nb_layout *layout, const struct tables *tables,
                         const struct nb_config *c, struct nb_layer *l) {
     int32_t q = c->n_heads * c->head_width, kv = c->n_kv_heads * c->head_width;
     place_ones(layout, c->width, &l->attention_norm);
@@ -109,7 +100,7 @@ static void place_layer(struct layout *layout, const struct tables *tables,
     }
 }
 
-static void place_all(struct layout *layout, const struct tables *tables, struct nb_model *m) {
+static void place_all(struct nb_layout *layout, const struct tables *tables, struct nb_model *m) {
     const struct nb_config *c = &m->config;
     place_bf16(layout, c->n_vocab, c->width, &m->embedding);
     for (int i = 0; i < c->n_layers; i++)
@@ -211,7 +202,7 @@ enum nb_status nb_model_synthetic(const char *spec, struct nb_pool *pool, struct
     if (s != NB_OK)
         return s;
     struct tables *tables = make_frame(out);
-    struct layout layout = {0};
+    struct nb_layout layout = {0};
     if (tables) {
         place_all(&layout, tables, out);
         layout.base =

@@ -289,12 +289,8 @@ static enum nb_status prefers_null(struct answer *a, bool *null, struct nb_error
 }
 
 static bool ends_answer(const struct answer *a, int32_t id) {
-    const struct nb_config *c = &a->engine->model.config;
-    for (int i = 0; i < c->n_eos; i++) {
-        if (c->eos[i] == id)
-            return true;
-    }
-    return nb_tokenizer_is_special(a->engine->tokenizer, id);
+    return nb_config_is_end(&a->engine->model.config, id) ||
+           nb_tokenizer_is_special(a->engine->tokenizer, id);
 }
 
 /* Lets the model write a string up to its closing quote, at most max_tokens of it, into *raw:
