@@ -1,0 +1,40 @@
+/* Products of 4-bit (or bf16) matrices in the layout of layout.h with many tokens on the tensor
+ * cores. */
+#ifndef NB_BACKEND_CUDA_GEMM_H
+#define NB_BACKEND_CUDA_GEMM_H
+
+#include "backend/cuda/device.h"
+
+enum nb_cuda_epilogue {
+    NB_CUDA_STORE_F32,  /* y f32 [n, rows], rows in the checkpoint's order (ROTARY and NATURAL
+                           undone) */
+    NB_CUDA_STORE_BF16, /* y bf16 [n, rows], likewise */
+    NB_CUDA_SILU,       /* NB_CUDA_GATE_UP alone: y bf16 [n, F] = silu(gate) * up, F permuted within
+                           chunks as x is */
+};
+
+/* y[i] = W_e x[row(i)] for rows i of group e, i in [begin[e], begin[e + 1]), row(i) = gather ?
+ * gather[i] : i. */
+struct nb_cuda_gemm {
+    struct nb_cuda_matrix w; /* group e's matrix is at w.data + e * w.shape.bytes */
+    int32_t n_groups;        /* 1 for an ordinary matrix */
+    const int32_t *begin;    /* device [n_groups + 1], ascending; NULL: one group of n rows */
+    int32_t n;               /* rows of y in all: begin[n_groups], known to the host (T or T * K) */
+    const __nv_bfloat16
+        *x; /* [*, columns rounded up to 64] bf16, each chunk of 64 permuted: logical place
+             * 16 j + kk holds column NB_CUDA_K_OF(j, kk); padding is 0 */
+    const int32_t *gather; /* device [n] or NULL */
+    enum nb_cuda_epilogue epilogue;
+    int32_t head_rows;   /* d, for NB_CUDA_ROTARY */
+    int32_t rotary_rows; /* the first rows that are in rotary order: (H + G) d of qkv */
+    void *y;
+};
+
+/* Bytes of scratch (0 is fine) for the largest call that limits allow, and the launch. The result
+ * has the same bits on every run; a row's result does not depend on which other rows are in the
+ * batch beyond rounding. */
+size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
+cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
+                         const struct nb_cuda_limits *l, void *workspace, cudaStream_t stream);
+
+#endif
