@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void error_messages(void **state) {
@@ -146,6 +147,10 @@ static void files(void **state) {
     assert_non_null(strstr(err.message, "folder"));
     assert_int_equal(nb_read_file("/tmp", 10, &b, &err), NB_ERR_IO);
     assert_non_null(strstr(err.message, "folder"));
+    assert_int_equal(mkfifo(name, 0600), 0); /* without a writer: opening it must not wait */
+    assert_int_equal(nb_read_regular_file(name, 10, &b, &err), NB_ERR_IO);
+    assert_non_null(strstr(err.message, "not a regular file"));
+    unlink(name);
     char path[8];
     assert_true(nb_path_join(path, sizeof path, "ab/", "c"));
     assert_string_equal(path, "ab/c");

@@ -41,46 +41,63 @@ void nb_map_close(struct nb_map *map) {
     *map = (struct nb_map){0};
 }
 
-enum nb_status nb_read_file(const char *path, size_t max_bytes, struct nb_buf *out,
-                            struct nb_error *err) {
-    bool standard_input = strcmp(path, "-") == 0;
-    int fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
-    enum nb_status s = NB_OK;
+/* NB_OK if fd may be read: no folder, and a regular file where nothing else will do. */
+static enum nb_status check_kind(int fd, const char *path, bool regular, struct nb_error *err) {
     struct stat st;
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
-        s = nb_fail(err, NB_ERR_IO, "%s: is a folder, expected a file", path);
-        goto done;
-    }
+    if (fstat(fd, &st) != 0)
+        return nb_fail(err, NB_ERR_IO, "%s: cannot stat: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return nb_fail(err, NB_ERR_IO, "%s: is a folder, expected a file", path);
+    if (regular && !S_ISREG(st.st_mode))
+        return nb_fail(err, NB_ERR_IO, "%s: is not a regular file, expected one", path);
+    return NB_OK;
+}
+
+/* Appends all of fd, which it does not close, to *out. */
+static enum nb_status read_all(int fd, const char *path, size_t max_bytes, struct nb_buf *out,
+                               struct nb_error *err) {
     char chunk[64 * 1024];
     size_t total = 0;
     for (;;) {
         ssize_t n = read(fd, chunk, sizeof chunk);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0) {
-            s = nb_fail(err, NB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
-            goto done;
-        }
+        if (n < 0)
+            return nb_fail(err, NB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
         if (n == 0)
-            break;
-        if ((size_t)n > max_bytes - total) {
-            s = nb_fail(err, NB_ERR_LIMIT, "%s: longer than the limit of %zu bytes", path,
-                        max_bytes);
-            goto done;
-        }
+            return NB_OK;
+        if ((size_t)n > max_bytes - total)
+            return nb_fail(err, NB_ERR_LIMIT, "%s: longer than the limit of %zu bytes", path,
+                           max_bytes);
         total += (size_t)n;
         nb_buf_add(out, chunk, (size_t)n);
-        if (out->failed) {
-            s = nb_fail_memory(err, total, path);
-            goto done;
-        }
+        if (out->failed)
+            return nb_fail_memory(err, total, path);
     }
-done:
-    if (!standard_input)
-        close(fd);
+}
+
+static enum nb_status open_and_read(const char *path, int flags, size_t max_bytes,
+                                    struct nb_buf *out, struct nb_error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+    if (fd < 0)
+        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    enum nb_status s = check_kind(fd, path, flags & O_NONBLOCK, err);
+    if (s == NB_OK)
+        s = read_all(fd, path, max_bytes, out, err);
+    close(fd);
     return s;
+}
+
+enum nb_status nb_read_file(const char *path, size_t max_bytes, struct nb_buf *out,
+                            struct nb_error *err) {
+    if (strcmp(path, "-") == 0)
+        return read_all(STDIN_FILENO, "standard input", max_bytes, out, err);
+    return open_and_read(path, 0, max_bytes, out, err);
+}
+
+enum nb_status nb_read_regular_file(const char *path, size_t max_bytes, struct nb_buf *out,
+                                    struct nb_error *err) {
+    return open_and_read(path, O_NONBLOCK, max_bytes, out, err); /* as in nb_map_open */
 }
 
 bool nb_is_folder(const char *path) {

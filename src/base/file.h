@@ -26,6 +26,11 @@ void nb_map_close(struct nb_map *map);
 enum nb_status nb_read_file(const char *path, size_t max_bytes, struct nb_buf *out,
                             struct nb_error *err);
 
+/* The same for a file that belongs to a folder of files: a pipe or a device in its place is an
+ * error and not waited for, and "-" is a name like any other. */
+enum nb_status nb_read_regular_file(const char *path, size_t max_bytes, struct nb_buf *out,
+                                    struct nb_error *err);
+
 bool nb_is_folder(const char *path);
 bool nb_is_file(const char *path);
 

@@ -64,7 +64,7 @@ static void read_ref(const char *repository, const char *revision, char *out, si
     out[0] = 0;
     if (nb_path_join(refs, sizeof refs, repository, "refs") &&
         nb_path_join(path, sizeof path, refs, revision) && nb_is_file(path) &&
-        nb_read_file(path, 4096, &text, NULL) == NB_OK && text.data) {
+        nb_read_regular_file(path, 4096, &text, NULL) == NB_OK && text.data) {
         size_t n = strspn(text.data, "0123456789abcdefABCDEF");
         if (n < size)
             snprintf(out, size, "%.*s", (int)n, text.data);

@@ -597,7 +597,7 @@ static enum nb_status read_template(const char *folder, const json_t *config, ch
     if (!nb_path_join(path, PATH_MAX, folder, "chat_template.jinja"))
         return nb_fail(err, NB_ERR_LIMIT, "%s: path is too long", folder);
     if (nb_is_file(path))
-        return nb_read_file(path, MAX_TEMPLATE_BYTES, text, err);
+        return nb_read_regular_file(path, MAX_TEMPLATE_BYTES, text, err);
     memcpy(path, config_path, PATH_MAX);
     const json_t *found;
     enum nb_status s = find_template(config, path, &found, err);

@@ -30,7 +30,7 @@ enum nb_status nb_json_read(const char *path, size_t max_bytes, json_t **out,
                             struct nb_error *err) {
     *out = NULL;
     struct nb_buf text = {0};
-    enum nb_status s = nb_read_file(path, max_bytes, &text, err);
+    enum nb_status s = nb_read_regular_file(path, max_bytes, &text, err);
     if (s == NB_OK)
         s = nb_json_parse(text.data ? text.data : "", text.len, path, out, err);
     nb_buf_free(&text);

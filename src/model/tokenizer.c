@@ -100,7 +100,7 @@ enum nb_status nb_tokenizer_open(const char *path, struct nb_tokenizer **out,
                                  struct nb_error *err) {
     *out = NULL;
     struct nb_buf bytes = {0};
-    enum nb_status s = nb_read_file(path, MAX_FILE_BYTES, &bytes, err);
+    enum nb_status s = nb_read_regular_file(path, MAX_FILE_BYTES, &bytes, err);
     if (s == NB_OK)
         s = nb_tokenizer_open_bytes(bytes.data ? bytes.data : "", bytes.len, path, out, err);
     nb_buf_free(&bytes);
