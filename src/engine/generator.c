@@ -1,0 +1,308 @@
+/* From logits to tokens, for one sequence. */
+#include "engine/generator.h"
+
+#include "model/chat.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *nb_finish_name(enum nb_finish finish) {
+    static const char *const names[] = {"stop", "length", "caller"};
+    return names[finish];
+}
+
+static enum nb_status read_ids(struct nb_generator *g, struct nb_error *err) {
+    const struct nb_generate_options *o = &g->options;
+    int32_t n_vocab = g->engine->model.config.n_vocab;
+    if (o->chat)
+        return nb_fail(err, NB_ERR_ARGUMENT, "prompt: a chat template is for text, not for ids");
+    for (size_t i = 0; i < o->n_prompt_ids; i++) {
+        if (o->prompt_ids[i] < 0 || o->prompt_ids[i] >= n_vocab)
+            return nb_fail(err, NB_ERR_ARGUMENT,
+                           "prompt: token id %d at %zu is not within the vocabulary of %d",
+                           o->prompt_ids[i], i, n_vocab);
+        if (!nb_tokens_add(&g->prompt, o->prompt_ids[i]))
+            return nb_fail_memory(err, o->n_prompt_ids * sizeof(int32_t), "the prompt");
+    }
+    return NB_OK;
+}
+
+/* The prompt as a message of the user, after a system prompt if there is one. */
+static enum nb_status read_message(struct nb_generator *g, struct nb_error *err) {
+    const struct nb_generate_options *o = &g->options;
+    struct nb_chat chat;
+    struct nb_chat_message messages[2];
+    size_t n = 0;
+    if (o->system)
+        messages[n++] = (struct nb_chat_message){"system", o->system, strlen(o->system)};
+    messages[n++] = (struct nb_chat_message){"user", o->prompt ? o->prompt : "", o->prompt_bytes};
+    enum nb_status s = nb_chat_open(g->engine->folder, &chat, err);
+    if (s == NB_OK)
+        s = nb_chat_encode(&chat, g->engine->tokenizer, messages, n, true, &g->prompt, err);
+    return s;
+}
+
+static enum nb_status read_text(struct nb_generator *g, struct nb_error *err) {
+    const struct nb_generate_options *o = &g->options;
+    if (!g->engine->tokenizer)
+        return nb_fail(
+            err, NB_ERR_UNSUPPORTED,
+            "%s: has neither tokenizer.json nor tokenizer.model; give the prompt as token ids",
+            g->engine->folder);
+    if (o->chat)
+        return read_message(g, err);
+    if (o->system)
+        return nb_fail(err, NB_ERR_ARGUMENT, "prompt: a system prompt needs a chat template");
+    enum nb_status s =
+        nb_tokenizer_encode(g->engine->tokenizer, o->prompt ? o->prompt : "", o->prompt_bytes,
+                            NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &g->prompt, err);
+    return s == NB_OK ? s : nb_fail_prefix(err, s, "prompt");
+}
+
+static enum nb_status read_prompt(struct nb_generator *g, struct nb_error *err) {
+    enum nb_status s = g->options.prompt_ids ? read_ids(g, err) : read_text(g, err);
+    if (s != NB_OK)
+        return s;
+    if (g->prompt.n == 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "prompt: is empty");
+    if (g->prompt.n > (size_t)g->engine->context)
+        return nb_fail(err, NB_ERR_LIMIT, "prompt: %zu tokens, but the context holds %d",
+                       g->prompt.n, g->engine->context);
+    return NB_OK;
+}
+
+/* The n most probable tokens, most probable first, ties to the lower id; n is small. */
+static void find_top(const float *logits, size_t n_vocab, size_t n, int32_t *ids) {
+    size_t found = 0;
+    for (size_t i = 0; n && i < n_vocab; i++) {
+        if (found == n && !(logits[i] > logits[ids[n - 1]]))
+            continue;
+        size_t at = found < n ? found++ : n - 1;
+        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--)
+            ids[at] = ids[at - 1];
+        ids[at] = (int32_t)i;
+    }
+}
+
+/* Room for one more token's log probabilities. */
+static enum nb_status grow_logprobs(struct nb_generator *g, struct nb_error *err) {
+    if (g->generated.n < g->cap_logprobs)
+        return NB_OK;
+    size_t cap = g->cap_logprobs ? g->cap_logprobs * 2 : 64;
+    size_t top = (size_t)g->options.top_logprobs, tops = cap * (top ? top : 1);
+    double *a = realloc(g->logprobs, cap * sizeof *a);
+    g->logprobs = a ? a : g->logprobs;
+    int32_t *b = realloc(g->top_ids, tops * sizeof *b);
+    g->top_ids = b ? b : g->top_ids;
+    double *c = realloc(g->top_logprobs, tops * sizeof *c);
+    g->top_logprobs = c ? c : g->top_logprobs;
+    if (!a || !b || !c)
+        return nb_fail_memory(err, tops * sizeof *c, "log probabilities");
+    g->cap_logprobs = cap;
+    return NB_OK;
+}
+
+/* Log probabilities of the token that comes next. */
+static enum nb_status note_logprobs(struct nb_generator *g, const float *logits, int32_t id,
+                                    struct nb_error *err) {
+    if (!g->options.logprobs)
+        return NB_OK;
+    enum nb_status s = grow_logprobs(g, err);
+    if (s != NB_OK)
+        return s;
+    size_t n_vocab = (size_t)g->engine->model.config.n_vocab, i = g->generated.n;
+    size_t top = (size_t)g->options.top_logprobs;
+    double normalizer = nb_log_normalizer(logits, n_vocab);
+    g->logprobs[i] = logits[id] - normalizer;
+    find_top(logits, n_vocab, top, g->top_ids + i * top);
+    for (size_t j = 0; j < top; j++)
+        g->top_logprobs[i * top + j] = logits[g->top_ids[i * top + j]] - normalizer;
+    return NB_OK;
+}
+
+/* Keeps a token and tells the caller; *go_on is false if the caller has had enough. */
+static enum nb_status emit(struct nb_generator *g, int32_t id, bool *go_on, struct nb_error *err) {
+    size_t before = g->text.len;
+    if (!nb_tokens_add(&g->generated, id))
+        return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
+    if (g->engine->tokenizer)
+        nb_decoder_add(&g->decoder, id, &g->text);
+    if (g->text.failed)
+        return nb_fail_memory(err, g->text.len, "the text");
+    const struct nb_generate_options *o = &g->options;
+    *go_on = !o->on_token ||
+             o->on_token(o->on_token_context, id, g->text.data ? g->text.data + before : "",
+                         g->text.len - before);
+    return NB_OK;
+}
+
+/* The context has a position for every token but the last, which is never read. */
+static size_t token_limit(const struct nb_generator *g) {
+    size_t room = (size_t)g->engine->context - g->prompt.n + 1;
+    size_t asked = (size_t)g->options.max_tokens;
+    return asked && asked < room ? asked : room;
+}
+
+/* Whether the last token completed a stop string: one that ends in the text it added. */
+static bool stops(const struct nb_generator *g, size_t text_before) {
+    for (size_t i = 0; i < g->options.n_stop; i++) {
+        const char *stop = g->options.stop[i];
+        size_t n = strlen(stop), from = text_before > n - 1 ? text_before - (n - 1) : 0;
+        if (g->text.data && g->text.len > from &&
+            memmem(g->text.data + from, g->text.len - from, stop, n))
+            return true;
+    }
+    return false;
+}
+
+/* The next token. End tokens are out of the question before min_tokens. */
+static int32_t draw(struct nb_generator *g, float *logits) {
+    const struct nb_config *c = &g->engine->model.config;
+    if (g->generated.n < (size_t)g->options.min_tokens) {
+        for (int i = 0; i < c->n_eos; i++)
+            logits[c->eos[i]] = -INFINITY;
+    }
+    int32_t id = nb_sample(&g->sampler, logits);
+    nb_sampler_saw(&g->sampler, id);
+    return id;
+}
+
+enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct nb_error *err) {
+    g->next = NULL;
+    g->n_next = 0;
+    int32_t id = draw(g, logits);
+    if (!g->options.ignore_eos && nb_config_is_end(&g->engine->model.config, id)) {
+        g->finish = NB_FINISH_STOP;
+        g->done = true;
+        return NB_OK;
+    }
+    bool go_on = true;
+    size_t text_before = g->text.len;
+    enum nb_status s = note_logprobs(g, logits, id, err);
+    if (s == NB_OK)
+        s = emit(g, id, &go_on, err);
+    if (s != NB_OK)
+        return s;
+    g->done = true;
+    if (stops(g, text_before)) {
+        g->finish = NB_FINISH_STOP;
+    } else if (!go_on) {
+        g->finish = NB_FINISH_CALLER;
+    } else if (g->generated.n >= token_limit(g)) {
+        g->finish = NB_FINISH_LENGTH;
+    } else {
+        g->done = false;
+        g->next = g->generated.ids + g->generated.n - 1;
+        g->n_next = 1;
+    }
+    return NB_OK;
+}
+
+static enum nb_status check_options(const struct nb_generator *g, struct nb_error *err) {
+    const struct nb_generate_options *o = &g->options;
+    if (o->max_tokens < 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "max_tokens is %d, expected 0 (no limit) or more",
+                       o->max_tokens);
+    if (o->min_tokens < 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "min_tokens is %d, expected 0 or more", o->min_tokens);
+    int32_t most = g->engine->model.config.n_vocab < 1000 ? g->engine->model.config.n_vocab : 1000;
+    if (o->top_logprobs < 0 || o->top_logprobs > most)
+        return nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs is %d, expected 0 to %d",
+                       o->top_logprobs, most);
+    if (o->n_stop && !g->engine->tokenizer)
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "stop: %s has no tokenizer, so there is no text",
+                       g->engine->folder);
+    for (size_t i = 0; i < o->n_stop; i++) {
+        if (!o->stop[i] || !o->stop[i][0])
+            return nb_fail(err, NB_ERR_ARGUMENT, "stop: string %zu is empty", i);
+    }
+    return NB_OK;
+}
+
+void nb_generator_end_text(struct nb_generator *g, bool tell) {
+    if (!g->engine->tokenizer)
+        return;
+    size_t before = g->text.len;
+    nb_decoder_finish(&g->decoder, &g->text);
+    const struct nb_generate_options *o = &g->options;
+    if (tell && o->on_token && g->text.len > before)
+        o->on_token(o->on_token_context, -1, g->text.data + before, g->text.len - before);
+}
+
+static enum nb_status start(struct nb_generator *g, struct nb_error *err) {
+    enum nb_status s = check_options(g, err);
+    if (s == NB_OK)
+        s = read_prompt(g, err);
+    if (s == NB_OK)
+        s = nb_sampler_open(&g->options.sampling, (size_t)g->engine->model.config.n_vocab,
+                            &g->sampler, err);
+    if (s != NB_OK)
+        return s;
+    if (g->engine->tokenizer)
+        nb_decoder_start(&g->decoder, g->engine->tokenizer);
+    for (size_t i = 0; i < g->prompt.n; i++)
+        nb_sampler_saw(&g->sampler, g->prompt.ids[i]);
+    g->next = g->prompt.ids;
+    g->n_next = g->prompt.n;
+    return NB_OK;
+}
+
+enum nb_status nb_generator_open(struct nb_engine *engine,
+                                 const struct nb_generate_options *options,
+                                 struct nb_generator *out, struct nb_error *err) {
+    *out = (struct nb_generator){.engine = engine, .options = *options};
+    enum nb_status s = start(out, err);
+    if (s != NB_OK)
+        nb_generator_close(out);
+    return s;
+}
+
+enum nb_status nb_generator_finish(struct nb_generator *g, struct nb_generation *out,
+                                   struct nb_error *err) {
+    *out = (struct nb_generation){0};
+    nb_buf_add(&g->text, "", 0); /* a NUL, even for no text */
+    if (g->text.failed)
+        return nb_fail_memory(err, g->text.len, "the text");
+    bool text = g->engine->tokenizer != NULL;
+    *out = (struct nb_generation){
+        .token_ids = g->generated.ids,
+        .n_tokens = g->generated.n,
+        .n_prompt_tokens = g->prompt.n,
+        .text = text ? g->text.data : NULL,
+        .text_bytes = g->text.len,
+        .finish = g->finish,
+        .logprobs = g->logprobs,
+        .top_ids = g->top_ids,
+        .top_logprobs = g->top_logprobs,
+        .n_top = g->logprobs ? (size_t)g->options.top_logprobs : 0,
+    };
+    g->logprobs = g->top_logprobs = NULL;
+    g->top_ids = NULL;
+    g->generated = (struct nb_tokens){0};
+    if (text)
+        g->text = (struct nb_buf){0};
+    return NB_OK;
+}
+
+void nb_generator_close(struct nb_generator *g) {
+    if (g->engine && g->engine->tokenizer)
+        nb_buf_free(&g->decoder.pending);
+    nb_sampler_close(&g->sampler);
+    nb_tokens_free(&g->prompt);
+    nb_tokens_free(&g->generated);
+    nb_buf_free(&g->text);
+    free(g->logprobs);
+    free(g->top_ids);
+    free(g->top_logprobs);
+    *g = (struct nb_generator){0};
+}
+
+void nb_generation_free(struct nb_generation *generation) {
+    free(generation->token_ids);
+    free(generation->text);
+    free(generation->logprobs);
+    free(generation->top_ids);
+    free(generation->top_logprobs);
+    *generation = (struct nb_generation){0};
+}
