@@ -115,7 +115,7 @@ static void batches_change_nothing(void **state) {
             }
             for (int p = 0; p < N_PROMPTS; p++)
                 nb_sequence_close(&sequences[p]);
-            assert_int_equal(engine->n_free, engine->n_pages);
+            assert_int_equal(engine->pages.n_free, engine->pages.n_pages);
         }
         for (int p = 0; p < N_PROMPTS; p++)
             free(alone[p]);
@@ -150,6 +150,46 @@ static void truncation(void **state) {
     assert_ok(nb_sequence_append(&q, ids + 33, n - 33, n - 33, &logits, &err), err);
     assert_memory_equal(logits, straight + 33 * V, (n - 33) * V * sizeof(float));
     nb_sequence_close(&q);
+    free(straight);
+    nb_engine_close(engine);
+    nb_tensors_close(&g.tensors);
+}
+
+/* A sequence that begins as one before it did shares its pages, gets the same logits, and what it
+ * writes after going back is its own. */
+static void shared_prefix(void **state) {
+    (void)state;
+    struct golden g;
+    golden_open(&g, checkpoints[1]);
+    struct nb_engine *engine = open_engine(checkpoints[1], "plain", 2);
+    struct nb_error err;
+    size_t n;
+    const int32_t *ids = golden(&g, 3, "ids", &n);
+    assert_true(n > 48);
+    float *straight = all_logits(engine, ids, n), *logits;
+    struct nb_sequence a, b;
+    assert_ok(nb_sequence_open(engine, &a, &err), err);
+    assert_ok(nb_sequence_open(engine, &b, &err), err);
+    assert_int_equal(nb_sequence_reuse(&a, ids, n), 0);
+    assert_ok(nb_sequence_append(&a, ids, 48, 0, NULL, &err), err);
+    nb_sequence_publish(&a, ids);
+    assert_int_equal(nb_sequence_reuse(&b, ids, 48), 32); /* the last token is left to append */
+    nb_sequence_truncate(&b, 0);
+    assert_int_equal(nb_sequence_reuse(&b, ids, n), 48);
+    assert_int_equal(engine->pages.n_pages - nb_pages_available(&engine->pages), 3);
+    assert_ok(nb_sequence_append(&b, ids + 48, n - 48, n - 48, &logits, &err), err);
+    assert_memory_equal(logits, straight + 48 * V, (n - 48) * V * sizeof(float));
+
+    nb_sequence_truncate(&b, 20); /* within the second shared page */
+    static const int32_t other[] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21};
+    assert_ok(nb_sequence_append(&b, other, 17, 1, &logits, &err), err);
+    assert_int_equal(b.n_known, 1);
+    assert_ok(nb_sequence_append(&a, ids + 48, n - 48, n - 48, &logits, &err), err);
+    assert_memory_equal(logits, straight + 48 * V, (n - 48) * V * sizeof(float));
+    nb_sequence_close(&a);
+    nb_sequence_close(&b);
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
+    assert_int_equal(engine->pages.n_unused, 3);
     free(straight);
     nb_engine_close(engine);
     nb_tensors_close(&g.tensors);
@@ -214,11 +254,9 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_of_transformers),
-        cmocka_unit_test(greedy_continuations),
-        cmocka_unit_test(batches_change_nothing),
-        cmocka_unit_test(truncation),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(logits_of_transformers), cmocka_unit_test(greedy_continuations),
+        cmocka_unit_test(batches_change_nothing), cmocka_unit_test(truncation),
+        cmocka_unit_test(shared_prefix),          cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -151,7 +151,7 @@ static enum nb_status deepen(struct bench *b, struct nb_sequence *q, int32_t n,
     int32_t first = n < NB_PAGE_TOKENS ? n : NB_PAGE_TOKENS;
     enum nb_status s = nb_sequence_append(q, ids, (size_t)first, 1, NULL, err);
     while (s == NB_OK && q->n_pages * NB_PAGE_TOKENS < (size_t)n) {
-        q->pages[q->n_pages++] = e->free_pages[--e->n_free];
+        q->pages[q->n_pages++] = nb_pages_take(&e->pages);
         s = e->backend->ops->kv_copy(e->backend, q->pages[0], q->pages[q->n_pages - 1], err);
     }
     if (s == NB_OK)

@@ -58,23 +58,19 @@ static enum nb_status open_tokenizer(struct nb_engine *e, struct nb_error *err) 
 /* Pages for n_sequences of the whole context, and the arrays of a step. */
 static enum nb_status make_pages(struct nb_engine *e, size_t n_sequences, struct nb_error *err) {
     size_t n = e->max_batch_tokens;
-    e->n_pages = nb_div_up((size_t)e->context, NB_PAGE_TOKENS) * n_sequences;
-    if (e->n_pages > INT32_MAX)
+    size_t n_pages = nb_div_up((size_t)e->context, NB_PAGE_TOKENS) * n_sequences;
+    if (n_pages > INT32_MAX)
         return nb_fail(err, NB_ERR_ARGUMENT, "%zu sequences of %d positions are too many",
                        n_sequences, e->context);
-    e->free_pages = calloc(e->n_pages, sizeof *e->free_pages);
     e->token = calloc(n, sizeof *e->token);
     e->position = calloc(n, sizeof *e->position);
     e->sequence = calloc(n, sizeof *e->sequence);
     e->logits_of = calloc(n, sizeof *e->logits_of);
     e->page_tables = calloc(n, sizeof *e->page_tables);
-    if (!e->free_pages || !e->token || !e->position || !e->sequence || !e->logits_of ||
-        !e->page_tables)
-        return nb_fail_memory(err, (n + e->n_pages) * sizeof *e->token, "the engine");
-    for (size_t i = 0; i < e->n_pages; i++) /* page 0 is taken first */
-        e->free_pages[i] = (int32_t)(e->n_pages - 1 - i);
-    e->n_free = e->n_pages;
-    return e->backend->ops->kv_alloc(e->backend, e->n_pages, err);
+    if (!e->token || !e->position || !e->sequence || !e->logits_of || !e->page_tables)
+        return nb_fail_memory(err, n * sizeof *e->token, "the engine");
+    enum nb_status s = nb_pages_open(n_pages, &e->pages, err);
+    return s == NB_OK ? e->backend->ops->kv_alloc(e->backend, n_pages, err) : s;
 }
 
 static enum nb_status open_backend(struct nb_engine *e, const struct nb_options *options,
@@ -187,7 +183,7 @@ void nb_engine_close(struct nb_engine *e) {
         e->backend->ops->close(e->backend);
     nb_tokenizer_close(e->tokenizer);
     nb_model_close(&e->model);
-    free(e->free_pages);
+    nb_pages_close(&e->pages);
     free(e->token);
     free(e->position);
     free(e->sequence);
@@ -215,24 +211,76 @@ enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *ou
     *out = (struct nb_sequence){.engine = engine};
     size_t n = nb_div_up((size_t)engine->context, NB_PAGE_TOKENS);
     out->pages = calloc(n, sizeof *out->pages);
-    return out->pages ? NB_OK : nb_fail_memory(err, n * sizeof *out->pages, "a sequence");
+    out->prefixes = calloc(n, sizeof *out->prefixes);
+    if (out->pages && out->prefixes)
+        return NB_OK;
+    nb_sequence_close(out);
+    return nb_fail_memory(err, n * (sizeof *out->pages + sizeof *out->prefixes), "a sequence");
 }
 
 void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n) {
-    struct nb_engine *e = sequence->engine;
     if (n < sequence->n)
         sequence->n = n;
-    size_t keep = nb_div_up((size_t)sequence->n, NB_PAGE_TOKENS);
+    size_t keep = nb_div_up((size_t)sequence->n, NB_PAGE_TOKENS),
+           full = (size_t)sequence->n / NB_PAGE_TOKENS;
+    /* The last ones first, so that of a published prefix the end is forgotten before its beginning.
+     */
     while (sequence->n_pages > keep)
-        e->free_pages[e->n_free++] = sequence->pages[--sequence->n_pages];
+        nb_pages_release(&sequence->engine->pages, sequence->pages[--sequence->n_pages]);
+    if (sequence->n_known > full)
+        sequence->n_known = full;
 }
 
 void nb_sequence_close(struct nb_sequence *sequence) {
-    if (sequence->pages) {
+    if (sequence->pages)
         nb_sequence_truncate(sequence, 0);
-        free(sequence->pages);
-    }
+    free(sequence->pages);
+    free(sequence->prefixes);
     *sequence = (struct nb_sequence){0};
+}
+
+int32_t nb_sequence_reuse(struct nb_sequence *q, const int32_t *tokens, size_t n) {
+    struct nb_pages *pages = &q->engine->pages;
+    size_t most = nb_div_up((size_t)q->engine->context, NB_PAGE_TOKENS);
+    nb_prefix before = 0;
+    for (size_t i = 0; i < most && (i + 1) * NB_PAGE_TOKENS < n; i++) {
+        int32_t page = nb_pages_find(pages, before, tokens + i * NB_PAGE_TOKENS, &before);
+        if (page < 0)
+            break;
+        q->prefixes[q->n_pages] = before;
+        q->pages[q->n_pages++] = page;
+    }
+    q->n_known = q->n_pages;
+    q->n = (int32_t)(q->n_pages * NB_PAGE_TOKENS);
+    return q->n;
+}
+
+void nb_sequence_publish(struct nb_sequence *q, const int32_t *tokens) {
+    size_t full = (size_t)q->n / NB_PAGE_TOKENS;
+    for (size_t i = q->n_known; i < full; i++)
+        q->prefixes[i] = nb_pages_publish(&q->engine->pages, q->pages[i],
+                                          i ? q->prefixes[i - 1] : 0, tokens + i * NB_PAGE_TOKENS);
+    q->n_known = full;
+}
+
+/* Makes the page that a sequence writes to next its own, where it holds positions already. */
+static enum nb_status own_last_page(struct nb_sequence *q, struct nb_error *err) {
+    struct nb_engine *e = q->engine;
+    size_t last = (size_t)q->n / NB_PAGE_TOKENS;
+    if (q->n % NB_PAGE_TOKENS == 0 || nb_pages_writable(&e->pages, q->pages[last]))
+        return NB_OK;
+    int32_t page = nb_pages_take(&e->pages);
+    if (page < 0)
+        return nb_fail(err, NB_ERR_LIMIT, "a page of KV memory is wanted, 0 of %zu are free",
+                       e->pages.n_pages);
+    enum nb_status s = e->backend->ops->kv_copy(e->backend, q->pages[last], page, err);
+    if (s != NB_OK) {
+        nb_pages_release(&e->pages, page);
+        return s;
+    }
+    nb_pages_release(&e->pages, q->pages[last]);
+    q->pages[last] = page;
+    return NB_OK;
 }
 
 /* Pages for n more positions. */
@@ -241,13 +289,20 @@ static enum nb_status grow(struct nb_sequence *q, size_t n, struct nb_error *err
     if (n > (size_t)(e->context - q->n))
         return nb_fail(err, NB_ERR_LIMIT, "%zu tokens after %d do not fit into a context of %d", n,
                        q->n, e->context);
-    size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS);
-    if (need - q->n_pages > e->n_free && need > q->n_pages)
+    size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS),
+           available = nb_pages_available(&e->pages);
+    if (need > q->n_pages && need - q->n_pages > available)
         return nb_fail(err, NB_ERR_LIMIT, "%zu pages of KV memory are wanted, %zu of %zu are free",
-                       need - q->n_pages, e->n_free, e->n_pages);
-    while (q->n_pages < need)
-        q->pages[q->n_pages++] = e->free_pages[--e->n_free];
-    return NB_OK;
+                       need - q->n_pages, available, e->pages.n_pages);
+    enum nb_status s = n ? own_last_page(q, err) : NB_OK;
+    while (s == NB_OK && q->n_pages < need) {
+        int32_t page = nb_pages_take(&e->pages);
+        if (page < 0)
+            return nb_fail(err, NB_ERR_LIMIT, "the pages of KV memory are all in use: %zu",
+                           e->pages.n_pages);
+        q->pages[q->n_pages++] = page;
+    }
+    return s;
 }
 
 static enum nb_status reserve_logits(struct nb_engine *e, size_t rows, struct nb_error *err) {

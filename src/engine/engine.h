@@ -3,6 +3,7 @@
 #define NB_ENGINE_ENGINE_H
 
 #include "backend/backend.h"
+#include "engine/pages.h"
 #include "model/tokenizer.h"
 #include "nibble/nibble.h"
 
@@ -19,8 +20,7 @@ struct nb_engine {
     int32_t context;         /* the most positions a sequence may have */
     size_t max_batch_tokens; /* of a step */
 
-    int32_t *free_pages; /* [n_pages], the first n_free of them free */
-    size_t n_pages, n_free;
+    struct nb_pages pages; /* of KV memory */
 
     /* The batch of a step: [max_batch_tokens] each. */
     int32_t *token, *position, *sequence, *logits_of;
@@ -35,12 +35,17 @@ enum nb_status nb_engine_open_model(struct nb_model *model, const char *name,
                                     const struct nb_options *options, struct nb_engine **out,
                                     struct nb_error *err);
 
-/* A run of tokens that attend to each other. Its pages come from the engine as it grows. */
+/* A run of tokens that attend to each other. Its pages come from the engine as it grows, and may be
+ * shared with sequences that begin alike: one that is written to is its own. */
 struct nb_sequence {
     struct nb_engine *engine;
     int32_t *pages; /* [context / NB_PAGE_TOKENS, rounded up], the first n_pages of them taken */
     size_t n_pages;
     int32_t n; /* positions that are in the pages */
+
+    nb_prefix
+        *prefixes; /* [context / NB_PAGE_TOKENS, rounded up]: what the first n_known pages hold */
+    size_t n_known;
 };
 
 enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *out,
@@ -50,6 +55,13 @@ void nb_sequence_close(
 
 /* Forgets all positions from n on. */
 void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n);
+
+/* Starts an empty sequence with pages that hold the beginning of tokens [n] already; at least the
+ * last token is left to be appended. Returns how many positions there are. */
+int32_t nb_sequence_reuse(struct nb_sequence *sequence, const int32_t *tokens, size_t n);
+
+/* Lets other sequences find this one's full pages. tokens: all that are in it, [sequence->n]. */
+void nb_sequence_publish(struct nb_sequence *sequence, const int32_t *tokens);
 
 /* Tokens to append to a sequence in a step. */
 struct nb_step_part {
