@@ -9,8 +9,13 @@
 
 #include "backend/cuda/layout.h"
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#ifdef __cplusplus
+#include <cuda_bf16.h>
+extern "C" {
+#else
+typedef struct __nv_bfloat16 __nv_bfloat16; /* which cuda_bf16.h has in C++ alone */
+#endif
 
 struct nb_cuda_matrix {
     struct nb_cuda_shape shape;
@@ -99,5 +104,9 @@ size_t nb_cuda_batch_workspace(const struct nb_cuda_model *m, const struct nb_cu
 cudaError_t nb_cuda_batch_forward(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                                   void *workspace, const struct nb_cuda_limits *l,
                                   cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

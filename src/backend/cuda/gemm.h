@@ -5,6 +5,10 @@
 
 #include "backend/cuda/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum nb_cuda_epilogue {
     NB_CUDA_STORE_F32,  /* y f32 [n, rows], rows in the checkpoint's order (ROTARY and NATURAL
                            undone) */
@@ -36,5 +40,9 @@ struct nb_cuda_gemm {
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
                          const struct nb_cuda_limits *l, void *workspace, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -23,10 +23,11 @@
  *                                   padding to 16 bytes
  *                                   u8  absmax_code[unit_chunks][16]
  *                                   u8  codes[unit_chunks][512]
- *     NF4 / FP4, absmax in f32:     f32 absmax[unit_chunks][16 * scales_per_chunk]
+ *     NF4 / FP4, absmax in f32:     f32 absmax[unit_chunks][scales_per_chunk][16]: with two, the
+ *                                   first is of columns 0-31 of the chunk, the second of 32-63
  *                                   u8  codes[unit_chunks][512]
- *     bf16:                         u16 w[unit_chunks][32 lanes][32]: word 4 j + b of a lane is
- * a[b] of step j
+ *     bf16:                         u16 w[unit_chunks][32 lanes][32]: 32-bit word 4 j + b of a
+ *                                   lane is a[b] of step j, i = 0 in its low half
  *
  * The scale of row r, chunk c (counted in the row) is absmax(r, c): with double quantization
  * nested_values[absmax_code] * nested[half][slot] + offset[half], each operation rounded,
@@ -40,8 +41,13 @@
 #ifndef NB_BACKEND_CUDA_LAYOUT_H
 #define NB_BACKEND_CUDA_LAYOUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 enum {
     NB_CUDA_TILE = 16,         /* rows */
@@ -66,7 +72,7 @@ enum nb_cuda_order {
 /* The shape of a matrix in this layout; nb_cuda_shape computes it. */
 struct nb_cuda_shape {
     enum nb_cuda_kind kind;
-    int32_t rows, columns;     /* of the matrix */
+    int32_t rows, columns;     /* of the matrix; in GATE_UP rows counts both */
     int32_t n_tiles, n_chunks; /* n_chunks: with padding, n_units * unit_chunks */
     int32_t n_units;           /* of a tile */
     int32_t unit_chunks;
@@ -89,5 +95,53 @@ struct nb_cuda_shape {
 
 /* The column, in a chunk, that k index kk (0..15) of step j stands for. */
 #define NB_CUDA_K_OF(j, kk) (16 * ((kk) / 2 % 4) + 4 * (j) + 2 * ((kk) / 8) + (kk) % 2)
+
+/* The shape of a matrix of that kind; `block` (of NESTED and ABSMAX) is how many weights share an
+ * absmax, a power of two from 32 on. false where the kind cannot hold it: NESTED wants blocks of 64
+ * and more that divide the columns, ABSMAX columns that are a multiple of 32; nothing may overflow.
+ *
+ * Units have as few chunks of padding as can be: n_units is the number of chunks over the most that
+ * a unit may have, rounded up, and unit_chunks their number over n_units, rounded up. */
+bool nb_cuda_shape(enum nb_cuda_kind kind, int32_t rows, int32_t columns, int32_t block,
+                   struct nb_cuda_shape *out);
+
+/* ---- what a matrix is made of, and making it on the host ---- */
+
+struct nb_matrix;
+
+/* One matrix of this layout from one to three of a model, below one another. */
+struct nb_cuda_source {
+    const struct nb_matrix *parts[3]; /* alike in columns */
+    int32_t n_parts;
+    enum nb_cuda_order order; /* GATE_UP: of two parts with as many rows each. ROTARY: of the first
+                               * n_rotary parts, whose heads have head_rows rows, a multiple of 16;
+                               * the other parts are NATURAL */
+    int32_t n_rotary, head_rows;
+};
+
+/* The row that row i (0 to 15) of a tile is, and the part that it is in, in *part; -1 if it is
+ * padding. Half a tile never lies in two parts unless a part's rows are no multiple of 8. */
+int32_t nb_cuda_row(const struct nb_cuda_source *source, int32_t tile, int i, int32_t *part);
+
+/* The shape for n sources that differ in nothing but their weights, experts for example: the kind
+ * that keeps most of what they have, NESTED, then ABSMAX, then BF16 (of floats, and where 4-bit
+ * blocks do not meet chunks). nested_values: [256], what NESTED has its codes mean. */
+void nb_cuda_shape_of(const struct nb_cuda_source *sources, size_t n, const float *nested_values,
+                      struct nb_cuda_shape *out);
+
+/* Tiles [first, first + n) of a source whose shape is `shape`, plainly: out [n * n_units *
+ * unit_bytes]. The reference of the kernels that do this when a model is loaded. */
+void nb_cuda_repack(const struct nb_cuda_source *source, const struct nb_cuda_shape *shape,
+                    int32_t first, int32_t n, uint8_t *out);
+
+/* Row i of a tile as f32 [columns], from all of a matrix in this layout; values: [16], of the type
+ * of its codes. */
+void nb_cuda_unpack(const struct nb_cuda_shape *shape, const struct nb_cuda_source *source,
+                    const uint8_t *data, const float *values, const float *nested_values,
+                    int32_t tile, int i, float *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
