@@ -71,6 +71,7 @@ struct nb_cuda_step {
     const int32_t *logits_of;        /* [n_logits] */
     float *logits;        /* [n_logits, V] f32, device memory or mapped pinned host memory */
     int32_t max_position; /* largest of position[] */
+    int32_t longest_run;  /* most tokens that one sequence has in this batch: 1 in pure decode */
 };
 
 /* The three ways to do a step; each needs workspace of its own, whose size it tells from the

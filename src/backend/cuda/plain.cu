@@ -1,0 +1,448 @@
+/* The forward pass as its definition reads: one kernel for each part, activations in f32, a warp
+ * for a row of a product. What the fast paths are tested against, and what runs where they do not
+ * support a model. src/backend/cpu/cpu.c is the same pass on the CPU, with the sources of the
+ * architecture.
+ */
+#include "backend/backend.h"
+#include "backend/cuda/device.h"
+#include "base/layout.h"
+
+#include <cuda_fp8.h>
+#include <math_constants.h>
+
+namespace {
+
+enum {
+    WARPS = 8,        /* of most blocks */
+    SLICE_PAIRS = 512 /* (token, expert) pairs whose inner activations the workspace holds */
+};
+
+__host__ __device__ constexpr int div_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* ---- weights ---- */
+
+/* How the rows of a matrix are spread over its tiles; layout.h has the orders. */
+struct rows {
+    enum nb_cuda_order order;
+    int32_t head_rows, rotary_rows; /* of NB_CUDA_ROTARY: d, and how many rows are in that order */
+};
+
+/* Where row `row` of a matrix is: its tile and its place there, and its number in its own tensor.
+ */
+struct place {
+    int32_t tile, in_tile, row;
+};
+
+__device__ place place_of(const struct nb_cuda_shape &s, rows r, int32_t row) {
+    if (r.order == NB_CUDA_GATE_UP) {
+        int32_t up = row >= s.rows / 2, i = row - up * (s.rows / 2);
+        return {i / 8, i % 8 + 8 * up, i};
+    }
+    if (r.order == NB_CUDA_ROTARY && row < r.rotary_rows) {
+        int32_t head = row / r.head_rows, i = row % r.head_rows, half = r.head_rows / 2;
+        int32_t second = i >= half;
+        i -= second * half;
+        return {head * (r.head_rows / NB_CUDA_TILE) + i / 8, i % 8 + 8 * second, row};
+    }
+    return {row / NB_CUDA_TILE, row % NB_CUDA_TILE, row};
+}
+
+/* absmax of row p, column `column`, in the unit that begins with chunk c0. */
+__device__ float absmax(const struct nb_cuda_shape &s, const float *nested_values,
+                        const uint8_t *unit, place p, int32_t c0, int32_t column) {
+    int32_t chunk = column / NB_CUDA_CHUNK, c = chunk - c0;
+    if (s.kind == NB_CUDA_ABSMAX) {
+        int32_t part = s.scales_per_chunk == 2 ? column % NB_CUDA_CHUNK / 32 : 0;
+        return ((const float *)(unit +
+                                s.scale_bytes))[(c * s.scales_per_chunk + part) * 16 + p.in_tile];
+    }
+    int32_t half = p.in_tile / 8;
+    int32_t slot = NB_CUDA_SLOT(&s, p.row, chunk, p.row - p.in_tile % 8, c0);
+    const float *nested = (const float *)unit, *offset = nested + 2 * s.n_nested;
+    uint8_t code = unit[s.scale_bytes + c * NB_CUDA_TILE + p.in_tile];
+    return __fadd_rn(__fmul_rn(nested_values[code], nested[half * s.n_nested + slot]),
+                     offset[half]);
+}
+
+/* Weights [row, column] and [row, column + 1] of the matrix at `data`; `column` is even. */
+__device__ float2 weights(const nb_cuda_model &m, const nb_cuda_matrix &w, const uint8_t *data,
+                          place p, int32_t column) {
+    const struct nb_cuda_shape &s = w.shape;
+    int32_t chunk = column / NB_CUDA_CHUNK, in_chunk = column % NB_CUDA_CHUNK;
+    int32_t unit_index = chunk / s.unit_chunks, c0 = unit_index * s.unit_chunks;
+    const uint8_t *unit = data + ((size_t)p.tile * s.n_units + unit_index) * s.unit_bytes;
+    int32_t lane = p.in_tile % 8 * 4 + in_chunk / 16, step = in_chunk % 16 / 4;
+    int32_t b = p.in_tile / 8 + 2 * (in_chunk % 4 / 2);
+    if (s.kind == NB_CUDA_BF16) {
+        const __nv_bfloat162 *at = (const __nv_bfloat162 *)(unit + s.code_bytes);
+        return __bfloat1622float2(at[((chunk - c0) * 32 + lane) * 16 + 4 * step + b]);
+    }
+    uint8_t codes =
+        unit[s.code_bytes + (chunk - c0) * NB_CUDA_CHUNK_CODES + lane * 16 + 4 * step + b];
+    float scale = absmax(s, m.nested_values, unit, p, c0, column);
+    const float *values = m.values + 16 * w.values;
+    return make_float2(values[codes >> 4] * scale, values[codes & 15] * scale);
+}
+
+/* ---- products ---- */
+
+__device__ float warp_sum(float x) {
+    for (int i = 16; i; i /= 2)
+        x += __shfl_xor_sync(~0u, x, i);
+    return x;
+}
+
+/* y[i, r] = W_e x[i / share], [r]: y [n, rows], x [n / share, columns], both f32; e = expert[i], or
+ * 0 without `expert`. A warp for each of the rows. */
+__global__ void multiply(nb_cuda_model m, nb_cuda_matrix w, rows order, const float *x, int share,
+                         const int32_t *expert, float *y) {
+    int32_t row = blockIdx.x * WARPS + threadIdx.x / 32, i = blockIdx.y, lane = threadIdx.x % 32;
+    if (row >= w.shape.rows)
+        return;
+    const uint8_t *data = w.data + (expert ? (size_t)expert[i] * w.shape.bytes : 0);
+    const float *in = x + (size_t)(i / share) * w.shape.columns;
+    place p = place_of(w.shape, order, row);
+    float sum = 0;
+    for (int32_t c = 2 * lane; c < w.shape.columns; c += 64) {
+        float2 pair = weights(m, w, data, p, c);
+        sum += pair.x * in[c];
+        if (c + 1 < w.shape.columns)
+            sum += pair.y * in[c + 1];
+    }
+    sum = warp_sum(sum);
+    if (lane == 0)
+        y[(size_t)i * w.shape.rows + row] = sum;
+}
+
+cudaError_t launch_multiply(const nb_cuda_model &m, const nb_cuda_matrix &w, rows order,
+                            const float *x, int share, const int32_t *expert, float *y, int n,
+                            cudaStream_t stream) {
+    for (int i = 0; i < n; i += 32768) { /* a grid's height has a limit */
+        int part = n - i < 32768 ? n - i : 32768;
+        multiply<<<dim3(div_up(w.shape.rows, WARPS), part), WARPS * 32, 0, stream>>>(
+            m, w, order, x + (size_t)(i / share) * w.shape.columns, share,
+            expert ? expert + i : nullptr, y + (size_t)i * w.shape.rows);
+    }
+    return cudaGetLastError();
+}
+
+/* ---- the parts of a layer ---- */
+
+/* x[t] = embedding of token t. A block a token. */
+__global__ void embed(nb_cuda_model m, const int32_t *token, float *x) {
+    size_t t = blockIdx.x;
+    int32_t id = token[t];
+    for (int32_t i = threadIdx.x; i < m.width; i += blockDim.x) {
+        if (m.tied) {
+            float2 pair = weights(m, m.head, m.head.data,
+                                  place_of(m.head.shape, {NB_CUDA_NATURAL, 0, 0}, id), i & ~1);
+            x[t * m.width + i] = i & 1 ? pair.y : pair.x;
+        } else {
+            x[t * m.width + i] = __bfloat162float(m.embedding[(size_t)id * m.width + i]);
+        }
+    }
+}
+
+/* y[i] = RMSNorm of x[of[i]] (of x[i] without `of`), rows of n, in place where the two are one.
+ * Vectors lie `stride` apart. A warp a vector. */
+__global__ void rms_norm(const float *x, const int32_t *of, const float *w, int n_vectors, int n,
+                         size_t stride, float eps, float *y) {
+    int32_t i = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (i >= n_vectors)
+        return;
+    const float *in = x + (of ? of[i] : i) * stride;
+    float sum = 0;
+    for (int32_t k = lane; k < n; k += 32)
+        sum += in[k] * in[k];
+    float scale = 1.0f / sqrtf(warp_sum(sum) / n + eps);
+    for (int32_t k = lane; k < n; k += 32)
+        y[i * stride + k] = in[k] * scale * w[k];
+}
+
+/* RMSNorm of heads [first, first + n) of each token's row of qkv, in place. A warp a head. */
+__global__ void norm_heads(nb_cuda_model m, float *qkv, int first, const float *w) {
+    int32_t d = m.head_width, lane = threadIdx.x;
+    size_t row = (size_t)(m.n_heads + 2 * m.n_kv_heads) * d;
+    float *head = qkv + blockIdx.y * row + (size_t)(first + blockIdx.x) * d, sum = 0;
+    for (int32_t k = lane; k < d; k += 32)
+        sum += head[k] * head[k];
+    float scale = 1.0f / sqrtf(warp_sum(sum) / d + m.rms_eps);
+    for (int32_t k = lane; k < d; k += 32)
+        head[k] = head[k] * scale * w[k];
+}
+
+/* Turns each pair (i, i + d / 2) of a query or key head by its angle. A block a head and token. */
+__global__ void rotate(nb_cuda_model m, nb_cuda_step s, float *qkv) {
+    int32_t d = m.head_width, t = blockIdx.y;
+    float *head = qkv + ((size_t)t * (m.n_heads + 2 * m.n_kv_heads) + blockIdx.x) * d;
+    for (int32_t i = threadIdx.x; i < d / 2; i += blockDim.x) {
+        float sine, cosine, a = head[i], b = head[i + d / 2];
+        sincosf((float)s.position[t] * m.frequencies[i], &sine, &cosine);
+        head[i] = a * cosine - b * sine;
+        head[i + d / 2] = b * cosine + a * sine;
+    }
+}
+
+/* The place in KV memory of element 0 of position p's key of head g; its value is
+ * G * NB_PAGE_TOKENS * d elements further. */
+__device__ size_t key_at(const nb_cuda_model &m, const nb_cuda_step &s, int layer, int sequence,
+                         int p, int g) {
+    int32_t page = s.pages[(size_t)sequence * s.max_pages + p / NB_PAGE_TOKENS];
+    return ((size_t)layer * m.n_pages + page) * m.page_stride +
+           (size_t)(g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * m.head_width;
+}
+
+__device__ float load_kv(const nb_cuda_model &m, size_t at) {
+    return m.kv_fp8 ? (float)((const __nv_fp8_e4m3 *)m.kv)[at]
+                    : __bfloat162float(((const __nv_bfloat16 *)m.kv)[at]);
+}
+
+__device__ void store_kv(const nb_cuda_model &m, size_t at, float x) {
+    if (m.kv_fp8)
+        ((__nv_fp8_e4m3 *)m.kv)[at] = __nv_fp8_e4m3(x);
+    else
+        ((__nv_bfloat16 *)m.kv)[at] = __float2bfloat16_rn(x);
+}
+
+/* Keys and values of the batch into their pages. A block a KV head and token. */
+__global__ void write_kv(nb_cuda_model m, nb_cuda_step s, int layer, const float *qkv) {
+    int32_t d = m.head_width, g = blockIdx.x, t = blockIdx.y;
+    const float *row = qkv + (size_t)t * (m.n_heads + 2 * m.n_kv_heads) * d;
+    const float *k = row + (size_t)(m.n_heads + g) * d, *v = k + (size_t)m.n_kv_heads * d;
+    size_t at = key_at(m, s, layer, s.sequence[t], s.position[t], g);
+    for (int32_t i = threadIdx.x; i < d; i += blockDim.x) {
+        store_kv(m, at + i, k[i]);
+        store_kv(m, at + (size_t)m.n_kv_heads * NB_PAGE_TOKENS * d + i, v[i]);
+    }
+}
+
+/* A query head of a token over all positions up to its own that its window holds: softmax with a
+ * running maximum. A warp; sums of values in shared memory, [d]. */
+__global__ void attend(nb_cuda_model m, nb_cuda_step s, int layer, const float *qkv, float *out) {
+    extern __shared__ float sum_of_values[];
+    int32_t d = m.head_width, h = blockIdx.x, t = blockIdx.y, lane = threadIdx.x;
+    int32_t g = h / (m.n_heads / m.n_kv_heads), last = s.position[t];
+    int32_t first = m.window && last >= m.window ? last - m.window + 1 : 0;
+    const float *q = qkv + ((size_t)t * (m.n_heads + 2 * m.n_kv_heads) + h) * d;
+    float max = -CUDART_INF_F, sum = 0, scale = 1.0f / sqrtf((float)d);
+    for (int32_t i = lane; i < d; i += 32)
+        sum_of_values[i] = 0;
+    for (int32_t p = first; p <= last; p++) {
+        size_t key = key_at(m, s, layer, s.sequence[t], p, g);
+        size_t value = key + (size_t)m.n_kv_heads * NB_PAGE_TOKENS * d;
+        float score = 0;
+        for (int32_t i = lane; i < d; i += 32)
+            score += q[i] * load_kv(m, key + i);
+        score = warp_sum(score) * scale;
+        float new_max = fmaxf(max, score), keep = expf(max - new_max), w = expf(score - new_max);
+        for (int32_t i = lane; i < d; i += 32)
+            sum_of_values[i] = sum_of_values[i] * keep + w * load_kv(m, value + i);
+        sum = sum * keep + w;
+        max = new_max;
+    }
+    for (int32_t i = lane; i < d; i += 32)
+        out[((size_t)t * m.n_heads + h) * d + i] = sum_of_values[i] / sum;
+}
+
+__global__ void add(float *x, const float *y, size_t n) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        x[i] += y[i];
+}
+
+/* logits[t, e] = router[e] . x[t]. A warp. */
+__global__ void score_experts(nb_cuda_model m, const float *router, const float *x, float *logits) {
+    int32_t e = blockIdx.x, t = blockIdx.y, lane = threadIdx.x;
+    float sum = 0;
+    for (int32_t i = lane; i < m.width; i += 32)
+        sum += router[(size_t)e * m.width + i] * x[(size_t)t * m.width + i];
+    sum = warp_sum(sum);
+    if (lane == 0)
+        logits[(size_t)t * m.n_experts + e] = sum;
+}
+
+/* The k largest of a token's logits, largest first, ties to the lower expert, NaN last; and their
+ * softmax, over the k or over all. Without `logits` (a dense model) expert 0, weight 1. A thread a
+ * token. */
+__global__ void choose_experts(nb_cuda_model m, int n, const float *logits, int32_t *expert,
+                               float *weight) {
+    int32_t t = blockIdx.x * blockDim.x + threadIdx.x, k = m.experts_per_token;
+    if (t >= n)
+        return;
+    expert += (size_t)t * k;
+    weight += (size_t)t * k;
+    if (!logits) {
+        expert[0] = 0;
+        weight[0] = 1;
+        return;
+    }
+    logits += (size_t)t * m.n_experts;
+    for (int32_t i = 0; i < k; i++) {
+        int32_t best = -1;
+        for (int32_t e = 0; e < m.n_experts; e++) {
+            bool taken = false;
+            for (int32_t j = 0; j < i; j++)
+                taken |= expert[j] == e;
+            if (!taken && (best < 0 || logits[e] > logits[best] || isnan(logits[best])))
+                best = e;
+        }
+        expert[i] = best;
+    }
+    float max = logits[expert[0]], sum = 0;
+    for (int32_t i = 0; i < k; i++) {
+        weight[i] = expf(logits[expert[i]] - max);
+        sum += weight[i];
+    }
+    if (!m.normalize_experts) {
+        sum = 0;
+        for (int32_t e = 0; e < m.n_experts; e++)
+            sum += expf(logits[e] - max);
+    }
+    for (int32_t i = 0; i < k; i++)
+        weight[i] /= sum;
+}
+
+/* inner[i] = silu(gate) * up, of gate_up [n, 2 F] */
+__global__ void silu_times(const float *gate_up, size_t n, int f, float *inner) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n * f)
+        return;
+    float gate = gate_up[i / f * 2 * f + i % f], up = gate_up[i / f * 2 * f + f + i % f];
+    inner[i] = gate / (1.0f + expf(-gate)) * up;
+}
+
+/* x[t] += sum over a token's experts of weight * down. A block a token. */
+__global__ void combine(nb_cuda_model m, const float *down, const float *weight, float *x) {
+    size_t t = blockIdx.x, k = m.experts_per_token;
+    for (int32_t i = threadIdx.x; i < m.width; i += blockDim.x) {
+        for (size_t j = 0; j < k; j++)
+            x[t * m.width + i] += weight[t * k + j] * down[(t * k + j) * m.width + i];
+    }
+}
+
+/* ---- the pass ---- */
+
+struct work {
+    float *x, *normed;     /* [T, D] */
+    float *qkv, *attended; /* [T, (H + 2 G) d], [T, H d] */
+    float *logits;         /* [T, E] of the router */
+    int32_t *expert;       /* [T, K] */
+    float *weight;         /* [T, K] */
+    /* Of P (token, expert) pairs: */
+    float *gate_up, *inner; /* [P, 2 F], [P, F] */
+    float *down;            /* [P, D] */
+};
+
+template <class T> void place_part(nb_layout *layout, T **out, size_t n) {
+    *out = (T *)nb_layout_place(layout, n * sizeof(T));
+}
+
+/* How many tokens' experts are computed at a time. */
+int slice_tokens(const nb_cuda_model *m) {
+    return m->experts_per_token < SLICE_PAIRS ? SLICE_PAIRS / m->experts_per_token : 1;
+}
+
+size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, work *w) {
+    nb_layout layout = {(uint8_t *)base, 0};
+    size_t T = l->max_tokens, D = m->width, F = m->expert_width, K = m->experts_per_token;
+    size_t d = m->head_width, slice = slice_tokens(m), pairs = (T < slice ? T : slice) * K;
+    place_part(&layout, &w->x, T * D);
+    place_part(&layout, &w->normed, T * D);
+    place_part(&layout, &w->qkv, T * (m->n_heads + 2 * m->n_kv_heads) * d);
+    place_part(&layout, &w->attended, T * m->n_heads * d);
+    place_part(&layout, &w->logits, T * m->n_experts);
+    place_part(&layout, &w->expert, T * K);
+    place_part(&layout, &w->weight, T * K);
+    place_part(&layout, &w->gate_up, pairs * 2 * F);
+    place_part(&layout, &w->inner, pairs * F);
+    place_part(&layout, &w->down, pairs * D);
+    return layout.used;
+}
+
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        cudaError_t error_ = (call);                                                               \
+        if (error_ != cudaSuccess)                                                                 \
+            return error_;                                                                         \
+    } while (0)
+
+/* x += o(attention(norm(x))) */
+cudaError_t attention(const nb_cuda_model &m, const nb_cuda_step &s, int layer, const work &w,
+                      cudaStream_t stream) {
+    const nb_cuda_layer &l = m.host_layers[layer];
+    int n = s.n_tokens, H = m.n_heads, G = m.n_kv_heads, d = m.head_width;
+    rows rotary = {d % 16 ? NB_CUDA_NATURAL : NB_CUDA_ROTARY, d, (H + G) * d};
+    rms_norm<<<div_up(n, WARPS), WARPS * 32, 0, stream>>>(w.x, nullptr, l.attention_norm, n,
+                                                          m.width, m.width, m.rms_eps, w.normed);
+    TRY(launch_multiply(m, l.qkv, rotary, w.normed, 1, nullptr, w.qkv, n, stream));
+    if (m.qk_norm) {
+        norm_heads<<<dim3(H, n), 32, 0, stream>>>(m, w.qkv, 0, l.q_norm);
+        norm_heads<<<dim3(G, n), 32, 0, stream>>>(m, w.qkv, H, l.k_norm);
+    }
+    rotate<<<dim3(H + G, n), 32, 0, stream>>>(m, s, w.qkv);
+    write_kv<<<dim3(G, n), 32, 0, stream>>>(m, s, layer, w.qkv);
+    attend<<<dim3(H, n), 32, d * sizeof(float), stream>>>(m, s, layer, w.qkv, w.attended);
+    TRY(cudaGetLastError());
+    TRY(launch_multiply(m, l.o, {NB_CUDA_NATURAL, 0, 0}, w.attended, 1, nullptr, w.normed, n,
+                        stream));
+    size_t all = (size_t)n * m.width;
+    add<<<(unsigned)((all + 255) / 256), 256, 0, stream>>>(w.x, w.normed, all);
+    return cudaGetLastError();
+}
+
+/* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
+cudaError_t experts(const nb_cuda_model &m, int n, int layer, const work &w, cudaStream_t stream) {
+    const nb_cuda_layer &l = m.host_layers[layer];
+    int k = m.experts_per_token;
+    rms_norm<<<div_up(n, WARPS), WARPS * 32, 0, stream>>>(w.x, nullptr, l.expert_norm, n, m.width,
+                                                          m.width, m.rms_eps, w.normed);
+    if (!m.dense)
+        score_experts<<<dim3(m.n_experts, n), 32, 0, stream>>>(m, l.router, w.normed, w.logits);
+    choose_experts<<<div_up(n, 128), 128, 0, stream>>>(m, n, m.dense ? nullptr : w.logits, w.expert,
+                                                       w.weight);
+    TRY(cudaGetLastError());
+    for (int t = 0; t < n; t += slice_tokens(&m)) {
+        int tokens = n - t < slice_tokens(&m) ? n - t : slice_tokens(&m), pairs = tokens * k;
+        const int32_t *expert = w.expert + (size_t)t * k;
+        TRY(launch_multiply(m, l.gate_up, {NB_CUDA_GATE_UP, 0, 0}, w.normed + (size_t)t * m.width,
+                            k, expert, w.gate_up, pairs, stream));
+        size_t all = (size_t)pairs * m.expert_width;
+        silu_times<<<(unsigned)((all + 255) / 256), 256, 0, stream>>>(w.gate_up, pairs,
+                                                                      m.expert_width, w.inner);
+        TRY(launch_multiply(m, l.down, {NB_CUDA_NATURAL, 0, 0}, w.inner, 1, expert, w.down, pairs,
+                            stream));
+        combine<<<tokens, 256, 0, stream>>>(m, w.down, w.weight + (size_t)t * k,
+                                            w.x + (size_t)t * m.width);
+        TRY(cudaGetLastError());
+    }
+    return cudaSuccess;
+}
+
+} // namespace
+
+size_t nb_cuda_plain_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    work w;
+    return place_work(m, l, nullptr, &w);
+}
+
+cudaError_t nb_cuda_plain_forward(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
+                                  void *workspace, const struct nb_cuda_limits *l,
+                                  cudaStream_t stream) {
+    work w;
+    place_work(m, l, workspace, &w);
+    embed<<<s->n_tokens, 256, 0, stream>>>(*m, s->token, w.x);
+    TRY(cudaGetLastError());
+    for (int i = 0; i < m->n_layers; i++) {
+        TRY(attention(*m, *s, i, w, stream));
+        TRY(experts(*m, s->n_tokens, i, w, stream));
+    }
+    if (s->n_logits == 0)
+        return cudaSuccess;
+    rms_norm<<<div_up(s->n_logits, WARPS), WARPS * 32, 0, stream>>>(
+        w.x, s->logits_of, m->norm, s->n_logits, m->width, m->width, m->rms_eps, w.normed);
+    TRY(cudaGetLastError());
+    return launch_multiply(*m, m->head, {NB_CUDA_NATURAL, 0, 0}, w.normed, 1, nullptr, s->logits,
+                           s->n_logits, stream);
+}
