@@ -38,6 +38,10 @@ struct cuda_random_config {
 /* The two models of the benchmarks: NF4 double quantized, head in bf16. */
 extern const struct cuda_random_config cuda_mixtral_8x7b, cuda_qwen3_30b_a3b;
 
+/* Small models of every architecture, kind of matrix and odd shape. */
+extern const struct cuda_random_config cuda_small[];
+extern const int cuda_n_small;
+
 struct cuda_random_model {
     struct nb_cuda_model model;
     struct nb_cuda_limits limits;
