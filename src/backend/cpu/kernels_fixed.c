@@ -168,6 +168,10 @@ VNNI static void load_absmax(const struct nb_fixed_job *job, const struct planes
     int shift = __builtin_ctzll(view->block / BLOCK);
     for (size_t r = row; r < row + rows; r++, out += padded) {
         size_t first = r * pieces, i = 0;
+        if (view->absmax && shift == 0) {
+            memcpy(out, view->absmax + first, pieces * sizeof *out);
+            i = pieces;
+        }
         while (!view->absmax && shift == 0 && i < pieces) {
             size_t block = (first + i) / view->nested_block,
                    same = (block + 1) * view->nested_block - (first + i), n = pieces - i;
@@ -201,56 +205,92 @@ alignas(64) static const int32_t pair_of_scales[8][16] = {
     TWICE8(8, 9), TWICE8(10, 11), TWICE8(12, 13), TWICE8(14, 15),
 };
 
-/* A chunk of codes to vectors of integers; of the last chunk, only `there` may be there. */
-VNNI INLINE void look_up_chunk(const uint8_t *codes, __mmask64 there, __m512i table, __m512i w[4]) {
-    __m512i c = _mm512_maskz_loadu_epi8(there, codes);
-    /* From one byte on, what would be shifted by 8 and 12 is shifted by 0 and 4. */
-    __m512i d = _mm512_maskz_loadu_epi8(there >> 1, codes + 1);
-    w[0] = _mm512_permutexvar_epi16(c, table);
-    w[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
-    w[2] = _mm512_permutexvar_epi16(d, table);
-    w[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(d, 4), table);
+/* A chunk of codes to vectors of integers. */
+VNNI INLINE void look_up_chunk(__m512i c, __m512i table, __m512i w[4]) {
+    UNROLL
+    for (unsigned j = 0; j < 4; j++)
+        w[j] = _mm512_permutexvar_epi16(j ? _mm512_srli_epi16(c, j * 4) : c, table);
+}
+
+/* What `few` needs in its loop. */
+struct few {
+    const uint8_t *codes; /* of the first row */
+    const int16_t *q;     /* of the first token */
+    size_t row_bytes, q_stride;
+    __m512i table;
+};
+
+/* sum[r * tokens + t] += what a chunk gives, the i-th of the eight whose factors, [rows * tokens]
+ * of 16, are given; of a `half` chunk only the first block is there. Rows, one or an even number,
+ * are looked up two at a time, so that what is loaded of a token's activations serves both. */
+VNNI INLINE void few_chunk(const struct few *f, size_t chunk, size_t i, bool half, int rows,
+                           int tokens, const __m512 *factors, __m512 *sum) {
+    enum { PAIR = 2 };
+    const int together = rows < PAIR ? rows : PAIR;
+    const uint8_t *codes = f->codes + chunk * CHUNK / 2;
+    __m512i lanes = _mm512_load_si512(pair_of_scales[i]);
+    UNROLL
+    for (int r = 0; r < rows; r += PAIR) {
+        __m512i w[PAIR][4];
+        UNROLL
+        for (int p = 0; p < together; p++) {
+            const uint8_t *at = codes + (size_t)(r + p) * f->row_bytes;
+            _mm_prefetch((const char *)at + (size_t)rows * f->row_bytes, _MM_HINT_T1);
+            look_up_chunk(half ? _mm512_maskz_loadu_epi8(0xFFFFFFFF, at) : _mm512_loadu_si512(at),
+                          f->table, w[p]);
+        }
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
+            const int16_t *x = f->q + (size_t)t * f->q_stride + chunk * CHUNK;
+            __m512i products[PAIR] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                __m512i xj = _mm512_loadu_si512(x + j * 32);
+                UNROLL
+                for (int p = 0; p < together; p++)
+                    products[p] = _mm512_dpwssd_epi32(products[p], w[p][j], xj);
+            }
+            UNROLL
+            for (int p = 0; p < together; p++) {
+                int at = (r + p) * tokens + t;
+                sum[at] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[p]),
+                                          _mm512_permutexvar_ps(lanes, factors[at]), sum[at]);
+            }
+        }
+    }
 }
 
 /* y[t, r] for `rows` rows from `row` on and `tokens` tokens, both constant. */
 VNNI INLINE void few(const struct nb_fixed_job *job, const struct planes *planes, __m512i table,
                      float unit, size_t row, int rows, size_t token, int tokens) {
-    size_t n = job->columns, pieces = n / BLOCK, row_bytes = n / 2, padded = nb_fixed_scales(n),
-           q_stride = job->x.q_stride, scale_stride = job->x.scale_stride;
-    const uint8_t *codes = job->w->codes + row * row_bytes;
-    const int16_t *q = job->x.q + token * q_stride;
+    enum { AT_ONCE = 8 }; /* chunks that 16 scales serve */
+    size_t n = job->columns, pieces = n / BLOCK, chunks = (pieces + 1) / 2,
+           padded = nb_fixed_scales(n), scale_stride = job->x.scale_stride;
+    const struct few f = {.codes = job->w->codes + row * (n / 2),
+                          .q = job->x.q + token * job->x.q_stride,
+                          .row_bytes = n / 2,
+                          .q_stride = job->x.q_stride,
+                          .table = table};
     const float *scale = job->x.scale + token * scale_stride, *absmax = job->scratch->absmax;
     load_absmax(job, planes, row, (size_t)rows, job->scratch->absmax);
-    __m512 sum[16];
+    __m512 sum[16], factors[16];
     UNROLL
     for (int i = 0; i < rows * tokens; i++)
         sum[i] = _mm512_setzero_ps();
-    for (size_t piece = 0; piece < pieces; piece += 2) {
-        __m512i lanes = _mm512_load_si512(pair_of_scales[piece % 16 / 2]);
-        __mmask64 there = pieces - piece == 1 ? 0xFFFFFFFF : ~(__mmask64)0;
-        size_t first = piece & ~(size_t)15; /* of the 16 scales to take the two from */
+    for (size_t chunk = 0; chunk < chunks; chunk += AT_ONCE) {
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const uint8_t *at = codes + (size_t)r * row_bytes + piece * BLOCK / 2;
-            _mm_prefetch((const char *)at + (size_t)rows * row_bytes, _MM_HINT_T1); /* next rows */
-            __m512i w[4];
-            look_up_chunk(at, there, table, w);
-            __m512 a =
-                _mm512_permutexvar_ps(lanes, _mm512_load_ps(absmax + (size_t)r * padded + first));
+            __m512 a = _mm512_load_ps(absmax + (size_t)r * padded + chunk * 2);
             UNROLL
-            for (int t = 0; t < tokens; t++) {
-                const int16_t *x = q + (size_t)t * q_stride + piece * BLOCK;
-                __m512 factor = _mm512_mul_ps(
-                    a, _mm512_permutexvar_ps(
-                           lanes, _mm512_loadu_ps(scale + (size_t)t * scale_stride + first)));
-                __m512i products = _mm512_setzero_si512();
-                UNROLL
-                for (int j = 0; j < 4; j++)
-                    products = _mm512_dpwssd_epi32(products, w[j], _mm512_loadu_si512(x + j * 32));
-                sum[r * tokens + t] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), factor, sum[r * tokens + t]);
-            }
+            for (int t = 0; t < tokens; t++)
+                factors[r * tokens + t] =
+                    _mm512_mul_ps(a, _mm512_loadu_ps(scale + (size_t)t * scale_stride + chunk * 2));
         }
+        size_t whole = pieces / 2 - chunk, end = whole < AT_ONCE ? whole : AT_ONCE;
+        for (size_t i = 0; i < end; i++)
+            few_chunk(&f, chunk + i, i, false, rows, tokens, factors, sum);
+        if (end < AT_ONCE && pieces % 2)
+            few_chunk(&f, chunk + end, end, true, rows, tokens, factors, sum);
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
