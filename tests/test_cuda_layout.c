@@ -211,10 +211,10 @@ static void rotary(void **state) {
         int32_t head, heads, kv_heads, columns;
         enum nb_cuda_kind kind;
     } cases[] = {
-        {128, 4, 2, 512, NB_CUDA_NESTED}, {64, 3, 1, 192, NB_CUDA_NESTED},
-        {16, 5, 3, 64, NB_CUDA_NESTED},   {8, 3, 1, 128, NB_CUDA_NESTED},
-        {24, 1, 1, 64, NB_CUDA_NESTED},   {6, 3, 1, 64, NB_CUDA_ABSMAX},
-        {6, 3, 1, 50, NB_CUDA_BF16},
+        {128, 4, 2, 512, NB_CUDA_NESTED}, {64, 8, 4, 128, NB_CUDA_NESTED},
+        {16, 16, 16, 64, NB_CUDA_NESTED}, {8, 32, 32, 128, NB_CUDA_NESTED},
+        {24, 32, 32, 64, NB_CUDA_NESTED}, {64, 3, 1, 192, NB_CUDA_ABSMAX},
+        {6, 3, 1, 64, NB_CUDA_ABSMAX},    {6, 3, 1, 50, NB_CUDA_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t d = cases[i].head,

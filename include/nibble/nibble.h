@@ -37,7 +37,8 @@ struct nb_error {
 /* "0.1.0" */
 const char *nb_version(void);
 
-/* What this build has and this machine can run, "cpu (plain, avx2, avx512)", into out[0..size).
+/* What this build has, "cuda (sm_80, …), cpu (plain, avx2, avx512)", into out[0..size): of the CPU,
+ * what this machine can run; whether there is a GPU is only known when it is wanted.
  * Returns out. */
 const char *nb_backends(char *out, size_t size);
 
@@ -50,6 +51,14 @@ struct nb_engine; /* one caller at a time */
 struct nb_options {
     int threads;       /* 0: one for each processor that the process may run on */
     const char *cpu;   /* "plain", "avx2", "avx512"; NULL: the best that the processor has */
+
+    /* "cpu", "cuda"; NULL or "auto": cuda where this build and this machine have it, unless `cpu`
+     * says otherwise. */
+    const char *backend;
+    uint64_t memory_limit; /* bytes of a GPU's memory that may be allocated; 0: all that is free. A
+                            * model that takes more is NB_ERR_MEMORY before anything is allocated */
+    const char *kv_type;   /* keys and values on a GPU: "bf16", or "fp8" (e4m3), half the memory and
+                            * less exact; NULL: bf16 */
     int32_t context;   /* positions of a sequence; 0: the model's, 8192 at most */
     int32_t sequences; /* how many of that length KV memory is made for; 0: one */
 

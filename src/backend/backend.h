@@ -7,7 +7,9 @@
 
 #include "base/error.h"
 #include "model/model.h"
+#include "model/quantize.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,24 +35,39 @@ struct nb_batch {
 struct nb_backend_options {
     int threads;             /* of the CPU; 0: one for each processor */
     const char *cpu;         /* "plain", "avx2", "avx512"; NULL: the best that this processor has */
-    size_t max_batch_tokens; /* the most a batch may hold; scratch is made for it */
+    size_t max_batch_tokens; /* the most a batch may hold; scratch is made for it. 0: the backend's
+                              * choice, which capabilities tells after load */
     int32_t context;         /* positions a sequence may have; scratch is made for it, too */
+    size_t n_pages;          /* of KV memory: what kv_alloc will ask for */
+
+    /* Of devices alone. */
+    uint64_t memory_limit; /* bytes that may be allocated on it; 0: what is free */
+    const char *kv_type;   /* "bf16" or "fp8" (e4m3); NULL: bf16 */
+
+    /* What a backend with `quantizes` makes of a model's linear layers that are in floats, while it
+     * loads them; NULL: they stay as they are. Must outlive load. */
+    const struct nb_quantize_options *quantize;
 };
 
 struct nb_capabilities {
     char device[128];      /* "2 threads, avx512" or a GPU's name */
     uint64_t memory_bytes; /* of the device */
+    uint64_t used_bytes;   /* of it that this backend has allocated so far; 0 if it doesn't count */
+    size_t max_batch_tokens; /* after load */
 };
 
 struct nb_backend;
 
 struct nb_backend_ops {
     const char *name; /* "cpu" */
+    bool quantizes;   /* load quantizes as options.quantize says; elsewhere it is done before */
 
-    /* The kernels that this machine can run, "plain, avx2", into out[0..size), size > 0. */
+    /* The kernels that this machine can run, "plain, avx2", into out[0..size), size > 0. Must not
+     * need the device. */
     void (*versions)(char *out, size_t size);
 
-    /* Finds the device and makes what does not depend on a model. */
+    /* Finds the device and makes what does not depend on a model. NB_ERR_UNSUPPORTED if there is
+     * no device, no driver or none that can be used: another backend may do. */
     enum nb_status (*open)(const struct nb_backend_options *options, struct nb_backend **out,
                            struct nb_error *err);
     void (*close)(struct nb_backend *backend);
@@ -61,6 +78,16 @@ struct nb_backend_ops {
     enum nb_status (*load)(struct nb_backend *backend, const struct nb_model *model,
                            void (*progress)(void *context, uint64_t done, uint64_t total),
                            void *context, struct nb_error *err);
+
+    /* Memory that the device writes logits to without a copy, for at least `rows` of n_vocab f32,
+     * after load: the backend's own, good until close. NULL if it has no such memory, or less.
+     * The op itself may be NULL. */
+    float *(*logits_memory)(struct nb_backend *backend, size_t rows);
+
+    /* Bytes of the device's memory that a kernel reads in one pass, as fast as it can, and the
+     * seconds that took: the measure of what a step could reach. May be NULL; after load. */
+    enum nb_status (*read_memory)(struct nb_backend *backend, uint64_t *bytes, double *seconds,
+                                  struct nb_error *err);
 
     /* KV memory for n_pages pages, numbered from 0; once. The bytes that a page takes. */
     enum nb_status (*kv_alloc)(struct nb_backend *backend, size_t n_pages, struct nb_error *err);
@@ -81,5 +108,11 @@ struct nb_backend {
 };
 
 extern const struct nb_backend_ops nb_cpu_backend;
+
+/* The backends that this build has, the one to prefer first, and NULL after the last. */
+extern const struct nb_backend_ops *const nb_all_backends[];
+
+/* The one of that name; NULL if this build has none. */
+const struct nb_backend_ops *nb_backend_find(const char *name);
 
 #endif

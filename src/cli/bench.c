@@ -21,7 +21,7 @@ static const char help[] =
     "  --seconds S         at least for each figure (default: 3)\n"
     "  --threads N         threads that compute (default: one for each processor)\n"
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
-    "here)\n" NB_CLI_QUANTIZE_HELP "  --json              one JSON object\n"
+    "here)\n" NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP "  --json              one JSON object\n"
     "\nWith --decode or --prefill, only what is asked for is measured. The limit of decode is the\n"
     "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
     "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
@@ -74,6 +74,14 @@ static bool parse_option(int code, const char *name, struct request *r) {
     case NB_OPT_QUANTIZE:
         o->options.quantize = optarg;
         return true;
+    case NB_OPT_BACKEND:
+        o->options.backend = optarg;
+        return true;
+    case NB_OPT_KV_TYPE:
+        o->options.kv_type = optarg;
+        return true;
+    case NB_OPT_MEMORY_LIMIT:
+        return nb_cli_bytes("bench", "--memory-limit", optarg, &o->options.memory_limit);
     case NB_OPT_THREADS:
         if (!nb_cli_int("bench", "--threads", optarg, 1, 256, &n))
             return false;
@@ -183,6 +191,7 @@ static int run(int argc, char **argv) {
             return nb_cli_error(&err);
         r.options.model = folder;
     }
+    nb_cli_engine_defaults(&r.options.options);
     struct nb_progress progress;
     nb_progress_start(&progress);
     struct nb_bench bench;

@@ -30,10 +30,14 @@ int nb_cli_usage(const char *command, const char *fmt, ...) NB_PRINTF(2, 3);
 /* The number that is all of `text`, within [min, max]; otherwise false, after nb_cli_usage. */
 bool nb_cli_int(const char *command, const char *option, const char *text, int64_t min, int64_t max,
                 int64_t *out);
+
+/* Bytes: "25000000000", "23.5GiB", "24GB", "512MiB", "800MB". */
+bool nb_cli_bytes(const char *command, const char *option, const char *text, uint64_t *out);
 bool nb_cli_number(const char *command, const char *option, const char *text, double min,
                    double max, double *out);
 
-/* What --model, --threads, --cpu, --quantize and --context say; used with getopt_long. */
+/* What --model, --threads, --cpu, --quantize, --context and those of GPUs say; used with
+ * getopt_long. */
 struct nb_cli_engine {
     const char *model; /* NULL: the model that comes with the program */
     struct nb_options options;
@@ -44,23 +48,40 @@ enum {
     NB_OPT_CPU,
     NB_OPT_CONTEXT,
     NB_OPT_QUANTIZE,
+    NB_OPT_BACKEND,
+    NB_OPT_MEMORY_LIMIT,
+    NB_OPT_KV_TYPE,
     NB_OPT_COMMAND
 };
 #define NB_CLI_ENGINE_OPTIONS                                                                      \
     {"model", required_argument, NULL, NB_OPT_MODEL},                                              \
         {"threads", required_argument, NULL, NB_OPT_THREADS},                                      \
         {"cpu", required_argument, NULL, NB_OPT_CPU},                                              \
-        {"quantize", required_argument, NULL, NB_OPT_QUANTIZE}, {                                  \
+        {"quantize", required_argument, NULL, NB_OPT_QUANTIZE},                                    \
+        {"backend", required_argument, NULL, NB_OPT_BACKEND},                                      \
+        {"memory-limit", required_argument, NULL, NB_OPT_MEMORY_LIMIT},                            \
+        {"kv-type", required_argument, NULL, NB_OPT_KV_TYPE}, {                                    \
         "context", required_argument, NULL, NB_OPT_CONTEXT                                         \
     }
 #define NB_CLI_QUANTIZE_HELP                                                                       \
     "  --quantize TYPE     none, nf4 or fp4, for a checkpoint in bf16, fp16 or fp32 (default: "    \
     "nf4)\n"
+#define NB_CLI_BACKEND_HELP                                                                        \
+    "  --backend NAME      cpu, cuda or auto: cuda where there is a GPU (default: auto, or what "  \
+    "the\n"                                                                                        \
+    "                      environment variable NIBBLE_BACKEND says)\n"                            \
+    "  --memory-limit SIZE of a GPU's memory, such as 23.5GiB (default: what is free)\n"           \
+    "  --kv-type TYPE      of keys and values on a GPU: bf16, or fp8, which takes half the "       \
+    "memory\n"                                                                                     \
+    "                      and is less exact (default: bf16)\n"
 #define NB_CLI_ENGINE_HELP                                                                         \
     "  --threads N         threads that compute (default: one for each processor)\n"               \
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs here)\n"             \
     "  --context N         positions of a sequence (default: the model's, 8192 at "                \
-    "most)\n" NB_CLI_QUANTIZE_HELP
+    "most)\n" NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
+
+/* The options without any of these said: what the environment says. */
+void nb_cli_engine_defaults(struct nb_options *options);
 
 /* Handles option `code`; false if it was one of these and bad, after saying so. *known is whether
  * it was. */

@@ -56,6 +56,35 @@ bool nb_cli_number(const char *command, const char *option, const char *text, do
     return true;
 }
 
+bool nb_cli_bytes(const char *command, const char *option, const char *text, uint64_t *out) {
+    static const struct {
+        const char *unit;
+        double bytes;
+    } units[] = {{"", 1},         {"B", 1},        {"kB", 1e3},    {"KB", 1e3},
+                 {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},   {"KiB", 0x1p10},
+                 {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    char *end;
+    double x = strtod(text, &end);
+    while (end != text && *end == ' ')
+        end++;
+    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++) {
+        if (strcmp(end, units[i].unit) == 0 && x * units[i].bytes >= 1 &&
+            x * units[i].bytes < 1e18) {
+            *out = (uint64_t)(x * units[i].bytes);
+            return true;
+        }
+    }
+    nb_cli_usage(command, "%s is \"%s\", expected a size such as 23.5GiB, 24GB or 800MiB", option,
+                 text);
+    return false;
+}
+
+void nb_cli_engine_defaults(struct nb_options *options) {
+    const char *backend = getenv("NIBBLE_BACKEND");
+    if (!options->backend && !options->cpu && backend && *backend)
+        options->backend = backend;
+}
+
 bool nb_cli_engine_option(const char *command, int code, const char *value,
                           struct nb_cli_engine *out, bool *known) {
     int64_t n = 0;
@@ -70,6 +99,14 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
     case NB_OPT_QUANTIZE:
         out->options.quantize = value;
         return true;
+    case NB_OPT_BACKEND:
+        out->options.backend = value;
+        return true;
+    case NB_OPT_KV_TYPE:
+        out->options.kv_type = value;
+        return true;
+    case NB_OPT_MEMORY_LIMIT:
+        return nb_cli_bytes(command, "--memory-limit", value, &out->options.memory_limit);
     case NB_OPT_THREADS:
         if (!nb_cli_int(command, "--threads", value, 1, 256, &n))
             return false;
@@ -133,6 +170,7 @@ enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_eng
     struct nb_progress progress;
     nb_progress_start(&progress);
     struct nb_options options = how->options;
+    nb_cli_engine_defaults(&options);
     options.progress = show_loading;
     options.progress_context = &progress;
     enum nb_status s = nb_engine_open(model, &options, out, err);

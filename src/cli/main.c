@@ -32,14 +32,14 @@ static void print_help(FILE *out) {
     fputs("  help       what a command does: nibble help COMMAND\n\n"
           "  --version  the version, and what this build has\n"
           "  --help     this text\n\n"
-          "The environment: NIBBLE_MODEL names a checkpoint to use without --model; "
-          "NIBBLE_LOG=info or\n"
-          "debug writes a log to standard error; NO_COLOR turns colours off.\n",
+          "The environment: NIBBLE_MODEL names a checkpoint to use without --model, NIBBLE_BACKEND "
+          "a\nbackend without --backend; NIBBLE_LOG=info or debug writes a log to standard error; "
+          "NO_COLOR\nturns colours off.\n",
           out);
 }
 
 static void print_version(void) {
-    char names[64];
+    char names[256];
     printf("nibble %s\n"
            "backends: %s\n"
            "compiler: %s\n"

@@ -13,7 +13,6 @@
 #include <string.h>
 
 enum {
-    DEFAULT_BATCH_TOKENS = 512,
     /* Without being asked, no more positions than these: models made for 32,768 take 4 GB of keys
      * and values for them, which few prompts need. */
     DEFAULT_CONTEXT = 8192,
@@ -24,12 +23,13 @@ const char *nb_version(void) {
 }
 
 const char *nb_backends(char *out, size_t size) {
-    int n = snprintf(out, size, "%s (", nb_cpu_backend.name);
-    if (n > 0 && (size_t)n < size)
-        nb_cpu_backend.versions(out + n, size - (size_t)n);
-    size_t used = strlen(out);
-    if (used + 1 < size)
-        memcpy(out + used, ")", 2);
+    size_t used = 0;
+    for (size_t i = 0; nb_all_backends[i] && used < size; i++) {
+        char kernels[128];
+        nb_all_backends[i]->versions(kernels, sizeof kernels);
+        used += (size_t)snprintf(out + used, size - used, "%s%s (%s)", i ? ", " : "",
+                                 nb_all_backends[i]->name, kernels);
+    }
     return out;
 }
 
@@ -55,13 +55,9 @@ static enum nb_status open_tokenizer(struct nb_engine *e, struct nb_error *err) 
     return s;
 }
 
-/* Pages for n_sequences of the whole context, and the arrays of a step. */
-static enum nb_status make_pages(struct nb_engine *e, size_t n_sequences, struct nb_error *err) {
+/* KV memory, and the arrays of a step. */
+static enum nb_status make_pages(struct nb_engine *e, size_t n_pages, struct nb_error *err) {
     size_t n = e->max_batch_tokens;
-    size_t n_pages = nb_div_up((size_t)e->context, NB_PAGE_TOKENS) * n_sequences;
-    if (n_pages > INT32_MAX)
-        return nb_fail(err, NB_ERR_ARGUMENT, "%zu sequences of %d positions are too many",
-                       n_sequences, e->context);
     e->token = calloc(n, sizeof *e->token);
     e->position = calloc(n, sizeof *e->position);
     e->sequence = calloc(n, sizeof *e->sequence);
@@ -73,40 +69,87 @@ static enum nb_status make_pages(struct nb_engine *e, size_t n_sequences, struct
     return s == NB_OK ? e->backend->ops->kv_alloc(e->backend, n_pages, err) : s;
 }
 
-static enum nb_status open_backend(struct nb_engine *e, const struct nb_options *options,
-                                   struct nb_error *err) {
-    struct nb_backend_options o = {
-        .threads = options->threads,
-        .cpu = options->cpu,
-        .max_batch_tokens = e->max_batch_tokens,
-        .context = e->context,
-    };
-    enum nb_status s = nb_cpu_backend.open(&o, &e->backend, err);
-    if (s == NB_OK)
-        s = e->backend->ops->load(e->backend, &e->model, options->progress,
-                                  options->progress_context, err);
-    return s;
+/* What the options make of a model in floats: *how, or none (false). */
+static enum nb_status read_quantize(const struct nb_options *options,
+                                    struct nb_quantize_options *how, bool *wanted,
+                                    struct nb_error *err) {
+    const char *type = options->quantize ? options->quantize : "nf4";
+    *how = nb_quantize_defaults;
+    *wanted = strcmp(type, "none") != 0;
+    if (strcmp(type, "fp4") == 0)
+        how->type = NB_QUANT_FP4;
+    else if (*wanted && strcmp(type, "nf4") != 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "quantize is \"%.32s\", expected none, nf4 or fp4",
+                       type);
+    return NB_OK;
 }
 
-/* Quantizes a model in floats as the options ask. */
-static enum nb_status quantize(struct nb_engine *e, const struct nb_options *options,
-                               struct nb_error *err) {
-    const char *wanted = options->quantize ? options->quantize : "nf4";
-    struct nb_quantize_options how = nb_quantize_defaults;
-    if (strcmp(wanted, "fp4") == 0)
-        how.type = NB_QUANT_FP4;
-    else if (strcmp(wanted, "nf4") != 0 && strcmp(wanted, "none") != 0)
-        return nb_fail(err, NB_ERR_ARGUMENT, "quantize is \"%.32s\", expected none, nf4 or fp4",
-                       wanted);
-    if (strcmp(wanted, "none") == 0 || nb_model_is_quantized(&e->model))
-        return NB_OK;
+static enum nb_status quantize_on_host(struct nb_engine *e, const struct nb_options *options,
+                                       const struct nb_quantize_options *how,
+                                       struct nb_error *err) {
     struct nb_pool *pool;
     enum nb_status s = nb_pool_create(options->threads, &pool, err);
     if (s != NB_OK)
         return s;
-    s = nb_model_quantize(&e->model, &how, pool, options->progress, options->progress_context, err);
+    s = nb_model_quantize(&e->model, how, pool, options->progress, options->progress_context, err);
     nb_pool_free(pool);
     return s;
+}
+
+/* The backend of that name, or without one the first that has a device; the CPU, if one of its
+ * versions is asked for. */
+static enum nb_status open_backend(struct nb_engine *e, const struct nb_options *options,
+                                   const struct nb_backend_options *how, struct nb_error *err) {
+    const char *wanted = options->backend ? options->backend : options->cpu ? "cpu" : NULL;
+    if (wanted && strcmp(wanted, "auto") != 0) {
+        const struct nb_backend_ops *ops = nb_backend_find(wanted);
+        char names[256];
+        return ops ? ops->open(how, &e->backend, err)
+                   : nb_fail(err, NB_ERR_ARGUMENT, "no backend \"%.32s\" in this build, only %s",
+                             wanted, nb_backends(names, sizeof names));
+    }
+    enum nb_status s = NB_ERR_UNSUPPORTED;
+    for (size_t i = 0; nb_all_backends[i] && s == NB_ERR_UNSUPPORTED; i++) {
+        struct nb_error why;
+        s = nb_all_backends[i]->open(how, &e->backend, &why);
+        if (s == NB_ERR_UNSUPPORTED)
+            nb_log(NB_LOG_INFO, "%s", why.message);
+        if (s != NB_OK && err)
+            *err = why;
+    }
+    return s;
+}
+
+/* Opens a backend and gives it the model, quantized if that was asked for. */
+static enum nb_status load(struct nb_engine *e, const struct nb_options *options, size_t n_pages,
+                           struct nb_error *err) {
+    struct nb_quantize_options how;
+    bool quantize;
+    enum nb_status s = read_quantize(options, &how, &quantize, err);
+    if (s != NB_OK)
+        return s;
+    quantize = quantize && !nb_model_is_quantized(&e->model);
+    struct nb_backend_options o = {
+        .threads = options->threads,
+        .cpu = options->cpu,
+        .context = e->context,
+        .n_pages = n_pages,
+        .memory_limit = options->memory_limit,
+        .kv_type = options->kv_type,
+        .quantize = quantize ? &how : NULL,
+    };
+    s = open_backend(e, options, &o, err);
+    if (s == NB_OK && quantize && !e->backend->ops->quantizes)
+        s = quantize_on_host(e, options, &how, err);
+    if (s == NB_OK)
+        s = e->backend->ops->load(e->backend, &e->model, options->progress,
+                                  options->progress_context, err);
+    if (s != NB_OK)
+        return s;
+    struct nb_capabilities capabilities;
+    e->backend->ops->capabilities(e->backend, &capabilities);
+    e->max_batch_tokens = capabilities.max_batch_tokens;
+    return NB_OK;
 }
 
 /* Makes an engine of a model that is open: all but the tokenizer. */
@@ -119,11 +162,13 @@ static enum nb_status start(struct nb_engine *e, const struct nb_options *option
                        options->context, most);
     if (options->context)
         e->context = options->context;
-    e->max_batch_tokens = DEFAULT_BATCH_TOKENS;
-    enum nb_status s = open_backend(e, options, err);
-    if (s == NB_OK)
-        s = make_pages(e, options->sequences > 0 ? (size_t)options->sequences : 1, err);
-    return s;
+    size_t sequences = options->sequences > 0 ? (size_t)options->sequences : 1,
+           n_pages = nb_div_up((size_t)e->context, NB_PAGE_TOKENS) * sequences;
+    if (n_pages > INT32_MAX)
+        return nb_fail(err, NB_ERR_ARGUMENT, "%zu sequences of %d positions are too many",
+                       sequences, e->context);
+    enum nb_status s = load(e, options, n_pages, err);
+    return s == NB_OK ? make_pages(e, n_pages, err) : s;
 }
 
 enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *options,
@@ -142,8 +187,6 @@ enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *o
         s = nb_model_open(e->folder, &e->model, err);
     if (s == NB_OK)
         s = open_tokenizer(e, err);
-    if (s == NB_OK)
-        s = quantize(e, options, err);
     if (s == NB_OK)
         s = start(e, options, err);
     if (s != NB_OK) {
@@ -305,7 +348,13 @@ static enum nb_status grow(struct nb_sequence *q, size_t n, struct nb_error *err
     return s;
 }
 
-static enum nb_status reserve_logits(struct nb_engine *e, size_t rows, struct nb_error *err) {
+/* Where so many rows of logits go: where the device writes them itself, or into e->logits. */
+static enum nb_status reserve_logits(struct nb_engine *e, size_t rows, float **out,
+                                     struct nb_error *err) {
+    const struct nb_backend_ops *ops = e->backend->ops;
+    if (ops->logits_memory && (*out = ops->logits_memory(e->backend, rows)))
+        return NB_OK;
+    *out = e->logits;
     if (rows <= e->n_logit_rows)
         return NB_OK;
     size_t bytes;
@@ -314,7 +363,7 @@ static enum nb_status reserve_logits(struct nb_engine *e, size_t rows, struct nb
         grown = realloc(e->logits, bytes);
     if (!grown)
         return nb_fail(err, NB_ERR_MEMORY, "out of memory: logits of %zu tokens", rows);
-    e->logits = grown;
+    *out = e->logits = grown;
     e->n_logit_rows = rows;
     return NB_OK;
 }
@@ -327,14 +376,14 @@ struct cursor {
 
 /* Fills the engine's batch from where the cursor is, and moves it. */
 static void fill_batch(struct nb_engine *e, const struct nb_step_part *parts, size_t n_parts,
-                       struct cursor *at, struct nb_batch *batch) {
+                       struct cursor *at, float *logits, struct nb_batch *batch) {
     *batch = (struct nb_batch){
         .token = e->token,
         .position = e->position,
         .sequence = e->sequence,
         .pages = e->page_tables,
         .logits_of = e->logits_of,
-        .logits = e->logits ? e->logits + at->logits * (size_t)e->model.config.n_vocab : NULL,
+        .logits = logits ? logits + at->logits * (size_t)e->model.config.n_vocab : NULL,
     };
     while (at->part < n_parts && batch->n_tokens < e->max_batch_tokens) {
         const struct nb_step_part *p = &parts[at->part];
@@ -361,6 +410,7 @@ static void fill_batch(struct nb_engine *e, const struct nb_step_part *parts, si
 enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
                               size_t n_parts, float **logits, struct nb_error *err) {
     size_t rows = 0;
+    float *out = NULL;
     enum nb_status s = NB_OK;
     for (size_t i = 0; i < n_parts && s == NB_OK; i++) {
         if (parts[i].n_logits > parts[i].n)
@@ -371,11 +421,11 @@ enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_par
             s = grow(parts[i].sequence, parts[i].n, err);
     }
     if (s == NB_OK)
-        s = reserve_logits(engine, rows, err);
+        s = reserve_logits(engine, rows, &out, err);
     struct cursor at = {0};
     while (s == NB_OK && at.part < n_parts) {
         struct nb_batch batch;
-        fill_batch(engine, parts, n_parts, &at, &batch);
+        fill_batch(engine, parts, n_parts, &at, out, &batch);
         if (batch.n_tokens)
             s = engine->backend->ops->forward(engine->backend, &batch, err);
     }
@@ -385,7 +435,7 @@ enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_par
         nb_sequence_truncate(parts[i].sequence, parts[i].sequence->n); /* frees what was not used */
     }
     if (logits)
-        *logits = s == NB_OK ? engine->logits : NULL;
+        *logits = s == NB_OK ? out : NULL;
     return s;
 }
 

@@ -20,6 +20,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { BATCH_TOKENS = 512 }; /* of a batch, where nobody says otherwise */
+
 /* A product to be done: y[t, r] = sum over k of x[t, k] * w[r, k]. */
 struct product {
     const struct nb_matrix *w; /* [rows, columns] */
@@ -546,7 +548,7 @@ static enum nb_status cpu_open(const struct nb_backend_options *options, struct 
         return nb_fail_memory(err, sizeof *cpu, "the CPU backend");
     cpu->base.ops = &nb_cpu_backend;
     cpu->kernels = kernels;
-    cpu->max_tokens = options->max_batch_tokens;
+    cpu->max_tokens = options->max_batch_tokens ? options->max_batch_tokens : BATCH_TOKENS;
     cpu->context = options->context;
     enum nb_status s = nb_pool_create(options->threads, &cpu->pool, err);
     if (s != NB_OK) {
@@ -564,6 +566,8 @@ static void capabilities(const struct nb_backend *backend, struct nb_capabilitie
              cpu->kernels->name);
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     out->memory_bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    out->used_bytes = 0;
+    out->max_batch_tokens = cpu->max_tokens;
 }
 
 /* A vector as f32. */

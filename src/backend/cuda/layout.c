@@ -114,13 +114,17 @@ int32_t nb_cuda_row(const struct nb_cuda_source *source, int32_t tile, int i, in
 /* ---- kinds --------------------------------------------------------------------------------------
  */
 
-/* Whether a part can be NESTED: no half of a tile lies in two parts. */
-static bool is_nested(const struct nb_cuda_source *source, const struct nb_matrix *m,
-                      const float *nested_values) {
+/* Whether part p can be NESTED: no half of a tile lies in two parts, and kernels, which count rows
+ * through all of the matrix, find nested blocks where they begin in the part. */
+static bool is_nested(const struct nb_cuda_source *source, int32_t p, const float *nested_values) {
+    const struct nb_matrix *m = source->parts[p];
     const struct nb_quant_view *v = &m->quant;
-    return v->absmax_code && v->nested_block == NB_NESTED_BLOCK &&
-           (source->order == NB_CUDA_GATE_UP || source->n_parts == 1 || m->rows % 8 == 0) &&
-           memcmp(v->nested_values, nested_values, 256 * sizeof *nested_values) == 0;
+    if (!v->absmax_code || v->nested_block != NB_NESTED_BLOCK ||
+        memcmp(v->nested_values, nested_values, 256 * sizeof *nested_values) != 0)
+        return false;
+    if (source->order == NB_CUDA_GATE_UP || p == source->n_parts - 1)
+        return true;
+    return m->rows % 8 == 0 && v->n % (v->block * NB_NESTED_BLOCK) == 0;
 }
 
 /* The kind that all sources can have; *block is the smallest of their blocks. */
@@ -134,7 +138,7 @@ static enum nb_cuda_kind common_kind(const struct nb_cuda_source *sources, size_
             const struct nb_matrix *m = sources[i].parts[p];
             if (m->type != NB_WEIGHT_4BIT || m->quant.type != first->quant.type)
                 return NB_CUDA_BF16;
-            if (!is_nested(&sources[i], m, nested_values) || m->quant.block != first->quant.block)
+            if (!is_nested(&sources[i], p, nested_values) || m->quant.block != first->quant.block)
                 kind = NB_CUDA_ABSMAX;
             *block = m->quant.block < *block ? m->quant.block : *block;
         }

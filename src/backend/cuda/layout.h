@@ -125,7 +125,9 @@ int32_t nb_cuda_row(const struct nb_cuda_source *source, int32_t tile, int i, in
 
 /* The shape for n sources that differ in nothing but their weights, experts for example: the kind
  * that keeps most of what they have, NESTED, then ABSMAX, then BF16 (of floats, and where 4-bit
- * blocks do not meet chunks). nested_values: [256], what NESTED has its codes mean. */
+ * blocks do not meet chunks). Parts below one another are NESTED only if all but the last end where
+ * a nested block does, so that NB_CUDA_SLOT may count rows through the whole matrix. nested_values:
+ * [256], what NESTED has its codes mean. */
 void nb_cuda_shape_of(const struct nb_cuda_source *sources, size_t n, const float *nested_values,
                       struct nb_cuda_shape *out);
 
