@@ -1,0 +1,668 @@
+#include "engine/scheduler.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/generator.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    DEFAULT_RUNNING = 64,
+    DEFAULT_WAITING = 1024,
+    SPARE = 1,        /* pages that stay free for each that runs when another begins, */
+    SPARE_AGAIN = 4,  /* or begins again after it gave its own back */
+    LEAST_CHUNK = 16, /* prompt tokens that a step takes at least, whoever waits */
+    PATIENCE = 2,     /* a step may take this much longer for prompts than for answers alone, */
+    LEAST_PATIENCE_US = 10000, /* or this long, if that is more */
+};
+
+/* A request on its way. */
+struct item {
+    struct item *next; /* of those that wait */
+    uint64_t id;
+    struct nb_request request;
+    struct nb_generator generator;
+    struct nb_sequence sequence; /* open while it runs */
+    struct nb_tokens tokens; /* all that belong into the sequence: the prompt, and what was drawn */
+    size_t chunk;            /* of them in this step */
+    bool cancelled;          /* under the lock */
+    bool begun;              /* has been in a step, so that it goes on before others begin */
+    int64_t submitted, deadline; /* microseconds; deadline 0: none */
+    size_t cached_tokens;
+    int64_t first_step, first_token;
+};
+
+/* Something to be run between steps. */
+struct call {
+    struct call *next;
+    void (*fn)(void *context);
+    void *context;
+    bool done, refused;
+};
+
+struct nb_scheduler {
+    struct nb_engine *engine;
+    size_t max_running, max_waiting;
+    bool no_prefix_cache;
+    pthread_t thread;
+
+    pthread_mutex_t lock;       /* of all that follows, to the next comment */
+    pthread_cond_t wake;        /* for the thread: there is something to do */
+    pthread_cond_t idle;        /* for others: a call is done, or nothing is left */
+    struct item *first, **last; /* of those that wait */
+    size_t n_waiting, n_running;
+    struct call *calls, **last_call;
+    uint64_t last_id;
+    bool stop, draining;
+    struct nb_scheduler_stats stats;
+
+    /* The thread's own; `running` and the items' ids are read by others under the lock. */
+    struct item **running;      /* [max_running], in the order they began */
+    struct nb_step_part *parts; /* [max_running] */
+    struct item **in_step;      /* [max_running] the item of each part */
+    double decode_us;           /* a step without prompts takes, lately */
+    double prompt_token_us;     /* a token of a prompt adds, lately */
+};
+
+static struct timespec after_ms(double ms) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    double s = ms / 1000;
+    t.tv_sec += (time_t)s;
+    t.tv_nsec += (long)((s - (double)(time_t)s) * 1e9);
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return t;
+}
+
+/* ---- the end of a request
+ * ------------------------------------------------------------------------
+ */
+
+static void free_item(struct item *item) {
+    nb_sequence_close(&item->sequence);
+    nb_generator_close(&item->generator);
+    nb_tokens_free(&item->tokens);
+    free(item);
+}
+
+/* Tells the request's owner, and frees the item, which is in no list any more. */
+static void answer(struct nb_scheduler *s, struct item *item, enum nb_status status,
+                   struct nb_error *err) {
+    if (item->sequence.engine && !s->no_prefix_cache && status == NB_OK)
+        nb_sequence_publish(&item->sequence, item->tokens.ids);
+    nb_sequence_close(&item->sequence);
+    struct nb_generation generation = {0};
+    nb_generator_end_text(&item->generator, status == NB_OK);
+    if (status == NB_OK)
+        status = nb_generator_finish(&item->generator, &generation, err);
+    int64_t now = nb_now_us();
+    double first_step = item->first_step ? (double)(item->first_step - item->submitted) / 1000 : 0,
+           first_token =
+               item->first_token ? (double)(item->first_token - item->submitted) / 1000 : 0;
+    generation.prefill_ms = item->first_token ? first_token - first_step : 0;
+    generation.decode_ms = item->first_token ? (double)(now - item->first_token) / 1000 : 0;
+    struct nb_answer a = {
+        .status = status,
+        .error = status == NB_OK ? NULL : err,
+        .generation = &generation,
+        .cached_tokens = item->cached_tokens,
+        .waiting_ms = first_step,
+        .first_token_ms = first_token,
+        .total_ms = (double)(now - item->submitted) / 1000,
+    };
+    item->request.on_done(item->request.context, &a);
+    nb_generation_free(&generation);
+    free_item(item);
+}
+
+/* Under the lock. */
+static void remove_running(struct nb_scheduler *s, size_t i) {
+    memmove(s->running + i, s->running + i + 1, (s->n_running - i - 1) * sizeof *s->running);
+    s->n_running--;
+}
+
+static void end_running(struct nb_scheduler *s, size_t i, enum nb_status status,
+                        struct nb_error *err) {
+    pthread_mutex_lock(&s->lock);
+    struct item *item = s->running[i];
+    remove_running(s, i);
+    pthread_mutex_unlock(&s->lock);
+    answer(s, item, status, err);
+}
+
+/* ---- who runs
+ * ------------------------------------------------------------------------------------
+ */
+
+/* Under the lock: the item that goes next, as the address of the pointer to it. One that has begun
+ * and had to give its pages back, first; then of the client with the fewest running; then the
+ * oldest. */
+static struct item **choose(struct nb_scheduler *s) {
+    struct item **best = NULL;
+    size_t best_running = 0;
+    for (struct item **at = &s->first; *at; at = &(*at)->next) {
+        if ((*at)->begun)
+            return at;
+        size_t n = 0;
+        for (size_t i = 0; i < s->n_running; i++)
+            n += s->running[i]->request.client == (*at)->request.client;
+        if (!best || n < best_running) {
+            best = at;
+            best_running = n;
+        }
+        if (n == 0)
+            break;
+    }
+    return best;
+}
+
+/* Under the lock: takes an item off the list of those that wait. */
+static struct item *unlink_item(struct nb_scheduler *s, struct item **at) {
+    struct item *item = *at;
+    *at = item->next;
+    if (s->last == &item->next)
+        s->last = at;
+    s->n_waiting--;
+    return item;
+}
+
+/* Under the lock: puts an item back at the head of those that wait. */
+static void put_back(struct nb_scheduler *s, struct item *item) {
+    item->next = s->first;
+    s->first = item;
+    if (s->last == &s->first)
+        s->last = &item->next;
+    s->n_waiting++;
+}
+
+/* Pages that a sequence takes for n more positions. */
+static size_t pages_for(const struct nb_sequence *q, size_t n) {
+    size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS) - q->n_pages;
+    bool copy = q->n % NB_PAGE_TOKENS != 0 &&
+                !nb_pages_writable(&q->engine->pages, q->pages[q->n / NB_PAGE_TOKENS]);
+    return need + copy;
+}
+
+/* Under the lock: opens the sequence of an item that is to run. NB_ERR_LIMIT if its pages are not
+ * to be had now. */
+static enum nb_status begin(struct nb_scheduler *s, struct item *item, struct nb_error *err) {
+    enum nb_status status = nb_sequence_open(s->engine, &item->sequence, err);
+    if (status != NB_OK)
+        return status;
+    int32_t cached = 0;
+    if (!s->no_prefix_cache)
+        cached = nb_sequence_reuse(&item->sequence, item->tokens.ids, item->tokens.n);
+    size_t need = pages_for(&item->sequence, item->tokens.n - (size_t)cached),
+           available = nb_pages_available(&s->engine->pages),
+           spare = s->n_running * (item->begun ? SPARE_AGAIN : SPARE);
+    if (need + spare > available) {
+        nb_sequence_close(&item->sequence);
+        return nb_fail(err, NB_ERR_LIMIT,
+                       "%zu pages of KV memory are wanted for %zu tokens, %zu of %zu are free",
+                       need, item->tokens.n, available, s->engine->pages.n_pages);
+    }
+    if (!item->begun) {
+        item->begun = true;
+        item->cached_tokens = (size_t)cached;
+        item->first_step = nb_now_us();
+        s->stats.prompt_tokens += item->tokens.n;
+        s->stats.cached_tokens += (size_t)cached;
+    }
+    return NB_OK;
+}
+
+/* Lets those that wait begin, as far as there is room. */
+static void admit(struct nb_scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    while (s->n_running < s->max_running) {
+        struct item **at = choose(s);
+        if (!at)
+            break;
+        struct item *item = unlink_item(s, at);
+        struct nb_error err;
+        enum nb_status status = begin(s, item, &err);
+        if (status == NB_OK) {
+            s->running[s->n_running++] = item;
+        } else if (status == NB_ERR_LIMIT && s->n_running) {
+            put_back(s, item);
+            break;
+        } else {
+            pthread_mutex_unlock(&s->lock);
+            answer(s, item, status, &err);
+            pthread_mutex_lock(&s->lock);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Under the lock: whether an item is to end now. */
+static bool is_over(const struct nb_scheduler *s, const struct item *item, int64_t now) {
+    return item->cancelled || s->stop || (item->deadline && now > item->deadline);
+}
+
+/* Ends what was cancelled or took too long. */
+static void end_cancelled(struct nb_scheduler *s) {
+    int64_t now = nb_now_us();
+    struct item *ended = NULL;
+    pthread_mutex_lock(&s->lock);
+    bool stop = s->stop;
+    for (struct item **at = &s->first; *at;) {
+        if (!is_over(s, *at, now)) {
+            at = &(*at)->next;
+            continue;
+        }
+        struct item *item = unlink_item(s, at);
+        item->next = ended;
+        ended = item;
+    }
+    for (size_t i = s->n_running; i-- > 0;) {
+        if (!is_over(s, s->running[i], now))
+            continue;
+        s->running[i]->next = ended;
+        ended = s->running[i];
+        remove_running(s, i);
+    }
+    pthread_mutex_unlock(&s->lock);
+    while (ended) {
+        struct item *item = ended;
+        ended = item->next;
+        struct nb_error err;
+        enum nb_status status = NB_OK;
+        item->generator.finish = NB_FINISH_CALLER;
+        if (!item->cancelled)
+            status = stop ? nb_fail(&err, NB_ERR_STOPPED, "the program is stopping")
+                          : nb_fail(&err, NB_ERR_STOPPED, "the answer took longer than %.0f ms",
+                                    item->request.timeout_ms);
+        answer(s, item, status, &err);
+    }
+}
+
+/* ---- a step
+ * --------------------------------------------------------------------------------------
+ */
+
+static size_t left(const struct item *item) {
+    return item->tokens.n - (size_t)item->sequence.n;
+}
+
+/* How many tokens of prompts this step takes: all that fit into a batch if nobody is answering,
+ * else as many as do not keep those who are waiting long. */
+static size_t prompt_budget(const struct nb_scheduler *s, size_t answering) {
+    size_t most = s->engine->max_batch_tokens;
+    most = most > answering + LEAST_CHUNK ? most - answering : LEAST_CHUNK;
+    if (!answering || s->prompt_token_us <= 0)
+        return most;
+    double patience = s->decode_us * (PATIENCE - 1);
+    if (patience < LEAST_PATIENCE_US)
+        patience = LEAST_PATIENCE_US;
+    double n = patience / s->prompt_token_us;
+    return n < LEAST_CHUNK ? LEAST_CHUNK : n > (double)most ? most : (size_t)n;
+}
+
+/* Sets every item's chunk. Prompts share the budget evenly; what short ones leave goes to the
+ * first. */
+static void set_chunks(struct nb_scheduler *s) {
+    size_t answering = 0, prompts = 0;
+    for (size_t i = 0; i < s->n_running; i++) {
+        struct item *item = s->running[i];
+        item->chunk = left(item) == 1;
+        answering += item->chunk;
+        prompts += !item->chunk;
+    }
+    size_t budget = prompt_budget(s, answering);
+    while (prompts && budget) {
+        size_t share = budget / prompts ? budget / prompts : 1;
+        prompts = 0;
+        for (size_t i = 0; i < s->n_running && budget; i++) {
+            struct item *item = s->running[i];
+            size_t more = left(item) - item->chunk;
+            if (!more)
+                continue;
+            more = more < share ? more : share;
+            more = more < budget ? more : budget;
+            item->chunk += more;
+            budget -= more;
+            prompts += left(item) > item->chunk;
+        }
+    }
+}
+
+/* Takes the pages of whoever began last until those of this step are to be had. */
+static void make_room(struct nb_scheduler *s) {
+    for (;;) {
+        size_t need = 0;
+        for (size_t i = 0; i < s->n_running; i++)
+            need += s->running[i]->chunk ? pages_for(&s->running[i]->sequence, s->running[i]->chunk)
+                                         : 0;
+        if (need <= nb_pages_available(&s->engine->pages) || s->n_running < 2)
+            return;
+        struct item *item = s->running[s->n_running - 1];
+        if (!s->no_prefix_cache)
+            nb_sequence_publish(&item->sequence, item->tokens.ids);
+        nb_sequence_close(&item->sequence);
+        pthread_mutex_lock(&s->lock);
+        remove_running(s, s->n_running - 1);
+        put_back(s, item);
+        s->stats.preemptions++;
+        pthread_mutex_unlock(&s->lock);
+    }
+}
+
+static size_t make_parts(struct nb_scheduler *s) {
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_running; i++) {
+        struct item *item = s->running[i];
+        if (!item->chunk)
+            continue;
+        s->in_step[n] = item;
+        s->parts[n++] = (struct nb_step_part){
+            .sequence = &item->sequence,
+            .tokens = item->tokens.ids + item->sequence.n,
+            .n = item->chunk,
+            .n_logits = item->chunk == left(item),
+        };
+    }
+    return n;
+}
+
+/* Remembers how long steps take. */
+static void note_time(struct nb_scheduler *s, size_t n_parts, double us) {
+    enum { MEMORY = 8 };
+    size_t prompt = 0, answering = 0;
+    for (size_t i = 0; i < n_parts; i++) {
+        if (s->parts[i].n > 1)
+            prompt += s->parts[i].n;
+        else
+            answering++;
+    }
+    double *which = &s->decode_us, value = us;
+    if (prompt >= LEAST_CHUNK) {
+        which = &s->prompt_token_us;
+        value = (us - (answering ? s->decode_us : 0)) / (double)prompt;
+        value = value > 0 ? value : 0;
+    } else if (prompt) {
+        which = NULL;
+    }
+    if (which)
+        *which = *which > 0 ? *which + (value - *which) / MEMORY : value;
+    pthread_mutex_lock(&s->lock);
+    s->stats.steps++;
+    s->stats.step_us += (uint64_t)us;
+    s->stats.batch_tokens += prompt + answering;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static size_t index_of(const struct nb_scheduler *s, const struct item *item) {
+    size_t i = 0;
+    while (s->running[i] != item)
+        i++;
+    return i;
+}
+
+/* A token from the logits of an item, and what follows from it. */
+static void take(struct nb_scheduler *s, struct item *item, float *logits) {
+    struct nb_error err;
+    if (!item->first_token) {
+        item->first_token = nb_now_us();
+        if (!s->no_prefix_cache)
+            nb_sequence_publish(&item->sequence, item->tokens.ids);
+    }
+    size_t before = item->generator.generated.n;
+    enum nb_status status = nb_generator_take(&item->generator, logits, &err);
+    pthread_mutex_lock(&s->lock);
+    s->stats.generated_tokens += item->generator.generated.n - before;
+    pthread_mutex_unlock(&s->lock);
+    for (size_t i = 0; i < item->generator.n_next && status == NB_OK; i++) {
+        if (!nb_tokens_add(&item->tokens, item->generator.next[i]))
+            status = nb_fail_memory(&err, item->tokens.n * sizeof(int32_t), "the tokens");
+    }
+    if (status != NB_OK || item->generator.done)
+        end_running(s, index_of(s, item), status, &err);
+}
+
+static void step(struct nb_scheduler *s) {
+    set_chunks(s);
+    make_room(s);
+    size_t n = make_parts(s);
+    if (!n)
+        return;
+    struct nb_error err;
+    float *logits;
+    int64_t start = nb_now_us();
+    enum nb_status status = nb_engine_step(s->engine, s->parts, n, &logits, &err);
+    note_time(s, n, (double)(nb_now_us() - start));
+    for (size_t i = 0; i < n; i++) {
+        struct item *item = s->in_step[i];
+        if (status != NB_OK) {
+            end_running(s, index_of(s, item), status, &err);
+        } else if (s->parts[i].n_logits) {
+            take(s, item, logits);
+            logits += s->engine->model.config.n_vocab;
+        }
+    }
+}
+
+/* ---- the thread
+ * ----------------------------------------------------------------------------------
+ */
+
+static void run_calls(struct nb_scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    while (s->calls) {
+        struct call *call = s->calls;
+        s->calls = call->next;
+        if (!s->calls)
+            s->last_call = &s->calls;
+        pthread_mutex_unlock(&s->lock);
+        call->fn(call->context);
+        pthread_mutex_lock(&s->lock);
+        call->done = true;
+        pthread_cond_broadcast(&s->idle);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Waits for something to do; false when the scheduler is to end. */
+static bool wait_for_work(struct nb_scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop && !s->first && !s->n_running && !s->calls) {
+        pthread_cond_broadcast(&s->idle);
+        pthread_cond_wait(&s->wake, &s->lock);
+    }
+    bool go_on = !s->stop || s->first || s->n_running || s->calls;
+    s->stats.pages_free = s->engine->pages.n_free;
+    s->stats.pages_cached = s->engine->pages.n_unused;
+    pthread_mutex_unlock(&s->lock);
+    return go_on;
+}
+
+static void *run(void *context) {
+    struct nb_scheduler *s = context;
+    while (wait_for_work(s)) {
+        run_calls(s);
+        end_cancelled(s);
+        admit(s);
+        if (s->n_running)
+            step(s);
+    }
+    return NULL;
+}
+
+/* ---- the contract
+ * --------------------------------------------------------------------------------
+ */
+
+enum nb_status nb_scheduler_open(struct nb_engine *engine,
+                                 const struct nb_scheduler_options *options,
+                                 struct nb_scheduler **out, struct nb_error *err) {
+    static const struct nb_scheduler_options defaults = {0};
+    *out = NULL;
+    if (!options)
+        options = &defaults;
+    struct nb_scheduler *s = calloc(1, sizeof *s);
+    if (!s)
+        return nb_fail_memory(err, sizeof *s, "the scheduler");
+    s->engine = engine;
+    s->max_running = options->max_running ? options->max_running : DEFAULT_RUNNING;
+    s->max_waiting = options->max_waiting ? options->max_waiting : DEFAULT_WAITING;
+    s->no_prefix_cache = options->no_prefix_cache;
+    s->last = &s->first;
+    s->last_call = &s->calls;
+    s->stats.pages = s->stats.pages_free = engine->pages.n_pages;
+    s->running = calloc(s->max_running, sizeof(struct item *));
+    s->in_step = calloc(s->max_running, sizeof(struct item *));
+    s->parts = calloc(s->max_running, sizeof *s->parts);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, &monotonic);
+    pthread_cond_init(&s->idle, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    enum nb_status status = NB_OK;
+    if (!s->running || !s->in_step || !s->parts)
+        status = nb_fail_memory(err, s->max_running * sizeof *s->parts, "the scheduler");
+    int failed = status == NB_OK ? pthread_create(&s->thread, NULL, run, s) : 0;
+    if (failed)
+        status = nb_fail(err, NB_ERR_MEMORY, "cannot start the scheduler's thread: %s",
+                         strerror(failed));
+    if (status != NB_OK) {
+        s->thread = pthread_self(); /* none to be joined */
+        nb_scheduler_close(s);
+        return status;
+    }
+    *out = s;
+    return NB_OK;
+}
+
+void nb_scheduler_close(struct nb_scheduler *s) {
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = s->draining = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    if (!pthread_equal(s->thread, pthread_self()))
+        pthread_join(s->thread, NULL);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->wake);
+    pthread_cond_destroy(&s->idle);
+    free(s->running);
+    free(s->in_step);
+    free(s->parts);
+    free(s);
+}
+
+/* The item of a request: all that can be done on the caller's thread. */
+static enum nb_status make_item(struct nb_scheduler *s, const struct nb_request *request,
+                                struct item **out, struct nb_error *err) {
+    struct item *item = calloc(1, sizeof *item);
+    if (!item)
+        return nb_fail_memory(err, sizeof *item, "a request");
+    item->request = *request;
+    item->submitted = nb_now_us();
+    if (request->timeout_ms > 0)
+        item->deadline = item->submitted + (int64_t)(request->timeout_ms * 1000);
+    enum nb_status status = nb_generator_open(s->engine, &request->options, &item->generator, err);
+    if (status != NB_OK) {
+        free(item);
+        return status;
+    }
+    for (size_t i = 0; i < item->generator.n_next && status == NB_OK; i++) {
+        if (!nb_tokens_add(&item->tokens, item->generator.next[i]))
+            status = nb_fail_memory(err, item->generator.n_next * sizeof(int32_t), "a prompt");
+    }
+    size_t pages = nb_div_up(item->tokens.n, NB_PAGE_TOKENS);
+    if (status == NB_OK && pages > s->engine->pages.n_pages)
+        status = nb_fail(err, NB_ERR_LIMIT,
+                         "prompt: %zu tokens take %zu pages of KV memory, but there are %zu",
+                         item->tokens.n, pages, s->engine->pages.n_pages);
+    if (status != NB_OK) {
+        free_item(item);
+        return status;
+    }
+    *out = item;
+    return NB_OK;
+}
+
+enum nb_status nb_scheduler_submit(struct nb_scheduler *s, const struct nb_request *request,
+                                   uint64_t *id, struct nb_error *err) {
+    struct item *item = NULL;
+    enum nb_status status = make_item(s, request, &item, err);
+    if (status != NB_OK)
+        return status;
+    pthread_mutex_lock(&s->lock);
+    if (s->draining)
+        status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
+    else if (s->n_waiting >= s->max_waiting)
+        status = nb_fail(err, NB_ERR_LIMIT, "%zu requests are waiting already; try again later",
+                         s->n_waiting);
+    if (status == NB_OK) {
+        item->id = ++s->last_id;
+        if (id)
+            *id = item->id;
+        *s->last = item;
+        s->last = &item->next;
+        s->n_waiting++;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (status != NB_OK)
+        free_item(item);
+    return status;
+}
+
+void nb_scheduler_cancel(struct nb_scheduler *s, uint64_t id) {
+    pthread_mutex_lock(&s->lock);
+    for (struct item *item = s->first; item; item = item->next)
+        item->cancelled |= item->id == id;
+    for (size_t i = 0; i < s->n_running; i++)
+        s->running[i]->cancelled |= s->running[i]->id == id;
+    pthread_mutex_unlock(&s->lock);
+}
+
+enum nb_status nb_scheduler_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
+                                 struct nb_error *err) {
+    struct call call = {.fn = fn, .context = context};
+    pthread_mutex_lock(&s->lock);
+    bool refused = s->draining;
+    if (!refused) {
+        *s->last_call = &call;
+        s->last_call = &call.next;
+        pthread_cond_signal(&s->wake);
+        while (!call.done)
+            pthread_cond_wait(&s->idle, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return refused
+               ? nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests")
+               : NB_OK;
+}
+
+bool nb_scheduler_drain(struct nb_scheduler *s, double timeout_ms) {
+    struct timespec until = after_ms(timeout_ms);
+    pthread_mutex_lock(&s->lock);
+    s->draining = true;
+    int timed_out = 0;
+    while ((s->first || s->n_running || s->calls) && timed_out != ETIMEDOUT)
+        timed_out = pthread_cond_timedwait(&s->idle, &s->lock, &until);
+    bool done = !s->first && !s->n_running && !s->calls;
+    pthread_mutex_unlock(&s->lock);
+    return done;
+}
+
+void nb_scheduler_stats(struct nb_scheduler *s, struct nb_scheduler_stats *out) {
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    out->running = s->n_running;
+    out->waiting = s->n_waiting;
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,340 @@
+/* Many requests at once get what each would get alone, whatever happens around them. */
+#include "test.h"
+
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "engine/scheduler.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+static const char checkpoint[] = "tests/golden/mixtral-tiny-nf4";
+
+/* Where the answer to a request is put. */
+struct result {
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    int n_done;
+    enum nb_status status;
+    char message[NB_ERROR_MESSAGE_BYTES];
+    struct nb_generation generation;
+    size_t cached_tokens;
+    double waiting_ms, first_token_ms;
+    int n_tokens, stop_after; /* as on_token has it */
+};
+
+static void result_open(struct result *r) {
+    *r = (struct result){0};
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->done, NULL);
+}
+
+static void result_close(struct result *r) {
+    nb_generation_free(&r->generation);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->done);
+}
+
+static void on_done(void *context, struct nb_answer *answer) {
+    struct result *r = context;
+    pthread_mutex_lock(&r->lock);
+    r->n_done++;
+    r->status = answer->status;
+    snprintf(r->message, sizeof r->message, "%s", answer->error ? answer->error->message : "");
+    r->generation = *answer->generation;
+    *answer->generation = (struct nb_generation){0};
+    r->cached_tokens = answer->cached_tokens;
+    r->waiting_ms = answer->waiting_ms;
+    r->first_token_ms = answer->first_token_ms;
+    pthread_cond_signal(&r->done);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static bool on_token(void *context, int32_t id, const char *text, size_t n) {
+    (void)id, (void)text, (void)n;
+    struct result *r = context;
+    r->n_tokens++;
+    return !r->stop_after || r->n_tokens < r->stop_after;
+}
+
+static void wait_for(struct result *r) {
+    pthread_mutex_lock(&r->lock);
+    while (!r->n_done)
+        pthread_cond_wait(&r->done, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static struct nb_engine *open_engine(int32_t context, int32_t sequences) {
+    struct nb_engine *engine;
+    struct nb_error err;
+    struct nb_options options = {
+        .cpu = "plain", .threads = 1, .context = context, .sequences = sequences};
+    assert_ok(nb_engine_open(test_path(checkpoint), &options, &engine, &err), err);
+    return engine;
+}
+
+static struct nb_scheduler *open_scheduler(struct nb_engine *engine,
+                                           struct nb_scheduler_options options) {
+    struct nb_scheduler *scheduler;
+    struct nb_error err;
+    assert_ok(nb_scheduler_open(engine, &options, &scheduler, &err), err);
+    return scheduler;
+}
+
+static uint64_t next(uint64_t *random) {
+    *random = *random * 6364136223846793005u + 1442695040888963407u;
+    return *random >> 33;
+}
+
+enum { MOST_PROMPT = 120 };
+
+struct prompt {
+    int32_t ids[MOST_PROMPT];
+    struct nb_generate_options options;
+};
+
+/* A prompt that begins like the others, or not, and options drawn at random. */
+static void make_prompt(struct prompt *p, int32_t n_vocab, uint64_t *random) {
+    size_t n = 1 + next(random) % MOST_PROMPT, shared = next(random) % 3 ? next(random) % n : 0;
+    for (size_t i = 0; i < n; i++)
+        p->ids[i] = (int32_t)((i < shared ? i * 7 + 3 : next(random)) % (uint64_t)n_vocab);
+    p->options = (struct nb_generate_options){
+        .prompt_ids = p->ids,
+        .n_prompt_ids = n,
+        .max_tokens = 1 + (int32_t)(next(random) % 40),
+        .ignore_eos = true,
+        .logprobs = next(random) % 4 == 0,
+        .sampling = {.temperature = next(random) % 2 ? 0.8 : 0, .seed = next(random)},
+    };
+}
+
+/* 200 requests through few sequences and scarce pages, with or without the prefix cache: what each
+ * gets equals nb_generate's answer. */
+static void same_as_alone(struct nb_scheduler_options options, int32_t sequences, bool preempts) {
+    enum { N = 200 };
+    struct nb_error err;
+    struct nb_engine *alone = open_engine(256, 1), *engine = open_engine(256, sequences);
+    struct nb_scheduler *scheduler = open_scheduler(engine, options);
+    static struct prompt prompts[N];
+    static struct result results[N];
+    uint64_t random = 7;
+    for (int i = 0; i < N; i++) {
+        make_prompt(&prompts[i], alone->model.config.n_vocab, &random);
+        result_open(&results[i]);
+        struct nb_request request = {.options = prompts[i].options,
+                                     .client = next(&random) % 3,
+                                     .on_done = on_done,
+                                     .context = &results[i]};
+        assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    }
+    size_t cached = 0;
+    for (int i = 0; i < N; i++) {
+        wait_for(&results[i]);
+        assert_int_equal(results[i].n_done, 1);
+        if (results[i].status != NB_OK)
+            fail_msg("request %d: %s", i, results[i].message);
+        struct nb_generation want;
+        assert_ok(nb_generate(alone, &prompts[i].options, &want, &err), err);
+        assert_int_equal(results[i].generation.n_tokens, want.n_tokens);
+        assert_memory_equal(results[i].generation.token_ids, want.token_ids,
+                            want.n_tokens * sizeof *want.token_ids);
+        assert_int_equal(results[i].generation.finish, want.finish);
+        assert_int_equal(results[i].generation.n_prompt_tokens, prompts[i].options.n_prompt_ids);
+        if (want.logprobs)
+            assert_memory_equal(results[i].generation.logprobs, want.logprobs,
+                                want.n_tokens * sizeof *want.logprobs);
+        cached += results[i].cached_tokens;
+        nb_generation_free(&want);
+        result_close(&results[i]);
+    }
+    assert_true(nb_scheduler_drain(scheduler, 10000));
+    struct nb_scheduler_stats stats;
+    nb_scheduler_stats(scheduler, &stats);
+    assert_int_equal(stats.running + stats.waiting, 0);
+    assert_int_equal(stats.cached_tokens, cached);
+    assert_true(options.no_prefix_cache ? cached == 0 : cached > 0);
+    assert_true(preempts ? stats.preemptions > 0 : stats.preemptions == 0);
+    nb_scheduler_close(scheduler);
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
+    nb_engine_close(engine);
+    nb_engine_close(alone);
+}
+
+static void plenty_of_pages(void **state) {
+    (void)state;
+    same_as_alone((struct nb_scheduler_options){.max_running = 8}, 8, false);
+}
+
+static void scarce_pages(void **state) {
+    (void)state;
+    same_as_alone((struct nb_scheduler_options){.max_running = 16}, 2, true);
+}
+
+static void scarce_pages_without_cache(void **state) {
+    (void)state;
+    same_as_alone((struct nb_scheduler_options){.max_running = 16, .no_prefix_cache = true}, 2,
+                  true);
+}
+
+static void one_at_a_time(void **state) {
+    (void)state;
+    same_as_alone((struct nb_scheduler_options){.max_running = 1}, 1, false);
+}
+
+/* A request that would go on for long. */
+static struct nb_request long_request(const int32_t *ids, struct result *result) {
+    return (struct nb_request){
+        .options = {.prompt_ids = ids,
+                    .n_prompt_ids = 1,
+                    .ignore_eos = true,
+                    .on_token = on_token,
+                    .on_token_context = result},
+        .on_done = on_done,
+        .context = result,
+    };
+}
+
+static void cancelling(void **state) {
+    (void)state;
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, 2);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = 1});
+    int32_t ids[] = {1};
+    struct result running, waiting, stopped, late;
+    struct result *all[] = {&running, &waiting, &stopped, &late};
+    uint64_t id[4];
+    for (int i = 0; i < 4; i++)
+        result_open(all[i]);
+    stopped.stop_after = 3;
+    struct nb_request request = long_request(ids, &running);
+    assert_ok(nb_scheduler_submit(scheduler, &request, &id[0], &err), err);
+    request = long_request(ids, &waiting);
+    assert_ok(nb_scheduler_submit(scheduler, &request, &id[1], &err), err);
+    request = long_request(ids, &stopped);
+    assert_ok(nb_scheduler_submit(scheduler, &request, &id[2], &err), err);
+    request = long_request(ids, &late);
+    request.timeout_ms = 0.001;
+    assert_ok(nb_scheduler_submit(scheduler, &request, &id[3], &err), err);
+    nb_scheduler_cancel(scheduler, id[1]);
+    nb_scheduler_cancel(scheduler, id[0]);
+    nb_scheduler_cancel(scheduler, 12345); /* nobody's */
+    for (int i = 0; i < 4; i++)
+        wait_for(all[i]);
+    assert_int_equal(running.status, NB_OK);
+    assert_int_equal(waiting.status, NB_OK);
+    assert_int_equal(waiting.generation.finish, NB_FINISH_CALLER);
+    assert_int_equal(waiting.generation.n_tokens, 0);
+    assert_int_equal(stopped.generation.finish, NB_FINISH_CALLER);
+    assert_int_equal(stopped.generation.n_tokens, 3);
+    assert_int_equal(late.status, NB_ERR_STOPPED);
+    assert_non_null(strstr(late.message, "longer than"));
+    for (int i = 0; i < 4; i++)
+        result_close(all[i]);
+    nb_scheduler_close(scheduler);
+    nb_engine_close(engine);
+}
+
+static void add_one(void *context) {
+    ++*(int *)context;
+}
+
+static void refusals(void **state) {
+    (void)state;
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(64, 1);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = 1, .max_waiting = 2});
+    int32_t ids[65] = {0};
+    struct result r;
+    result_open(&r);
+    struct nb_request request = long_request(ids, &r);
+    request.options.n_prompt_ids = 65;
+    assert_int_equal(nb_scheduler_submit(scheduler, &request, NULL, &err), NB_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "65 tokens"));
+    request.options.n_prompt_ids = 0;
+    assert_int_equal(nb_scheduler_submit(scheduler, &request, NULL, &err), NB_ERR_ARGUMENT);
+
+    int called = 0;
+    assert_ok(nb_scheduler_call(scheduler, add_one, &called, &err), err);
+    assert_int_equal(called, 1);
+
+    /* Closing ends what is there, each once. */
+    struct result many[8];
+    size_t taken = 0;
+    for (int i = 0; i < 8; i++) {
+        result_open(&many[i]);
+        request = long_request(ids, &many[i]);
+        if (nb_scheduler_submit(scheduler, &request, NULL, &err) == NB_OK) {
+            taken++;
+        } else {
+            assert_int_equal(err.code, NB_ERR_LIMIT);
+            assert_non_null(strstr(err.message, "waiting"));
+            many[i].n_done = -1;
+        }
+    }
+    assert_true(taken >= 2);
+    nb_scheduler_close(scheduler);
+    for (int i = 0; i < 8; i++) {
+        assert_true(many[i].n_done == -1 || many[i].n_done == 1);
+        result_close(&many[i]);
+    }
+    scheduler = open_scheduler(engine, (struct nb_scheduler_options){0});
+    assert_true(nb_scheduler_drain(scheduler, 0));
+    request.options.n_prompt_ids = 1;
+    assert_int_equal(nb_scheduler_submit(scheduler, &request, NULL, &err), NB_ERR_STOPPED);
+    assert_int_equal(nb_scheduler_call(scheduler, add_one, &called, &err), NB_ERR_STOPPED);
+    nb_scheduler_close(scheduler);
+    result_close(&r);
+    nb_engine_close(engine);
+}
+
+/* One client's many requests do not keep another's waiting. */
+static void clients_share(void **state) {
+    (void)state;
+    enum { MANY = 40 };
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(128, 2);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = 2});
+    static struct result many[MANY];
+    struct result other;
+    int32_t ids[] = {1};
+    for (int i = 0; i < MANY; i++) {
+        result_open(&many[i]);
+        struct nb_request request = long_request(ids, &many[i]);
+        request.client = 1;
+        request.options.max_tokens = 20;
+        assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    }
+    result_open(&other);
+    struct nb_request request = long_request(ids, &other);
+    request.client = 2;
+    request.options.max_tokens = 20;
+    assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    wait_for(&other);
+    pthread_mutex_lock(&many[MANY - 1].lock);
+    int last_done = many[MANY - 1].n_done;
+    pthread_mutex_unlock(&many[MANY - 1].lock);
+    assert_int_equal(last_done, 0);
+    for (int i = 0; i < MANY; i++) {
+        wait_for(&many[i]);
+        result_close(&many[i]);
+    }
+    result_close(&other);
+    nb_scheduler_close(scheduler);
+    nb_engine_close(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plenty_of_pages),
+        cmocka_unit_test(scarce_pages),
+        cmocka_unit_test(scarce_pages_without_cache),
+        cmocka_unit_test(one_at_a_time),
+        cmocka_unit_test(cancelling),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(clients_share),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
