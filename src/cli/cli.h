@@ -18,8 +18,8 @@ struct nb_command {
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns an exit code */
 };
 
-extern const struct nb_command nb_command_bench, nb_command_classify, nb_command_generate,
-    nb_command_inspect, nb_command_quantize, nb_command_tokenize;
+extern const struct nb_command nb_command_bench, nb_command_classify, nb_command_doctor,
+    nb_command_generate, nb_command_inspect, nb_command_quantize, nb_command_tokenize;
 
 /* "nibble: message" to standard error; returns NB_EXIT_FAILURE. */
 int nb_cli_error(const struct nb_error *err);
