@@ -1,6 +1,7 @@
 /* nibble doctor: why it does not work, from evidence. */
 #include "doctor/doctor.h"
 #include "cli/cli.h"
+#include "doctor/machine.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -117,6 +118,55 @@ static enum nb_status choose_target(struct doctor *d, struct nb_error *err) {
     return NB_OK;
 }
 
+/* This machine: its GPU is the target where none was named. */
+static void examine_machine(struct doctor *d) {
+    struct nb_machine *m = malloc(sizeof *m);
+    if (!m) {
+        d->findings.failed = true;
+        return;
+    }
+    char backends[128];
+    nb_machine_read("", "libnvidia-ml.so.1", m);
+    nb_findings_add(&d->findings, NB_SEVERITY_GOOD, "build",
+                    nb_findings_text(&d->findings, "nibble %s: %s", nb_version(),
+                                     nb_backends(backends, sizeof backends)),
+                    NULL, NULL);
+    nb_doctor_machine(m, d->gpu != NULL, &d->table, &d->findings);
+    if (!d->gpu && m->n_gpus) {
+        d->target =
+            (struct nb_target){.name = nb_findings_text(&d->findings, "%s", m->gpus[0].name),
+                               .capability = m->gpus[0].capability,
+                               .free_bytes = m->gpus[0].free_bytes,
+                               .total_bytes = m->gpus[0].total_bytes};
+    }
+    if (!d->gpu && !d->driver && m->driver_cuda) {
+        d->target.driver_cuda = m->driver_cuda;
+        d->target.driver = nb_findings_text(&d->findings, "%s", m->driver);
+    }
+    free(m);
+}
+
+/* The CUDA code of this very program. */
+static void examine_build(struct doctor *d) {
+    struct nb_bytes bytes;
+    struct nb_fatbin_list code = {0};
+    if (nb_bytes_open("/proc/self/exe", &bytes, NULL) != NB_OK)
+        return;
+    nb_fatbin_read(&bytes, "/proc/self/exe", &code, NULL);
+    nb_bytes_close(&bytes);
+    if (code.n)
+        nb_doctor_judge("this build of nibble", &code, &d->table, &d->target, NB_SEVERITY_ERROR,
+                        &d->findings);
+    else if (d->target.name)
+        nb_findings_add(&d->findings, NB_SEVERITY_NOTE, "build-without-cuda",
+                        nb_findings_text(&d->findings,
+                                         "this build of nibble has no CUDA code: it does not use "
+                                         "%s",
+                                         d->target.name),
+                        NULL, "build with CUDA: meson setup with -Dcuda=enabled");
+    nb_fatbin_free(&code);
+}
+
 static int examine(struct doctor *d, int argc, char **argv) {
     struct nb_error err;
     if (choose_target(d, &err) != NB_OK)
@@ -127,6 +177,11 @@ static int examine(struct doctor *d, int argc, char **argv) {
         if (nb_doctor_library(argv[i], &d->table, &d->target, &d->findings, &err) != NB_OK)
             nb_findings_add(&d->findings, NB_SEVERITY_ERROR, "library-damaged", err.message, NULL,
                             NULL);
+    }
+    if (!argc) {
+        examine_machine(d);
+        examine_build(d);
+        nb_doctor_caches(&d->findings);
     }
     return print(d);
 }

@@ -97,6 +97,19 @@ static const struct {
     {"HOME", ".cache/huggingface/hub"},
 };
 
+size_t nb_cache_folders(char (*out)[PATH_MAX], size_t max) {
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof caches / sizeof *caches && n < max; i++) {
+        const char *base = getenv(caches[i].variable);
+        bool found = base && *base && nb_path_join(out[n], PATH_MAX, base, caches[i].below) &&
+                     nb_is_folder(out[n]);
+        for (size_t j = 0; found && j < n; j++)
+            found = strcmp(out[j], out[n]) != 0;
+        n += found;
+    }
+    return n;
+}
+
 enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, struct nb_error *err) {
     if (nb_is_folder(name)) {
         if (snprintf(out, size, "%s", name) < (int)size)

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -15,6 +16,10 @@
  * branch or tag in refs/, or a commit or the beginning of one. NB_ERR_IO says where was looked.
  * Layout: huggingface_hub's, models--ORG--NAME/{refs/REVISION, snapshots/COMMIT/}. */
 enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, struct nb_error *err);
+
+/* The caches that were named above and are there, first come first: at most `max` of them into out,
+ * each [PATH_MAX] bytes. Returns how many. */
+size_t nb_cache_folders(char (*out)[PATH_MAX], size_t max);
 
 /* folder/tokenizer.json or else folder/tokenizer.model into out[0..size); false if there is
  * neither. */
