@@ -13,8 +13,8 @@ enum nb_cuda_epilogue {
     NB_CUDA_STORE_F32,  /* y f32 [n, rows], rows in the checkpoint's order (ROTARY and NATURAL
                            undone) */
     NB_CUDA_STORE_BF16, /* y bf16 [n, rows], likewise */
-    NB_CUDA_SILU,       /* NB_CUDA_GATE_UP alone: y bf16 [n, F] = silu(gate) * up, F permuted within
-                           chunks as x is */
+    NB_CUDA_SILU,       /* NB_CUDA_GATE_UP alone: y bf16 [n, F rounded up to 64] = silu(gate) * up,
+                           permuted within chunks as x is, padding 0: x of the product with down */
 };
 
 /* y[i] = W_e x[row(i)] for rows i of group e, i in [begin[e], begin[e + 1]), row(i) = gather ?
@@ -34,9 +34,13 @@ struct nb_cuda_gemm {
     void *y;
 };
 
-/* Bytes of scratch (0 is fine) for the largest call that limits allow, and the launch. The result
- * has the same bits on every run; a row's result does not depend on which other rows are in the
- * batch beyond rounding. */
+/* Bytes of scratch for the largest call that limits allow, aligned to 256, and the launch. The first
+ * NB_CUDA_GEMM_FLAGS bytes of the scratch must be zero before the first call, and every call leaves
+ * them so. The result has the same bits on every run; a row's result does not depend on which other
+ * rows are in the batch beyond rounding. From compute capability 9.0 on the kernel starts while the
+ * one before in the stream ends (programmatic dependent launch); it reads and writes nothing but
+ * weights and tables until that one has ended. cudaErrorInvalidValue for more than 1,024 groups. */
+enum { NB_CUDA_GEMM_FLAGS = 65536 };
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
                          const struct nb_cuda_limits *l, void *workspace, cudaStream_t stream);
