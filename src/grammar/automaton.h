@@ -55,9 +55,9 @@ enum nb_format_draft {
  * here accepts anything else. Backreferences are NB_ERR_UNSUPPORTED; what is no pattern is
  * NB_ERR_FORMAT; too large is NB_ERR_LIMIT. Messages name the place in the pattern. Tables live
  * in *arena. limits may be NULL. */
-enum nb_status nb_regex_compile(const char *pattern, size_t n, enum nb_regex_mode mode,
-                                const struct nb_automaton_limits *limits, struct nb_arena *arena,
-                                struct nb_automaton *out, struct nb_error *err);
+enum nb_status nb_pattern_compile(const char *pattern, size_t n, enum nb_regex_mode mode,
+                                  const struct nb_automaton_limits *limits, struct nb_arena *arena,
+                                  struct nb_automaton *out, struct nb_error *err);
 
 /* The strings of a format: date, time, date-time, duration, email, hostname, ipv4, ipv6, uri, uuid.
  * *known is false, and *out untouched, where the name is no format of ours: an annotation. */
