@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { MAX_COLUMNS = 1216, MAX_ROWS = 43, MAX_TOKENS = 40 };
+enum { MAX_COLUMNS = 1216, MAX_ROWS = 64, MAX_TOKENS = 40 };
 
 static uint32_t next_random(void) {
     static uint32_t state = 1;
@@ -124,8 +124,23 @@ static void check(struct setup *s, const struct nb_matrix *m, size_t tokens) {
     }
 }
 
-static void multiply(struct setup *s, const struct nb_fixed_kernels *k, const struct nb_matrix *m,
-                     size_t tokens) {
+/* A matrix laid out anew; the memory of it ends where memory does. */
+static struct guarded pack(const struct nb_matrix *m, struct nb_fixed_packed *out) {
+    struct nb_layout layout = {0};
+    nb_fixed_place(m, &layout);
+    struct guarded g = guarded_make(layout.used);
+    layout = (struct nb_layout){.base = guarded_end(&g, layout.used)};
+    *out = nb_fixed_place(m, &layout);
+    size_t strips = (size_t)m->rows / NB_FIXED_ROWS;
+    nb_fixed_pack(m, out, strips / 2, strips); /* in parts, as threads do */
+    nb_fixed_pack(m, out, 0, strips / 2 ? strips / 2 : strips);
+    return g;
+}
+
+/* s->y = products of the first tokens; `packed` may be NULL. */
+static void multiply_as(struct setup *s, const struct nb_fixed_kernels *k,
+                        const struct nb_matrix *m, const struct nb_fixed_packed *packed,
+                        size_t tokens) {
     size_t n = (size_t)m->columns, rows = (size_t)m->rows;
     for (size_t t = 0; t < tokens; t++)
         k->to_fixed(s->x + t * n, n, s->fixed.q + t * s->fixed.q_stride,
@@ -135,6 +150,7 @@ static void multiply(struct setup *s, const struct nb_fixed_kernels *k, const st
     for (size_t r = 0; r < rows; r += NB_FIXED_ROWS) {
         const struct nb_fixed_job job = {
             .w = &m->quant,
+            .packed = packed,
             .columns = n,
             .row = r,
             .rows = rows - r < NB_FIXED_ROWS ? rows - r : NB_FIXED_ROWS,
@@ -148,6 +164,34 @@ static void multiply(struct setup *s, const struct nb_fixed_kernels *k, const st
     }
     for (size_t t = 0; t < tokens; t++)
         assert_true(s->y[t * (rows + 1) + rows] == 77);
+}
+
+static void multiply(struct setup *s, const struct nb_fixed_kernels *k, const struct nb_matrix *m,
+                     size_t tokens) {
+    multiply_as(s, k, m, NULL, tokens);
+}
+
+/* Both layouts; and that in the packed one the last token gives the same bits as alone. */
+static void multiply_and_check(struct setup *s, const struct nb_fixed_kernels *k,
+                               const struct nb_matrix *m, size_t tokens) {
+    multiply(s, k, m, tokens);
+    check(s, m, tokens);
+    if (!nb_fixed_packs(m))
+        return;
+    struct nb_fixed_packed packed;
+    struct guarded memory = pack(m, &packed);
+    multiply_as(s, k, m, &packed, tokens);
+    check(s, m, tokens);
+    size_t rows = (size_t)m->rows, n = (size_t)m->columns;
+    float together[MAX_ROWS];
+    memcpy(together, s->y + (tokens - 1) * (rows + 1), rows * sizeof *together);
+    float first[MAX_COLUMNS];
+    memcpy(first, s->x, n * sizeof *first);
+    memmove(s->x, s->x + (tokens - 1) * n, n * sizeof *first);
+    multiply_as(s, k, m, &packed, 1);
+    memcpy(s->x, first, n * sizeof *first);
+    assert_memory_equal(s->y, together, rows * sizeof *together);
+    guarded_free(&memory);
 }
 
 static const struct nb_fixed_kernels *fixed_kernels(void) {
@@ -164,12 +208,12 @@ static void shapes(void **state) {
     static const size_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 24, 25, 40};
     for (size_t columns = 64; columns <= MAX_COLUMNS; columns += columns < 640 ? 64 : 192) {
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
-            size_t rows = i % 2 ? MAX_ROWS : NB_FIXED_ROWS;
+            static const size_t some[] = {NB_FIXED_ROWS, 43, MAX_ROWS};
+            size_t rows = some[(i + columns / 64) % 3];
             struct nb_matrix m =
                 make_matrix(s, rows, columns, 64, i % 3 ? NB_QUANT_NF4 : NB_QUANT_FP4, i % 4 != 1);
             assert_true(nb_fixed_takes(&m));
-            multiply(s, k, &m, tokens[i]);
-            check(s, &m, tokens[i]);
+            multiply_and_check(s, k, &m, tokens[i]);
         }
     }
     setup_free(s);
@@ -181,10 +225,12 @@ static void blocks(void **state) {
     struct setup *s = setup_make();
     for (size_t block = 64; block <= 512; block *= 2) {
         for (int i = 0; i < 4; i++) {
-            struct nb_matrix m = make_matrix(s, 37, 1024, block, NB_QUANT_NF4, i % 2);
+            struct nb_matrix m =
+                make_matrix(s, block % 128 ? 37 : 64, 1152, block, NB_QUANT_NF4, i % 2);
             size_t tokens = i < 2 ? 2 : 9;
-            multiply(s, k, &m, tokens);
-            check(s, &m, tokens);
+            multiply_and_check(s, k, &m, tokens);
+            m = make_matrix(s, 64, 1024, block, NB_QUANT_FP4, i % 2);
+            multiply_and_check(s, k, &m, tokens);
         }
     }
     setup_free(s);
@@ -202,8 +248,7 @@ static void no_overflow(void **state) {
                 s->x[i] = (float)sign * 1e10f;
             struct nb_matrix m = make_matrix(s, 32, 256, 64, NB_QUANT_NF4, true);
             for (size_t tokens = 1; tokens <= 13; tokens++) {
-                multiply(s, k, &m, tokens);
-                check(s, &m, tokens);
+                multiply_and_check(s, k, &m, tokens);
             }
         }
     }
@@ -215,14 +260,16 @@ static void extremes(void **state) {
     (void)state;
     const struct nb_fixed_kernels *k = fixed_kernels();
     struct setup *s = setup_make();
-    struct nb_matrix m = make_matrix(s, 32, 192, 64, NB_QUANT_NF4, true);
+    struct nb_matrix m = make_matrix(s, 32, 256, 64, NB_QUANT_NF4, true);
+    struct nb_fixed_packed packed;
+    struct guarded memory = pack(&m, &packed);
     memset(s->x, 0, sizeof s->x);
-    s->x[192 + 70] = NAN;
-    s->x[2 * 192 + 3] = INFINITY;
-    s->x[3 * 192 + 100] = 1e-42f;
-    s->x[4 * 192 + 5] = 3e38f;
-    for (size_t tokens = 5; tokens <= 6; tokens++) {
-        multiply(s, k, &m, tokens);
+    s->x[256 + 70] = NAN;
+    s->x[2 * 256 + 3] = INFINITY;
+    s->x[3 * 256 + 100] = 1e-42f;
+    s->x[4 * 256 + 5] = 3e38f;
+    for (size_t i = 0; i < 4; i++) { /* 5 and 6 tokens, 7 and 8 packed */
+        multiply_as(s, k, &m, i < 2 ? NULL : &packed, 5 + i);
         for (size_t r = 0; r < 32; r++) {
             assert_true(s->y[r] == 0);
             assert_true(!isfinite(s->y[33 + r]));
@@ -230,6 +277,7 @@ static void extremes(void **state) {
             assert_true(s->y[3 * 33 + r] == 0);
         }
     }
+    guarded_free(&memory);
     setup_free(s);
 }
 
@@ -241,6 +289,16 @@ static void what_is_taken(void **state) {
                           .type = NB_WEIGHT_4BIT,
                           .quant = {.n = 256, .block = 64, .values = values}};
     assert_true(nb_fixed_takes(&m));
+    m.quant.nested_block = 256;
+    assert_false(nb_fixed_packs(&m)); /* two rows are no strip */
+    m.rows = 64;
+    assert_true(nb_fixed_packs(&m));
+    m.columns = 192;
+    assert_false(nb_fixed_packs(&m));
+    m.columns = 128;
+    m.quant.nested_block = 100;
+    assert_false(nb_fixed_packs(&m));
+    m.rows = 2;
     m.quant.block = 32;
     assert_false(nb_fixed_takes(&m));
     m.quant.block = 256; /* crosses rows, at a multiple of 64: every piece has one absmax */

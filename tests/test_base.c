@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/float16.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "base/utf8.h"
 
@@ -240,13 +241,21 @@ static void logging(void **state) {
     nb_buf_free(&b);
 }
 
+/* As much as this process is known to be able to take, and no more than there is. */
+static void memory(void **state) {
+    (void)state;
+    uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
+             available = nb_memory_available();
+    assert_in_range(available, 16 << 20, all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_messages), cmocka_unit_test(checked_arithmetic),
         cmocka_unit_test(arena),          cmocka_unit_test(buffer),
         cmocka_unit_test(utf8),           cmocka_unit_test(files),
         cmocka_unit_test(pool),           cmocka_unit_test(half_floats),
-        cmocka_unit_test(logging),
+        cmocka_unit_test(logging),        cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

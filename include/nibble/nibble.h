@@ -49,8 +49,14 @@ struct nb_engine; /* one caller at a time */
 
 /* All zero is the default of everything. */
 struct nb_options {
-    int threads;       /* 0: one for each processor that the process may run on */
-    const char *cpu;   /* "plain", "avx2", "avx512"; NULL: the best that the processor has */
+    int threads;     /* 0: one for each processor that the process may run on */
+    const char *cpu; /* "plain", "avx2", "avx512"; NULL: the best that the processor has */
+
+    /* 4-bit weights: "mapped" are read where the checkpoint maps them; "packed" are copied while
+     * the model is loaded, in the order that the CPU reads fastest, which takes their size in
+     * memory; NULL: packed where the processor gains from it and that is at most three quarters of
+     * the memory left. */
+    const char *weights;
 
     /* "cpu", "cuda"; NULL or "auto": cuda where this build and this machine have it, unless `cpu`
      * says otherwise. */
@@ -59,8 +65,8 @@ struct nb_options {
                             * model that takes more is NB_ERR_MEMORY before anything is allocated */
     const char *kv_type;   /* keys and values on a GPU: "bf16", or "fp8" (e4m3), half the memory and
                             * less exact; NULL: bf16 */
-    int32_t context;   /* positions of a sequence; 0: the model's, 8192 at most */
-    int32_t sequences; /* how many of that length KV memory is made for; 0: one */
+    int32_t context;       /* positions of a sequence; 0: the model's, 8192 at most */
+    int32_t sequences;     /* how many of that length KV memory is made for; 0: one */
 
     /* What a checkpoint in bf16, fp16 or fp32 is quantized to while it is loaded, its linear layers
      * but the head: "nf4" or "fp4", in blocks of 64 with double quantization, or "none"; NULL:

@@ -35,6 +35,7 @@ struct nb_batch {
 struct nb_backend_options {
     int threads;             /* of the CPU; 0: one for each processor */
     const char *cpu;         /* "plain", "avx2", "avx512"; NULL: the best that this processor has */
+    const char *weights;     /* of the CPU: "mapped" or "packed"; NULL: as nb_options says */
     size_t max_batch_tokens; /* the most a batch may hold; scratch is made for it. 0: the backend's
                               * choice, which capabilities tells after load */
     int32_t context;         /* positions a sequence may have; scratch is made for it, too */

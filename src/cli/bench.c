@@ -21,7 +21,8 @@ static const char help[] =
     "  --seconds S         at least for each figure (default: 3)\n"
     "  --threads N         threads that compute (default: one for each processor)\n"
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
-    "here)\n" NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP "  --json              one JSON object\n"
+    "here)\n" NB_CLI_WEIGHTS_HELP NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
+    "  --json              one JSON object\n"
     "\nWith --decode or --prefill, only what is asked for is measured. The limit of decode is the\n"
     "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
     "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
@@ -70,6 +71,9 @@ static bool parse_option(int code, const char *name, struct request *r) {
         return true;
     case NB_OPT_CPU:
         o->options.cpu = optarg;
+        return true;
+    case NB_OPT_WEIGHTS:
+        o->options.weights = optarg;
         return true;
     case NB_OPT_QUANTIZE:
         o->options.quantize = optarg;

@@ -36,8 +36,8 @@ bool nb_cli_bytes(const char *command, const char *option, const char *text, uin
 bool nb_cli_number(const char *command, const char *option, const char *text, double min,
                    double max, double *out);
 
-/* What --model, --threads, --cpu, --quantize, --context and those of GPUs say; used with
- * getopt_long. */
+/* What --model, --threads, --cpu, --weights, --quantize, --context and those of GPUs say; used
+ * with getopt_long. */
 struct nb_cli_engine {
     const char *model; /* NULL: the model that comes with the program */
     struct nb_options options;
@@ -46,6 +46,7 @@ enum {
     NB_OPT_MODEL = 1000,
     NB_OPT_THREADS,
     NB_OPT_CPU,
+    NB_OPT_WEIGHTS,
     NB_OPT_CONTEXT,
     NB_OPT_QUANTIZE,
     NB_OPT_BACKEND,
@@ -57,6 +58,7 @@ enum {
     {"model", required_argument, NULL, NB_OPT_MODEL},                                              \
         {"threads", required_argument, NULL, NB_OPT_THREADS},                                      \
         {"cpu", required_argument, NULL, NB_OPT_CPU},                                              \
+        {"weights", required_argument, NULL, NB_OPT_WEIGHTS},                                      \
         {"quantize", required_argument, NULL, NB_OPT_QUANTIZE},                                    \
         {"backend", required_argument, NULL, NB_OPT_BACKEND},                                      \
         {"memory-limit", required_argument, NULL, NB_OPT_MEMORY_LIMIT},                            \
@@ -74,9 +76,13 @@ enum {
     "  --kv-type TYPE      of keys and values on a GPU: bf16, or fp8, which takes half the "       \
     "memory\n"                                                                                     \
     "                      and is less exact (default: bf16)\n"
+#define NB_CLI_WEIGHTS_HELP                                                                        \
+    "  --weights HOW       packed: 4-bit weights are copied into the order that is fastest;\n"     \
+    "                      mapped: they are not (default: packed where memory allows)\n"
 #define NB_CLI_ENGINE_HELP                                                                         \
     "  --threads N         threads that compute (default: one for each processor)\n"               \
-    "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs here)\n"             \
+    "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "                    \
+    "here)\n" NB_CLI_WEIGHTS_HELP                                                                  \
     "  --context N         positions of a sequence (default: the model's, 8192 at "                \
     "most)\n" NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
 

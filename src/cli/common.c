@@ -96,6 +96,9 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
     case NB_OPT_CPU:
         out->options.cpu = value;
         return true;
+    case NB_OPT_WEIGHTS:
+        out->options.weights = value;
+        return true;
     case NB_OPT_QUANTIZE:
         out->options.quantize = value;
         return true;

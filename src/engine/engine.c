@@ -132,6 +132,7 @@ static enum nb_status load(struct nb_engine *e, const struct nb_options *options
     struct nb_backend_options o = {
         .threads = options->threads,
         .cpu = options->cpu,
+        .weights = options->weights,
         .context = e->context,
         .n_pages = n_pages,
         .memory_limit = options->memory_limit,

@@ -1,10 +1,11 @@
 /* The CPU backend: the forward pass of a Mixtral and its relatives, in f32, as its definition
  * reads.
  *
- * Weights stay where the checkpoint maps them, in their own type; a few rows at a time are widened
- * to f32 and multiplied with every token of the batch. The architecture: Jiang et al., "Mixtral of
- * Experts", 2024; rope: Su et al., "RoFormer", 2021, with the halves paired as transformers does;
- * SwiGLU: Shazeer, 2020.
+ * Weights stay where the checkpoint maps them, in their own type, or 4-bit ones are copied into the
+ * order that kernels read fastest. Where there is no better kernel, a few rows at a time are
+ * widened to f32 and multiplied with every token of the batch. The architecture: Jiang et al.,
+ * "Mixtral of Experts", 2024; rope: Su et al., "RoFormer", 2021, with the halves paired as
+ * transformers does; SwiGLU: Shazeer, 2020.
  */
 #include "backend/backend.h"
 
@@ -12,21 +13,38 @@
 #include "base/checked.h"
 #include "base/float16.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/pool.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { BATCH_TOKENS = 512 }; /* of a batch, where nobody says otherwise */
 
+/* A matrix, and the same laid out anew if it was. */
+struct weights {
+    const struct nb_matrix *m;
+    struct nb_fixed_packed packed;
+};
+
+struct expert {
+    struct weights gate, up, down;
+};
+
+struct layer {
+    struct weights q, k, v, o, router;
+    struct expert *experts; /* [E] */
+};
+
 /* A product to be done: y[t, r] = sum over k of x[t, k] * w[r, k]. */
 struct product {
-    const struct nb_matrix *w; /* [rows, columns] */
-    const float *x;            /* [n_tokens, columns] */
-    float *y;                  /* [n_tokens, rows] */
+    const struct weights *w; /* [rows, columns] */
+    const float *x;          /* [n_tokens, columns] */
+    float *y;                /* [n_tokens, rows] */
     size_t n_tokens;
 };
 
@@ -44,9 +62,15 @@ struct cpu {
     int32_t context;   /* of a sequence */
 
     const struct nb_model *model;
-    float *norms;       /* f32: [n_layers, 2, D] and [D] */
-    float *head_norms;  /* f32: [n_layers, 2, d] of queries and keys, where config.qk_norm */
-    float *frequencies; /* [d / 2] of rope */
+    struct layer *layers; /* [n_layers] */
+    struct weights head;
+    void *packed; /* memory of what was laid out anew, or NULL */
+    size_t packed_bytes;
+    const char *layout;   /* "mapped", "packed", or NULL for what memory allows */
+    size_t pages_to_come; /* of KV memory, for which room is to be left */
+    float *norms;         /* f32: [n_layers, 2, D] and [D] */
+    float *head_norms;    /* f32: [n_layers, 2, d] of queries and keys, where config.qk_norm */
+    float *frequencies;   /* [d / 2] of rope */
 
     /* KV memory: a page holds, for each layer, keys [G, NB_PAGE_TOKENS, d] and then values alike.
      */
@@ -102,12 +126,13 @@ static void widen_row(const struct nb_kernels *kernels, const struct nb_matrix *
 /* Rows [r, r + rows) of one product, for all its tokens. */
 static void multiply_rows(struct cpu *cpu, const struct product *p, size_t r, int rows,
                           float *scratch) {
-    size_t n = (size_t)p->w->columns, n_rows = (size_t)p->w->rows;
-    const uint16_t *bf16 = p->w->type == NB_WEIGHT_BF16 && cpu->kernels->products_bf16
-                               ? (const uint16_t *)p->w->data + r * n
+    const struct nb_matrix *w = p->w->m;
+    size_t n = (size_t)w->columns, n_rows = (size_t)w->rows;
+    const uint16_t *bf16 = w->type == NB_WEIGHT_BF16 && cpu->kernels->products_bf16
+                               ? (const uint16_t *)w->data + r * n
                                : NULL;
     for (int i = 0; !bf16 && i < rows; i++)
-        widen_row(cpu->kernels, p->w, r + (size_t)i, scratch + (size_t)i * n);
+        widen_row(cpu->kernels, w, r + (size_t)i, scratch + (size_t)i * n);
     for (size_t t = 0; t < p->n_tokens; t += NB_TILE_TOKENS) {
         size_t left = p->n_tokens - t;
         int tokens = left < NB_TILE_TOKENS ? (int)left : NB_TILE_TOKENS;
@@ -132,10 +157,11 @@ struct products_job {
 static void multiply_strip(const struct products_job *job, int thread, const struct product *p,
                            size_t r, size_t rows) {
     struct cpu *cpu = job->cpu;
-    if (job->fixed && nb_fixed_takes(p->w)) {
+    if (job->fixed && nb_fixed_takes(p->w->m)) {
         size_t token = (size_t)(p->x - job->x) / job->columns;
         const struct nb_fixed_job fixed = {
-            .w = &p->w->quant,
+            .w = &p->w->m->quant,
+            .packed = p->w->packed.codes ? &p->w->packed : NULL,
             .columns = job->columns,
             .row = r,
             .rows = rows,
@@ -144,7 +170,7 @@ static void multiply_strip(const struct products_job *job, int thread, const str
                   cpu->fixed.scale_stride},
             .tokens = p->n_tokens,
             .y = p->y,
-            .y_stride = (size_t)p->w->rows,
+            .y_stride = (size_t)p->w->m->rows,
             .scratch = &cpu->fixed_scratch[thread],
         };
         cpu->kernels->fixed->products(&fixed);
@@ -161,7 +187,7 @@ static void run_strips(void *context, int thread, size_t begin, size_t end) {
     size_t strip = begin;
     for (size_t i = 0; i < job->n && strip < end; i++) {
         const struct product *p = &job->products[i];
-        size_t rows = (size_t)p->w->rows, strips = nb_div_up(rows, NB_FIXED_ROWS);
+        size_t rows = (size_t)p->w->m->rows, strips = nb_div_up(rows, NB_FIXED_ROWS);
         for (; strip < strips && strip < end; strip++) {
             size_t r = strip * NB_FIXED_ROWS, left = rows - r;
             multiply_strip(job, thread, p, r, left < NB_FIXED_ROWS ? left : NB_FIXED_ROWS);
@@ -188,11 +214,12 @@ static void run_to_fixed(void *context, int thread, size_t begin, size_t end) {
 static void multiply(struct cpu *cpu, const float *x, size_t tokens, const struct product *products,
                      size_t n) {
     enum { PIECES = 64 }; /* for each thread: small enough that none waits long at the end */
-    struct products_job job = {cpu, products, n, x, tokens, (size_t)products[0].w->columns, false};
+    struct products_job job = {cpu,  products, n, x, tokens, (size_t)products[0].w->m->columns,
+                               false};
     size_t strips = 0;
     for (size_t i = 0; i < n; i++) {
-        strips += nb_div_up((size_t)products[i].w->rows, NB_FIXED_ROWS);
-        job.fixed |= cpu->kernels->fixed && nb_fixed_takes(products[i].w);
+        strips += nb_div_up((size_t)products[i].w->m->rows, NB_FIXED_ROWS);
+        job.fixed |= cpu->kernels->fixed && nb_fixed_takes(products[i].w->m);
     }
     if (job.fixed)
         nb_pool_run(cpu->pool, tokens, 4, run_to_fixed, &job);
@@ -321,7 +348,7 @@ static void run_groups(void *context, int thread, size_t begin, size_t end) {
 
 /* x += o(attention(q, k, v of norm(x))) */
 static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) {
-    const struct nb_layer *l = &cpu->model->layers[layer];
+    const struct layer *l = &cpu->layers[layer];
     const struct nb_config *c = &cpu->model->config;
     size_t n = batch->n_tokens, width = (size_t)c->width;
     norm_all(cpu, cpu->norms + (size_t)layer * 2 * width, n);
@@ -414,7 +441,7 @@ static void run_act(void *context, int thread, size_t begin, size_t end) {
 
 /* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
 static void experts(struct cpu *cpu, size_t n, int layer) {
-    const struct nb_layer *l = &cpu->model->layers[layer];
+    const struct layer *l = &cpu->layers[layer];
     const struct nb_config *c = &cpu->model->config;
     size_t width = (size_t)c->width, k = (size_t)c->experts_per_token,
            inner = (size_t)c->expert_width;
@@ -474,7 +501,7 @@ static void write_logits(struct cpu *cpu, const struct nb_batch *batch) {
     for (size_t i = 0; i < batch->n_logits; i++)
         rms_norm(cpu->x + (size_t)batch->logits_of[i] * width, norm, width, c->rms_eps,
                  cpu->normed + i * width);
-    const struct product head = {&m->head, cpu->normed, batch->logits, batch->n_logits};
+    const struct product head = {&cpu->head, cpu->normed, batch->logits, batch->n_logits};
     if (batch->n_logits)
         multiply(cpu, cpu->normed, batch->n_logits, &head, 1);
 }
@@ -529,6 +556,8 @@ static void cpu_close(struct nb_backend *backend) {
         return;
     nb_pool_free(cpu->pool);
     nb_arena_free(&cpu->arena);
+    if (cpu->packed)
+        munmap(cpu->packed, cpu->packed_bytes);
     free(cpu->kv);
     free(cpu);
 }
@@ -543,9 +572,15 @@ static enum nb_status cpu_open(const struct nb_backend_options *options, struct 
                        "cpu: no version \"%.32s\" for this processor, only %s", options->cpu,
                        nb_kernels_names(names, sizeof names));
     }
+    const char *layout = options->weights;
+    if (layout && strcmp(layout, "mapped") != 0 && strcmp(layout, "packed") != 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "weights are \"%.32s\", expected mapped or packed",
+                       layout);
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return nb_fail_memory(err, sizeof *cpu, "the CPU backend");
+    cpu->layout = layout;
+    cpu->pages_to_come = options->n_pages;
     cpu->base.ops = &nb_cpu_backend;
     cpu->kernels = kernels;
     cpu->max_tokens = options->max_batch_tokens ? options->max_batch_tokens : BATCH_TOKENS;
@@ -678,12 +713,136 @@ static bool make_scratch(struct cpu *cpu) {
     return true;
 }
 
+static size_t kv_page_bytes(const struct nb_backend *backend) {
+    const struct nb_config *c = &((const struct cpu *)backend)->model->config;
+    return 2 * (size_t)c->n_layers * (size_t)c->n_kv_heads * NB_PAGE_TOKENS *
+           (size_t)c->head_width * sizeof(float);
+}
+
+/* ---- laying weights out anew
+ * ------------------------------------------------------------------------ */
+
+/* Calls `each` with every matrix of the layers. */
+static void each_weights(struct cpu *cpu, void (*each)(struct weights *w, void *context),
+                         void *context) {
+    const struct nb_config *c = &cpu->model->config;
+    for (int i = 0; i < c->n_layers; i++) {
+        struct layer *l = &cpu->layers[i];
+        struct weights *of_layer[] = {&l->q, &l->k, &l->v, &l->o, &l->router};
+        for (int j = 0; j < 5; j++)
+            each(of_layer[j], context);
+        for (int e = 0; e < c->n_experts; e++) {
+            each(&l->experts[e].gate, context);
+            each(&l->experts[e].up, context);
+            each(&l->experts[e].down, context);
+        }
+    }
+}
+
+static void place_weights(struct weights *w, void *context) {
+    if (w->m && w->m->rows && nb_fixed_packs(w->m))
+        w->packed = nb_fixed_place(w->m, context);
+}
+
+static void run_pack(void *context, int thread, size_t begin, size_t end) {
+    (void)thread;
+    const struct weights *w = context;
+    nb_fixed_pack(w->m, &w->packed, begin, end);
+}
+
+struct packing {
+    struct cpu *cpu;
+    uint64_t done;
+    void (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context;
+};
+
+static void pack_weights(struct weights *w, void *context) {
+    struct packing *p = context;
+    if (!w->packed.codes)
+        return;
+    nb_pool_run(p->cpu->pool, (size_t)w->m->rows / NB_FIXED_ROWS, 4, run_pack, w);
+    p->done += nb_matrix_bytes(w->m);
+    if (p->progress)
+        p->progress(p->context, p->done, p->cpu->packed_bytes);
+}
+
+/* Copies of 4-bit matrices, laid out as the kernels read them fastest, in huge pages where the
+ * system gives them. Without being asked, only where they take no more than three quarters of the
+ * memory that is left: what lies in a checkpoint's map can be dropped and read again, they cannot.
+ */
+static enum nb_status pack(struct cpu *cpu,
+                           void (*progress)(void *context, uint64_t done, uint64_t total),
+                           void *context, struct nb_error *err) {
+    bool asked = cpu->layout && strcmp(cpu->layout, "packed") == 0;
+    if (!cpu->kernels->fixed || (cpu->layout && !asked))
+        return NB_OK;
+    struct nb_layout layout = {0};
+    each_weights(cpu, place_weights, &layout);
+    uint64_t available = nb_memory_available();
+    size_t kv;
+    if (!nb_mul_size(cpu->pages_to_come, kv_page_bytes(&cpu->base), &kv))
+        kv = SIZE_MAX;
+    available -= kv < available ? kv : available;
+    if (layout.used == 0)
+        return NB_OK;
+    if (asked || layout.used <= available / 4 * 3) {
+        void *p =
+            mmap(NULL, layout.used, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        layout.base = p == MAP_FAILED ? NULL : p;
+    }
+    if (!layout.base && asked)
+        return nb_fail(
+            err, NB_ERR_MEMORY,
+            "out of memory: %zu bytes for weights laid out anew; \"mapped\" does without",
+            layout.used);
+    nb_log(NB_LOG_INFO, "cpu: weights %s: %zu bytes to lay out anew, %llu available",
+           layout.base ? "packed" : "mapped", layout.used, (unsigned long long)available);
+    cpu->packed = layout.base;
+    cpu->packed_bytes = layout.used;
+    layout.used = 0;
+    each_weights(cpu, place_weights, &layout); /* no memory: to NULL */
+    if (cpu->packed) {
+        madvise(cpu->packed, cpu->packed_bytes, MADV_HUGEPAGE);
+        struct packing packing = {cpu, 0, progress, context};
+        each_weights(cpu, pack_weights, &packing);
+    }
+    return NB_OK;
+}
+
+/* The backend's own list of the model's matrices; false if memory ran out. */
+static bool list_weights(struct cpu *cpu) {
+    const struct nb_model *m = cpu->model;
+    size_t n_layers = (size_t)m->config.n_layers, n_experts = (size_t)m->config.n_experts;
+    cpu->layers = nb_arena_alloc(&cpu->arena, n_layers, sizeof *cpu->layers);
+    if (!cpu->layers)
+        return false;
+    cpu->head.m = &m->head;
+    for (size_t i = 0; i < n_layers; i++) {
+        const struct nb_layer *from = &m->layers[i];
+        struct layer *l = &cpu->layers[i];
+        *l = (struct layer){.q = {&from->q},
+                            .k = {&from->k},
+                            .v = {&from->v},
+                            .o = {&from->o},
+                            .router = {&from->router}};
+        l->experts = nb_arena_alloc(&cpu->arena, n_experts, sizeof *l->experts);
+        if (!l->experts)
+            return false;
+        for (size_t e = 0; e < n_experts; e++) {
+            const struct nb_expert *x = &from->experts[e];
+            l->experts[e] = (struct expert){{&x->gate}, {&x->up}, {&x->down}};
+        }
+    }
+    return true;
+}
+
 static enum nb_status load(struct nb_backend *backend, const struct nb_model *model,
                            void (*progress)(void *context, uint64_t done, uint64_t total),
                            void *context, struct nb_error *err) {
     struct cpu *cpu = (struct cpu *)backend;
     cpu->model = model;
-    if (!make_scratch(cpu)) {
+    if (!list_weights(cpu) || !make_scratch(cpu)) {
         cpu->model = NULL;
         return nb_fail(err, NB_ERR_MEMORY, "out of memory: scratch for batches of %zu tokens",
                        cpu->max_tokens);
@@ -701,17 +860,14 @@ static enum nb_status load(struct nb_backend *backend, const struct nb_model *mo
     }
     widen_vector(&model->norm, cpu->norms + (size_t)c->n_layers * 2 * width);
     nb_rope_frequencies(c, cpu->frequencies);
+    enum nb_status s = pack(cpu, progress, context, err);
+    if (s != NB_OK)
+        return s;
     if (progress)
         progress(context, model->tensors.bytes, model->tensors.bytes);
     nb_log(NB_LOG_INFO, "cpu: %zu bytes of scratch, kernels %s", cpu->arena.allocated_bytes,
            cpu->kernels->name);
     return NB_OK;
-}
-
-static size_t kv_page_bytes(const struct nb_backend *backend) {
-    const struct nb_config *c = &((const struct cpu *)backend)->model->config;
-    return 2 * (size_t)c->n_layers * (size_t)c->n_kv_heads * NB_PAGE_TOKENS *
-           (size_t)c->head_width * sizeof(float);
 }
 
 static enum nb_status kv_alloc(struct nb_backend *backend, size_t n_pages, struct nb_error *err) {

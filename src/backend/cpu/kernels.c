@@ -60,3 +60,62 @@ bool nb_fixed_takes(const struct nb_matrix *m) {
     }
     return most - least > 1e-30f;
 }
+
+bool nb_fixed_packs(const struct nb_matrix *m) {
+    return nb_fixed_takes(m) && m->rows % NB_FIXED_ROWS == 0 &&
+           m->columns % (2 * NB_FIXED_BLOCK) == 0 &&
+           (m->quant.absmax || (m->quant.nested_block & (m->quant.nested_block - 1)) == 0);
+}
+
+struct nb_fixed_packed nb_fixed_place(const struct nb_matrix *m, struct nb_layout *layout) {
+    size_t n = (size_t)m->rows * (size_t)m->columns, pieces = n / NB_FIXED_BLOCK;
+    struct nb_fixed_packed p = {.codes = nb_layout_place(layout, n / 2)};
+    if (m->quant.absmax) {
+        p.absmax = nb_layout_place(layout, pieces * sizeof *p.absmax);
+    } else {
+        p.absmax_code = nb_layout_place(layout, pieces);
+        p.planes = nb_layout_place(layout, 4 * 256);
+    }
+    return p;
+}
+
+/* Codes of a strip, [32, columns / 2] to [columns / 8, 32, 4]. */
+static void pack_codes(const uint8_t *from, size_t row_bytes, uint8_t *to) {
+    enum { LINE = 64 }; /* bytes, of which each row's is read whole */
+    for (size_t line = 0; line < row_bytes; line += LINE) {
+        for (size_t r = 0; r < NB_FIXED_ROWS; r++) {
+            for (size_t i = line; i < line + LINE; i += 4)
+                memcpy(to + i * NB_FIXED_ROWS + r * 4, from + r * row_bytes + i, 4);
+        }
+    }
+}
+
+void nb_fixed_pack(const struct nb_matrix *m, const struct nb_fixed_packed *to, size_t begin,
+                   size_t end) {
+    const struct nb_quant_view *view = &m->quant;
+    size_t columns = (size_t)m->columns, pieces = columns / NB_FIXED_BLOCK,
+           strip_bytes = NB_FIXED_ROWS * columns / 2;
+    int shift = __builtin_ctzll(view->block / NB_FIXED_BLOCK);
+    for (size_t s = begin; s < end; s++) {
+        pack_codes(view->codes + s * strip_bytes, columns / 2,
+                   (uint8_t *)to->codes + s * strip_bytes);
+        for (size_t r = 0; r < NB_FIXED_ROWS; r++) {
+            for (size_t i = 0; i < pieces; i++) {
+                size_t block = ((s * NB_FIXED_ROWS + r) * pieces + i) >> shift;
+                size_t at = s * pieces * NB_FIXED_ROWS;
+                if (to->absmax)
+                    ((float *)to->absmax)[at + i * NB_FIXED_ROWS + r] = view->absmax[block];
+                else
+                    ((uint8_t *)
+                         to->absmax_code)[at + i / 2 * 64 + nb_fixed_packed_place(r, i % 2)] =
+                        view->absmax_code[block];
+            }
+        }
+    }
+    for (size_t i = 0; to->planes && begin == 0 && i < 256; i++) {
+        uint8_t bytes[4];
+        memcpy(bytes, &view->nested_values[i], 4);
+        for (size_t p = 0; p < 4; p++)
+            ((uint8_t *)to->planes)[p * 256 + i] = bytes[p];
+    }
+}

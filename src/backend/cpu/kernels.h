@@ -3,6 +3,7 @@
 #ifndef NB_BACKEND_CPU_KERNELS_H
 #define NB_BACKEND_CPU_KERNELS_H
 
+#include "base/layout.h"
 #include "model/model.h"
 
 #include <stdbool.h>
@@ -35,6 +36,22 @@ static inline size_t nb_fixed_scales(size_t n) {
     return (n / NB_FIXED_BLOCK + 15) / 16 * 16 + 64; /* versions may write 64 at a time */
 }
 
+/* A matrix laid out anew, in strips of NB_FIXED_ROWS rows, which are read from beginning to end:
+ * 4 bytes of codes of each row in turn. Each 64 columns of a row have an absmax, or a code of one,
+ * even where a block of the checkpoint is longer. codes NULL: not laid out. */
+struct nb_fixed_packed {
+    const uint8_t *codes;       /* [rows / 32, columns / 8, 32, 4] */
+    const float *absmax;        /* [rows / 32, columns / 64, 32]; NULL if double quantized */
+    const uint8_t *absmax_code; /* [rows / 32, columns / 128, 64], at nb_fixed_packed_place */
+    const uint8_t *planes;      /* [4, 256]: byte p of the value of each absmax code */
+};
+
+/* Where among 64 absmax codes that of a row is, for the first or second 64 of 128 columns: such
+ * that the bytes of their values, unpacked in lanes of 128 bits, come out in order. */
+static inline size_t nb_fixed_packed_place(size_t row, size_t half) {
+    return row % 16 / 4 * 16 + half * 8 + row / 16 * 4 + row % 4;
+}
+
 /* What a thread needs. */
 struct nb_fixed_scratch {
     int16_t *weights; /* [NB_FIXED_ROWS * NB_FIXED_DEPTH], aligned to 64 bytes */
@@ -45,7 +62,8 @@ struct nb_fixed_scratch {
 /* y[t * y_stride + r] = sum over k of x[t, k] * w[r, k] for t < tokens and row <= r < row + rows.
  */
 struct nb_fixed_job {
-    const struct nb_quant_view *w; /* one that nb_fixed_takes */
+    const struct nb_quant_view *w;        /* one that nb_fixed_takes */
+    const struct nb_fixed_packed *packed; /* of the same matrix, or NULL */
     size_t columns;
     size_t row, rows; /* rows <= NB_FIXED_ROWS */
     struct nb_fixed x;
@@ -59,13 +77,23 @@ struct nb_fixed_kernels {
     /* A token's activations x[n], n a multiple of NB_FIXED_BLOCK, to fixed point. */
     void (*to_fixed)(const float *x, size_t n, int16_t *q, float *scale);
 
-    /* The sums' last bits depend on how many tokens there are. */
+    /* The sums' last bits depend on how many tokens there are, unless the matrix is packed. */
     void (*products)(const struct nb_fixed_job *job);
 };
 
 /* Whether a matrix fits fixed point: no block shorter than NB_FIXED_BLOCK, rows of whole such
  * blocks, and values that are numbers. */
 bool nb_fixed_takes(const struct nb_matrix *m);
+
+/* Whether it can be laid out anew: whole strips, whole chunks of 128 columns. */
+bool nb_fixed_packs(const struct nb_matrix *m);
+
+/* The parts of a packed matrix, in a layout whose sizes are being learnt or that has memory. */
+struct nb_fixed_packed nb_fixed_place(const struct nb_matrix *m, struct nb_layout *layout);
+
+/* Fills strips [begin, end) of a matrix that was placed; the planes with strip 0. */
+void nb_fixed_pack(const struct nb_matrix *m, const struct nb_fixed_packed *to, size_t begin,
+                   size_t end);
 
 /* ---- all kernels
  * ------------------------------------------------------------------------ */

@@ -6,32 +6,20 @@
  * of f32. What a block of weights gave is scaled by its absmax and the activations' scale in f32.
  * bf16 would run at the same rate, but keeps 8 bits of each factor where this keeps 13 to 16.
  *
+ * Here rows lie as in the checkpoint; kernels_packed.c has those that were laid out anew.
+ *
  * Few tokens: a vector holds 32 weights of one row, and a row is summed across the vector at its
  * end; memory is what limits. Many tokens: a vector holds a pair of weights of each of 16 rows,
  * and codes are looked up once for all tokens; arithmetic is what limits.
  */
-#include "backend/cpu/kernels_x86.h"
+#include "backend/cpu/kernels_fixed.h"
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
 #include <math.h>
-#include <stdalign.h>
 #include <string.h>
 
-#define VNNI                                                                                       \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma")))
-#define INLINE static inline __attribute__((always_inline))
-/* Before each loop over what lies in registers: unrolled early, arrays become registers. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 enum {
-    BLOCK = NB_FIXED_BLOCK, /* columns that share a scale */
-    CHUNK = 2 * BLOCK,      /* columns whose codes fill a vector */
     /* Sums of products must fit 32 bits, whatever the numbers are. Where a vector holds a row, 8
      * products go into a sum; where it holds 16 rows, all 64 of a block, whose activations are
      * therefore made to have magnitudes that sum to no more than X_SUM. Gaussian activations then
@@ -39,7 +27,6 @@ enum {
     X_MAX = 16383,
     X_SUM = 262000,
     W_MAX_ROW = 16383,
-    W_MAX_ROWS = 8191,
 };
 _Static_assert(8LL * X_MAX * W_MAX_ROW < INT32_MAX &&
                    (X_SUM + BLOCK / 2 + 1LL) * W_MAX_ROWS < INT32_MAX,
@@ -101,16 +88,6 @@ VNNI static void to_fixed(const float *x, size_t n, int16_t *q, float *scale) {
 /* ---- weights -----------------------------------------------------------------------------------
  */
 
-/* The values as integers up to `max`, twice over, so that the fifth bit of an index says nothing.
- * *unit is what 1 stands for. */
-VNNI INLINE __m512i value_table(const struct nb_quant_view *view, int max, float *unit) {
-    __m512 values = _mm512_loadu_ps(view->values);
-    *unit = _mm512_reduce_max_ps(_mm512_abs_ps(values)) / (float)max;
-    __m256i words =
-        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_div_ps(values, _mm512_set1_ps(*unit))));
-    return _mm512_broadcast_i64x4(words);
-}
-
 /* 256 floats as bytes: planes[i] holds byte i of each, for vpermi2b to look up. */
 struct planes {
     alignas(64) uint8_t at[4][256];
@@ -125,16 +102,6 @@ VNNI static void make_planes(const float *values, struct planes *out) {
     }
 }
 
-/* Byte p of the values of 64 codes. */
-VNNI INLINE __m512i look_up_plane(const struct planes *planes, int p, __m512i codes) {
-    const uint8_t *at = planes->at[p];
-    __m512i low =
-        _mm512_permutex2var_epi8(_mm512_load_si512(at), codes, _mm512_load_si512(at + 64));
-    __m512i high =
-        _mm512_permutex2var_epi8(_mm512_load_si512(at + 128), codes, _mm512_load_si512(at + 192));
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
-}
-
 /* out[0..64) = absmax of up to 64 pieces of double quantized blocks with one nested absmax. */
 VNNI INLINE void nested_absmax64(const struct planes *planes, const uint8_t *codes, size_t n,
                                  float nested, float offset, float *out) {
@@ -142,20 +109,15 @@ VNNI INLINE void nested_absmax64(const struct planes *planes, const uint8_t *cod
     const __m512i quarters =
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     __mmask64 there = n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0;
-    __m512i c = _mm512_permutexvar_epi32(quarters, _mm512_maskz_loadu_epi8(there, codes)), b[4];
-    UNROLL
-    for (int p = 0; p < 4; p++)
-        b[p] = look_up_plane(planes, p, c);
-    __m512i low0 = _mm512_unpacklo_epi8(b[0], b[1]), low1 = _mm512_unpackhi_epi8(b[0], b[1]);
-    __m512i high0 = _mm512_unpacklo_epi8(b[2], b[3]), high1 = _mm512_unpackhi_epi8(b[2], b[3]);
-    const __m512i value[4] = {
-        _mm512_unpacklo_epi16(low0, high0), _mm512_unpackhi_epi16(low0, high0),
-        _mm512_unpacklo_epi16(low1, high1), _mm512_unpackhi_epi16(low1, high1)};
+    __m512 value[4];
+    values_of_codes(planes->at[0],
+                    _mm512_permutexvar_epi32(quarters, _mm512_maskz_loadu_epi8(there, codes)),
+                    value);
     UNROLL
     for (int i = 0; i < 4; i++)
-        _mm512_storeu_ps(out + i * 16, _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(value[i]),
-                                                                   _mm512_set1_ps(nested)),
-                                                     _mm512_set1_ps(offset)));
+        _mm512_storeu_ps(
+            out + i * 16,
+            _mm512_add_ps(_mm512_mul_ps(value[i], _mm512_set1_ps(nested)), _mm512_set1_ps(offset)));
 }
 
 /* out[r][pieces, with room for 64] = absmax of the 64-column pieces of rows [row, row + rows); what
@@ -507,7 +469,9 @@ VNNI static void many_tokens(const struct nb_fixed_job *job) {
 }
 
 VNNI static void products_fixed(const struct nb_fixed_job *job) {
-    if (job->rows == ROWS && job->tokens > FEW)
+    if (job->packed)
+        nb_fixed_products_packed(job);
+    else if (job->rows == ROWS && job->tokens > FEW)
         many_tokens(job);
     else
         few_tokens(job);
