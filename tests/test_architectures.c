@@ -27,7 +27,7 @@ enum { N_PROMPTS = 3 };
 
 static void on_every_version(void (*test)(const char *checkpoint, const char *cpu,
                                           struct nb_engine *engine, const struct golden *g)) {
-    const char *cpus[3];
+    const char *cpus[MAX_VERSIONS];
     int n_cpus = versions(cpus);
     for (size_t i = 0; i < sizeof checkpoints / sizeof *checkpoints; i++) {
         char folder[128];
@@ -43,11 +43,10 @@ static void on_every_version(void (*test)(const char *checkpoint, const char *cp
     }
 }
 
-/* Logits have a standard deviation of 3: this is rounding of f32 sums. */
 static void compare_prompts(const char *checkpoint, const char *cpu, struct nb_engine *engine,
                             const struct golden *g) {
     for (int p = 0; p < N_PROMPTS; p++)
-        compare_logits(engine, g, p, 2e-4f, 1e-8, checkpoint, cpu);
+        compare_logits(engine, g, p, checkpoint, cpu);
 }
 
 static void logits(void **state) {
@@ -57,9 +56,9 @@ static void logits(void **state) {
 
 static void compare_continuations(const char *checkpoint, const char *cpu, struct nb_engine *engine,
                                   const struct golden *g) {
-    (void)checkpoint, (void)cpu;
+    (void)checkpoint;
     for (int p = 0; p < N_PROMPTS; p++)
-        compare_greedy(engine, g, p);
+        compare_greedy(engine, g, p, cpu);
 }
 
 static void greedy_continuations(void **state) {

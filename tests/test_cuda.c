@@ -1,0 +1,428 @@
+/* Loading on a GPU: what lies in its memory is, to the bit, what nb_cuda_repack makes on the host,
+ * for every checkpoint there is, quantized on the way or not. And the CUDA backend beside the CPU's
+ * on random steps. Skipped where there is no GPU. */
+#include "test.h"
+
+#include "backend/cuda/load.h"
+#include "backend/cuda/repack.h"
+#include "base/float16.h"
+#include "checkpoint.h"
+#include "engine/engine.h"
+#include "model/synthetic.h"
+
+#include <math.h>
+
+static bool has_gpu(void) {
+    int n = 0;
+    if (cudaGetDeviceCount(&n) == cudaSuccess && n > 0)
+        return true;
+    cudaGetLastError();
+    return false;
+}
+
+#define NEEDS_GPU()                                                                                \
+    do {                                                                                           \
+        (void)state;                                                                               \
+        if (!has_gpu())                                                                            \
+            skip();                                                                                \
+    } while (0)
+
+#define assert_cuda(call) assert_string_equal(cudaGetErrorName(call), "cudaSuccess")
+
+/* ---- loading ---- */
+
+struct loaded {
+    struct nb_cuda_plan plan;
+    struct nb_cuda_model m;
+    struct nb_arena arena;
+    void *memory, *embedding;
+};
+
+static void load_model(const struct nb_model *model, const struct nb_quantize_options *quantize,
+                       bool embedding_on_host, struct loaded *out) {
+    struct nb_error err;
+    const struct nb_cuda_plan_options options = {
+        .context = 64, .n_pages = 4, .max_batch_tokens = 64, .quantize = quantize};
+    memset(out, 0, sizeof *out);
+    assert_ok(nb_cuda_plan(&model->config, model, &options, &out->plan, &err), err);
+    assert_ok(nb_cuda_describe(model, quantize, &out->arena, &out->m, &err), err);
+    size_t weights = out->plan.experts + out->plan.attention + out->plan.head + out->plan.small +
+                     out->plan.embedding,
+           scratch = 256 << 20;
+    assert_cuda(cudaMalloc(&out->memory, weights + scratch));
+    assert_cuda(cudaMemset(out->memory, 0xA5, weights + scratch));
+    void *mapped = NULL;
+    if (embedding_on_host && out->plan.embedding) {
+        assert_cuda(cudaHostAlloc(&out->embedding, out->plan.embedding, cudaHostAllocMapped));
+        assert_cuda(cudaHostGetDevicePointer(&mapped, out->embedding, 0));
+    }
+    const struct nb_cuda_load load = {
+        .model = model,
+        .quantize = quantize,
+        .plan = &out->plan,
+        .threads = 4,
+        .weights = out->memory,
+        .embedding_host = out->embedding,
+        .embedding_host_device = mapped,
+        .scratch = (uint8_t *)out->memory + weights,
+        .scratch_bytes = scratch,
+    };
+    assert_ok(nb_cuda_load(&load, &out->m, &err), err);
+}
+
+static void unload(struct loaded *l) {
+    cudaFree(l->memory);
+    cudaFreeHost(l->embedding);
+    nb_arena_free(&l->arena);
+}
+
+/* Bytes on the device against those that the host makes. */
+static void check_matrix(const struct nb_cuda_matrix *got, size_t index,
+                         const struct nb_cuda_source *source, const char *what, int layer) {
+    size_t n = got->shape.bytes;
+    uint8_t *want = malloc(n), *have = malloc(n);
+    assert_true(want && have);
+    nb_cuda_repack(source, &got->shape, 0, got->shape.n_tiles, want);
+    assert_cuda(cudaMemcpy(have, got->data + index * n, n, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < n; i++) {
+        if (have[i] != want[i])
+            fail_msg(
+                "layer %d, %s %zu (kind %d): byte %zu of %zu (%zu of a unit) is %02x, expected "
+                "%02x",
+                layer, what, index, (int)got->shape.kind, i, n, i % got->shape.unit_bytes, have[i],
+                want[i]);
+    }
+    free(want), free(have);
+}
+
+static void check_floats(const float *device, const float *want, size_t n, const char *what) {
+    float *have = malloc(n * sizeof *have);
+    assert_non_null(have);
+    assert_cuda(cudaMemcpy(have, device, n * sizeof *have, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < n; i++) {
+        if (have[i] != want[i])
+            fail_msg("%s: value %zu is %g, expected %g", what, i, (double)have[i], (double)want[i]);
+    }
+    free(have);
+}
+
+static void check_vector(const float *device, const struct nb_vector *v) {
+    float *want = malloc((size_t)v->n * sizeof *want);
+    assert_non_null(want);
+    for (int32_t i = 0; i < v->n; i++)
+        want[i] = v->type == NB_WEIGHT_F32   ? ((const float *)v->data)[i]
+                  : v->type == NB_WEIGHT_F16 ? nb_f16_to_f32(((const uint16_t *)v->data)[i])
+                                             : nb_bf16_to_f32(((const uint16_t *)v->data)[i]);
+    check_floats(device, want, (size_t)v->n, v->name);
+    free(want);
+}
+
+/* Everything that was loaded, against `want`: the same model, quantized by the CPU if it was. */
+static void check_loaded(const struct loaded *l, const struct nb_model *want) {
+    const struct nb_config *c = &want->config;
+    float nested_values[256];
+    struct nb_error err;
+    nb_cuda_nested_values(want, nested_values);
+    for (int i = 0; i < c->n_layers; i++) {
+        struct nb_arena arena = {0};
+        struct nb_cuda_layer_sources s;
+        const struct nb_cuda_layer *got = &l->m.host_layers[i];
+        assert_ok(nb_cuda_layer_sources(c, &want->layers[i], NULL, nested_values, &arena, &s, &err),
+                  err);
+        assert_memory_equal(&s.qkv_shape, &got->qkv.shape, sizeof s.qkv_shape);
+        assert_memory_equal(&s.gate_up_shape, &got->gate_up.shape, sizeof s.qkv_shape);
+        check_matrix(&got->qkv, 0, &s.qkv, "qkv", i);
+        check_matrix(&got->o, 0, &s.o, "o", i);
+        for (int e = 0; e < c->n_experts; e++) {
+            check_matrix(&got->gate_up, (size_t)e, &s.gate_up[e], "gate and up", i);
+            check_matrix(&got->down, (size_t)e, &s.down[e], "down", i);
+        }
+        check_vector(got->attention_norm, &want->layers[i].attention_norm);
+        check_vector(got->expert_norm, &want->layers[i].expert_norm);
+        if (c->qk_norm)
+            check_vector(got->k_norm, &want->layers[i].k_norm);
+        const struct nb_matrix *router = &want->layers[i].router;
+        size_t n = (size_t)router->rows * (size_t)router->columns;
+        if (!c->dense && router->type == NB_WEIGHT_4BIT) {
+            float *floats = malloc(n * sizeof *floats);
+            assert_non_null(floats);
+            nb_dequantize_f32(&router->quant, 0, n, floats);
+            check_floats(got->router, floats, n, "router");
+            free(floats);
+        }
+        nb_arena_free(&arena);
+    }
+    struct nb_cuda_source head = {.parts = {&want->head}, .n_parts = 1};
+    check_matrix(&l->m.head, 0, &head, "head", -1);
+    check_vector(l->m.norm, &want->norm);
+    check_floats(l->m.nested_values, nested_values, 256, "nested values");
+    if (c->tied) {
+        assert_null(l->m.embedding);
+    } else if (want->embedding.type == NB_WEIGHT_BF16) {
+        size_t n = (size_t)c->n_vocab * (size_t)c->width * 2;
+        uint8_t *have = malloc(n);
+        assert_non_null(have);
+        assert_cuda(cudaMemcpy(have, l->m.embedding, n, cudaMemcpyDefault));
+        assert_memory_equal(have, want->embedding.data, n);
+        free(have);
+    }
+}
+
+static const char *const checkpoints[] = {
+    "mixtral-tiny-bf16",
+    "mixtral-tiny-nf4",
+    "mixtral-tiny-nf4-sharded",
+    "arch-tiny-mistral",
+    "arch-tiny-llama",
+    "arch-tiny-qwen3",
+    "arch-tiny-qwen3_moe",
+    "arch-tiny-qwen3_moe-one-nf4",
+    "arch-tiny-small-fp16",
+    "arch-tiny-small-fp32",
+    "arch-tiny-mixtral-fused",
+    "arch-tiny-small-fp4",
+    "arch-tiny-small-nf4-plain-absmax",
+    "arch-tiny-small-nf4-in-fp16",
+    "arch-tiny-small-nf4-blocks-128",
+    "arch-tiny-small-nf4-blocks-4096",
+};
+
+static void loads_what_the_host_makes(void **state) {
+    NEEDS_GPU();
+    for (size_t i = 0; i < sizeof checkpoints / sizeof *checkpoints; i++) {
+        char folder[128];
+        struct nb_error err;
+        snprintf(folder, sizeof folder, "tests/golden/%s", checkpoints[i]);
+        for (int how = 0; how < 3; how++) { /* as it is, in NF4, in FP4 */
+            struct nb_model model, quantized;
+            struct loaded l;
+            struct nb_quantize_options options = nb_quantize_defaults;
+            options.type = how == 2 ? NB_QUANT_FP4 : NB_QUANT_NF4;
+            assert_ok(nb_model_open(test_path(folder), &model, &err), err);
+            assert_ok(nb_model_open(test_path(folder), &quantized, &err), err);
+            bool quantize = how > 0 && !nb_model_is_quantized(&model);
+            if (quantize) {
+                struct nb_pool *pool;
+                assert_ok(nb_pool_create(2, &pool, &err), err);
+                assert_ok(nb_model_quantize(&quantized, &options, pool, NULL, NULL, &err), err);
+                nb_pool_free(pool);
+            }
+            load_model(&model, quantize ? &options : NULL, how == 1, &l);
+            check_loaded(&l, &quantized);
+            unload(&l);
+            nb_model_close(&quantized);
+            nb_model_close(&model);
+        }
+    }
+}
+
+/* A model whose matrices take several pieces, and whose units end in padding. */
+static void loads_large_matrices(void **state) {
+    NEEDS_GPU();
+    static const char *const specs[] = {"tiny", "mixtral-8x7b:1"};
+    for (size_t i = 0; i < 2; i++) {
+        struct nb_pool *pool;
+        struct nb_error err;
+        struct nb_model model;
+        struct loaded l;
+        assert_ok(nb_pool_create(0, &pool, &err), err);
+        assert_ok(nb_model_synthetic(specs[i], pool, &model, &err), err);
+        if (i == 1) /* the other experts are alike, and the host is slow at this */
+            model.config.n_experts = model.layers[0].router.rows = 1;
+        load_model(&model, NULL, false, &l);
+        check_loaded(&l, &model);
+        unload(&l);
+        nb_model_close(&model);
+        nb_pool_free(pool);
+    }
+}
+
+/* Quantizing on the GPU gives the host's bits for weights of every size, from subnormal to large,
+ * NaN among them, in blocks of every size. */
+static void quantizes_to_the_bit(void **state) {
+    NEEDS_GPU();
+    enum { N = 1 << 20 };
+    uint64_t seed = 7;
+    float *f32 = malloc(N * 4), *absmax = malloc(N / 64 * 4), *have_absmax = malloc(N / 64 * 4);
+    uint16_t *f16 = malloc(N * 2), *bf16 = malloc(N * 2);
+    uint8_t *codes = malloc(N / 2), *have = malloc(N / 2);
+    assert_true(f32 && absmax && have_absmax && f16 && bf16 && codes && have);
+    for (size_t i = 0; i < N; i++) {
+        int power = (int)(i / 4096 % 250) - 140; /* of a run of blocks */
+        f32[i] = ldexpf(random_normal(&seed), power);
+        if (i % 100003 == 0)
+            f32[i] = NAN;
+        if (i / 4096 % 251 == 250)
+            f32[i] = 0;
+        bf16[i] = nb_f32_to_bf16(f32[i]);
+        f16[i] = nb_f32_to_f16(random_normal(&seed));
+    }
+    void *x, *device_codes, *device_absmax;
+    assert_cuda(cudaMalloc(&x, N * 4));
+    assert_cuda(cudaMalloc(&device_codes, N / 2));
+    assert_cuda(cudaMalloc(&device_absmax, N / 64 * 4));
+    for (int type = 0; type < 3; type++) {
+        const void *data = type == 0 ? (const void *)f32 : type == 1 ? (const void *)f16 : bf16;
+        assert_cuda(cudaMemcpy(x, data, N * (type == 0 ? 4 : 2), cudaMemcpyHostToDevice));
+        for (int fp4 = 0; fp4 < 2; fp4++) {
+            for (size_t block = 64; block <= 4096; block *= 4) {
+                struct nb_error err;
+                enum nb_quant_type code = fp4 ? NB_QUANT_FP4 : NB_QUANT_NF4;
+                if (type == 0)
+                    assert_ok(nb_quantize_f32(code, block, f32, N, codes, absmax, &err), err);
+                else if (type == 1)
+                    assert_ok(nb_quantize_f16(code, block, f16, N, codes, absmax, &err), err);
+                else
+                    assert_ok(nb_quantize_bf16(code, block, bf16, N, codes, absmax, &err), err);
+                assert_cuda(nb_cuda_quantize(fp4, (int64_t)block, x, type, N, device_codes,
+                                             device_absmax, 0));
+                assert_cuda(cudaMemcpy(have, device_codes, N / 2, cudaMemcpyDeviceToHost));
+                assert_cuda(
+                    cudaMemcpy(have_absmax, device_absmax, N / block * 4, cudaMemcpyDeviceToHost));
+                assert_memory_equal(have_absmax, absmax, N / block * 4);
+                for (size_t i = 0; i < N / 2; i++) {
+                    if (have[i] != codes[i])
+                        fail_msg("type %d, fp4 %d, block %zu: byte %zu is %02x, expected %02x "
+                                 "(absmax %g)",
+                                 type, fp4, block, i, have[i], codes[i],
+                                 (double)absmax[2 * i / block]);
+                }
+            }
+        }
+    }
+    cudaFree(x), cudaFree(device_codes), cudaFree(device_absmax);
+    free(f32), free(f16), free(bf16), free(codes), free(have), free(absmax), free(have_absmax);
+}
+
+/* ---- steps ---- */
+
+static struct nb_engine *open_synthetic(const char *spec, const char *backend, const char *ways,
+                                        int32_t context, int32_t sequences) {
+    struct nb_pool *pool;
+    struct nb_error err;
+    struct nb_model model;
+    struct nb_engine *engine;
+    const struct nb_options options = {
+        .backend = backend, .cpu = ways, .context = context, .sequences = sequences};
+    assert_ok(nb_pool_create(0, &pool, &err), err);
+    assert_ok(nb_model_synthetic(spec, pool, &model, &err), err);
+    assert_ok(nb_engine_open_model(&model, spec, &options, &engine, &err), err);
+    nb_pool_free(pool);
+    return engine;
+}
+
+static double divergence_of(const float *p, const float *q, size_t n) {
+    double mp = -INFINITY, mq = -INFINITY, sp = 0, sq = 0, kl = 0;
+    for (size_t i = 0; i < n; i++) {
+        mp = fmax(mp, p[i]);
+        mq = fmax(mq, q[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        sp += exp(p[i] - mp);
+        sq += exp(q[i] - mq);
+    }
+    for (size_t i = 0; i < n; i++)
+        kl += exp(p[i] - mp) / sp * (p[i] - mp - log(sp) - (q[i] - mq - log(sq)));
+    return kl;
+}
+
+/* Steps of 1 to 64 sequences, each with a token or a chunk of a prompt, from one random stream: the
+ * logits of every step, one row a sequence, are kept in *out. */
+enum { STEPS = 40, MOST = 64 };
+static size_t random_steps(struct nb_engine *engine, uint64_t seed, float **out) {
+    struct nb_error err;
+    struct nb_sequence q[MOST];
+    size_t vocab = (size_t)engine->model.config.n_vocab, rows = 0;
+    *out = malloc(STEPS * MOST * vocab * sizeof **out);
+    int32_t *ids = malloc(MOST * 64 * sizeof *ids);
+    assert_true(*out && ids);
+    for (int i = 0; i < MOST; i++)
+        assert_ok(nb_sequence_open(engine, &q[i], &err), err);
+    for (int step = 0; step < STEPS; step++) {
+        struct nb_step_part parts[MOST];
+        size_t n = 1 + random_bits(&seed) % (step % 4 == 0 ? MOST : 9), used = 0, first;
+        bool decode = step % 3 == 1; /* otherwise some are chunks */
+        first = random_bits(&seed) % MOST;
+        for (size_t i = 0; i < n; i++) {
+            struct nb_sequence *s = &q[(first + i) % MOST];
+            size_t count = decode || random_bits(&seed) % 2 ? 1 : 1 + random_bits(&seed) % 40;
+            for (size_t k = 0; k < count; k++)
+                ids[used + k] = (int32_t)(random_bits(&seed) % vocab);
+            parts[i] = (struct nb_step_part){s, ids + used, count, 1};
+            used += count;
+        }
+        float *logits;
+        assert_ok(nb_engine_step(engine, parts, n, &logits, &err), err);
+        memcpy(*out + rows * vocab, logits, n * vocab * sizeof *logits);
+        rows += n;
+    }
+    for (int i = 0; i < MOST; i++)
+        nb_sequence_close(&q[i]);
+    free(ids);
+    return rows;
+}
+
+static void steps_like_the_cpu(void **state) {
+    NEEDS_GPU();
+    struct nb_engine *cpu = open_synthetic("tiny", "cpu", "plain", 1024, MOST);
+    size_t vocab = (size_t)cpu->model.config.n_vocab;
+    float *want, *got, *again;
+    size_t rows = random_steps(cpu, 5, &want);
+    static const char *const ways[] = {"plain", "batch", "decode"};
+    for (int w = 0; w < 3; w++) {
+        struct nb_engine *gpu = open_synthetic("tiny", "cuda", ways[w], 1024, MOST);
+        assert_int_equal(random_steps(gpu, 5, &got), rows);
+        assert_int_equal(random_steps(gpu, 5, &again), rows);
+        assert_memory_equal(got, again, rows * vocab * sizeof *got); /* the same bits every time */
+        double worst = 0, sum = 0;
+        for (size_t r = 0; r < rows; r++) {
+            double kl = divergence_of(want + r * vocab, got + r * vocab, vocab);
+            worst = kl > worst || isnan(kl) ? kl : worst;
+            sum += kl;
+        }
+        printf("# %s: KL of %zu rows at most %.3g, on average %.3g\n", ways[w], rows, worst,
+               sum / (double)rows);
+        assert_true(worst < (w == 0 ? 1e-3 : 5e-3));
+        free(got), free(again);
+        nb_engine_close(gpu);
+    }
+    free(want);
+    nb_engine_close(cpu);
+}
+
+/* What does not fit is refused before anything is taken, and says what would. */
+static void refuses_what_does_not_fit(void **state) {
+    NEEDS_GPU();
+    struct nb_pool *pool;
+    struct nb_error err;
+    struct nb_model model;
+    struct nb_engine *engine;
+    size_t before, after, all;
+    assert_ok(nb_pool_create(0, &pool, &err), err);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(nb_model_synthetic("tiny", pool, &model, &err), err);
+        const struct nb_options options = {
+            .backend = "cuda", .context = 1024, .memory_limit = i ? (uint64_t)100 << 20 : 1 << 20};
+        cudaFree(NULL);
+        assert_cuda(cudaMemGetInfo(&before, &all));
+        enum nb_status s = nb_engine_open_model(&model, "tiny", &options, &engine, &err);
+        if (i) {
+            assert_ok(s, err);
+            nb_engine_close(engine);
+            continue;
+        }
+        assert_cuda(cudaMemGetInfo(&after, &all));
+        expect_failure("a limit of 1 MiB", s, &err, NB_ERR_MEMORY, "GiB|keys and values|fit");
+        assert_true(before - after < 64 << 20);
+    }
+    nb_pool_free(pool);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(quantizes_to_the_bit),      cmocka_unit_test(loads_what_the_host_makes),
+        cmocka_unit_test(loads_large_matrices),      cmocka_unit_test(steps_like_the_cpu),
+        cmocka_unit_test(refuses_what_does_not_fit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
