@@ -3,8 +3,10 @@
  * support a model. src/backend/cpu/cpu.c is the same pass on the CPU, with the sources of the
  * architecture.
  */
+extern "C" {
 #include "backend/backend.h"
-#include "backend/cuda/device.h"
+}
+#include "backend/cuda/weights.cuh"
 #include "base/layout.h"
 
 #include <cuda_fp8.h>
@@ -21,71 +23,6 @@ __host__ __device__ constexpr int div_up(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* ---- weights ---- */
-
-/* How the rows of a matrix are spread over its tiles; layout.h has the orders. */
-struct rows {
-    enum nb_cuda_order order;
-    int32_t head_rows, rotary_rows; /* of NB_CUDA_ROTARY: d, and how many rows are in that order */
-};
-
-/* Where row `row` of a matrix is: its tile and its place there, and its number in its own tensor.
- */
-struct place {
-    int32_t tile, in_tile, row;
-};
-
-__device__ place place_of(const struct nb_cuda_shape &s, rows r, int32_t row) {
-    if (r.order == NB_CUDA_GATE_UP) {
-        int32_t up = row >= s.rows / 2, i = row - up * (s.rows / 2);
-        return {i / 8, i % 8 + 8 * up, i};
-    }
-    if (r.order == NB_CUDA_ROTARY && row < r.rotary_rows) {
-        int32_t head = row / r.head_rows, i = row % r.head_rows, half = r.head_rows / 2;
-        int32_t second = i >= half;
-        i -= second * half;
-        return {head * (r.head_rows / NB_CUDA_TILE) + i / 8, i % 8 + 8 * second, row};
-    }
-    return {row / NB_CUDA_TILE, row % NB_CUDA_TILE, row};
-}
-
-/* absmax of row p, column `column`, in the unit that begins with chunk c0. */
-__device__ float absmax(const struct nb_cuda_shape &s, const float *nested_values,
-                        const uint8_t *unit, place p, int32_t c0, int32_t column) {
-    int32_t chunk = column / NB_CUDA_CHUNK, c = chunk - c0;
-    if (s.kind == NB_CUDA_ABSMAX) {
-        int32_t part = s.scales_per_chunk == 2 ? column % NB_CUDA_CHUNK / 32 : 0;
-        return ((const float *)(unit +
-                                s.scale_bytes))[(c * s.scales_per_chunk + part) * 16 + p.in_tile];
-    }
-    int32_t half = p.in_tile / 8;
-    int32_t slot = NB_CUDA_SLOT(&s, p.row, chunk, p.row - p.in_tile % 8, c0);
-    const float *nested = (const float *)unit, *offset = nested + 2 * s.n_nested;
-    uint8_t code = unit[s.scale_bytes + c * NB_CUDA_TILE + p.in_tile];
-    return __fadd_rn(__fmul_rn(nested_values[code], nested[half * s.n_nested + slot]),
-                     offset[half]);
-}
-
-/* Weights [row, column] and [row, column + 1] of the matrix at `data`; `column` is even. */
-__device__ float2 weights(const nb_cuda_model &m, const nb_cuda_matrix &w, const uint8_t *data,
-                          place p, int32_t column) {
-    const struct nb_cuda_shape &s = w.shape;
-    int32_t chunk = column / NB_CUDA_CHUNK, in_chunk = column % NB_CUDA_CHUNK;
-    int32_t unit_index = chunk / s.unit_chunks, c0 = unit_index * s.unit_chunks;
-    const uint8_t *unit = data + ((size_t)p.tile * s.n_units + unit_index) * s.unit_bytes;
-    int32_t lane = p.in_tile % 8 * 4 + in_chunk / 16, step = in_chunk % 16 / 4;
-    int32_t b = p.in_tile / 8 + 2 * (in_chunk % 4 / 2);
-    if (s.kind == NB_CUDA_BF16) {
-        const __nv_bfloat162 *at = (const __nv_bfloat162 *)(unit + s.code_bytes);
-        return __bfloat1622float2(at[((chunk - c0) * 32 + lane) * 16 + 4 * step + b]);
-    }
-    uint8_t codes =
-        unit[s.code_bytes + (chunk - c0) * NB_CUDA_CHUNK_CODES + lane * 16 + 4 * step + b];
-    float scale = absmax(s, m.nested_values, unit, p, c0, column);
-    const float *values = m.values + 16 * w.values;
-    return make_float2(values[codes >> 4] * scale, values[codes & 15] * scale);
-}
-
 /* ---- products ---- */
 
 __device__ float warp_sum(float x) {
@@ -96,17 +33,17 @@ __device__ float warp_sum(float x) {
 
 /* y[i, r] = W_e x[i / share], [r]: y [n, rows], x [n / share, columns], both f32; e = expert[i], or
  * 0 without `expert`. A warp for each of the rows. */
-__global__ void multiply(nb_cuda_model m, nb_cuda_matrix w, rows order, const float *x, int share,
-                         const int32_t *expert, float *y) {
+__global__ void multiply(nb_cuda_model m, nb_cuda_matrix w, nb_rows order, const float *x,
+                         int share, const int32_t *expert, float *y) {
     int32_t row = blockIdx.x * WARPS + threadIdx.x / 32, i = blockIdx.y, lane = threadIdx.x % 32;
     if (row >= w.shape.rows)
         return;
     const uint8_t *data = w.data + (expert ? (size_t)expert[i] * w.shape.bytes : 0);
     const float *in = x + (size_t)(i / share) * w.shape.columns;
-    place p = place_of(w.shape, order, row);
+    nb_place p = nb_weight_place(w.shape, order, row);
     float sum = 0;
     for (int32_t c = 2 * lane; c < w.shape.columns; c += 64) {
-        float2 pair = weights(m, w, data, p, c);
+        float2 pair = nb_weights(m, w, data, p, c);
         sum += pair.x * in[c];
         if (c + 1 < w.shape.columns)
             sum += pair.y * in[c + 1];
@@ -116,7 +53,7 @@ __global__ void multiply(nb_cuda_model m, nb_cuda_matrix w, rows order, const fl
         y[(size_t)i * w.shape.rows + row] = sum;
 }
 
-cudaError_t launch_multiply(const nb_cuda_model &m, const nb_cuda_matrix &w, rows order,
+cudaError_t launch_multiply(const nb_cuda_model &m, const nb_cuda_matrix &w, nb_rows order,
                             const float *x, int share, const int32_t *expert, float *y, int n,
                             cudaStream_t stream) {
     for (int i = 0; i < n; i += 32768) { /* a grid's height has a limit */
@@ -136,8 +73,9 @@ __global__ void embed(nb_cuda_model m, const int32_t *token, float *x) {
     int32_t id = token[t];
     for (int32_t i = threadIdx.x; i < m.width; i += blockDim.x) {
         if (m.tied) {
-            float2 pair = weights(m, m.head, m.head.data,
-                                  place_of(m.head.shape, {NB_CUDA_NATURAL, 0, 0}, id), i & ~1);
+            float2 pair =
+                nb_weights(m, m.head, m.head.data,
+                           nb_weight_place(m.head.shape, {NB_CUDA_NATURAL, 0, 0}, id), i & ~1);
             x[t * m.width + i] = i & 1 ? pair.y : pair.x;
         } else {
             x[t * m.width + i] = __bfloat162float(m.embedding[(size_t)id * m.width + i]);
@@ -373,7 +311,7 @@ cudaError_t attention(const nb_cuda_model &m, const nb_cuda_step &s, int layer, 
                       cudaStream_t stream) {
     const nb_cuda_layer &l = m.host_layers[layer];
     int n = s.n_tokens, H = m.n_heads, G = m.n_kv_heads, d = m.head_width;
-    rows rotary = {d % 16 ? NB_CUDA_NATURAL : NB_CUDA_ROTARY, d, (H + G) * d};
+    nb_rows rotary = {d % 16 ? NB_CUDA_NATURAL : NB_CUDA_ROTARY, d, (H + G) * d};
     rms_norm<<<div_up(n, WARPS), WARPS * 32, 0, stream>>>(w.x, nullptr, l.attention_norm, n,
                                                           m.width, m.width, m.rms_eps, w.normed);
     TRY(launch_multiply(m, l.qkv, rotary, w.normed, 1, nullptr, w.qkv, n, stream));

@@ -1,0 +1,668 @@
+/* A run is what a batch has of one sequence: tokens side by side whose positions are, too. Short
+ * runs (decode tokens, and a few tokens after a prefix) are bound by reading KV memory: tiles of 8
+ * rows (query heads of one KV head times tokens), whose context is split among blocks, a page to a
+ * warp at a time, straight from memory into the registers of mma: nothing is staged. Long runs are
+ * bound by products: tiles of 128 rows, flash attention (Dao, "FlashAttention-2", 2023; Shah et
+ * al., "FlashAttention-3", 2024) with keys and values staged in shared memory once for all heads of
+ * a group: by mma.sync anywhere, by wgmma and the tensor copy engine on sm_90a (attention_90a.cuh).
+ *
+ * Results depend on how the context was split, and that on the batch; the same batch gives the same
+ * bits, for parts are combined in their order by whichever block is the last to finish.
+ */
+#include "backend/cuda/attention.h"
+
+extern "C" {
+#include "backend/backend.h"
+}
+#include "backend/cuda/common.cuh"
+#include "base/layout.h"
+
+#include <math_constants.h>
+
+namespace {
+
+enum {
+    SHORT_ROWS = 8,    /* of a tile of a short run: the n of an mma */
+    SHORT_TILES = 4,   /* a run of more such tiles is long */
+    SHORT_WARPS = 4,   /* of a block */
+    MIN_PAGES = 4,     /* that a part of a split context has at least */
+    BLOCKS_PER_SM = 4, /* that the split aims at */
+    LONG_ROWS = 128,
+    LONG_KEYS = 64, /* staged at a time */
+    PLAN_THREADS = 1024,
+};
+
+/* A block's work on a short run, for each KV head. */
+struct part {
+    int32_t token, n_tokens;      /* of the tile, in the queries */
+    int32_t first_page, end_page; /* of the sequence */
+    int32_t tile;                 /* its number among tiles */
+    int32_t index, n_parts, sums; /* of the tile's parts; the first one's place in `sums` */
+};
+
+struct tile {
+    int32_t token, n_tokens;
+};
+
+struct counts {
+    int32_t parts, tiles;
+};
+
+/* Sizes that follow from the model, known to host and device. */
+struct shape {
+    int32_t group;       /* query heads of a KV head */
+    int32_t heads;       /* of them in a short tile: all, or 8 at a time */
+    int32_t columns;     /* KV heads times (group / heads, rounded up): blocks of a part */
+    int32_t tile_tokens; /* of a short tile */
+    int32_t long_tokens; /* of a long one */
+    int32_t target;      /* parts to aim at, of all tiles */
+};
+
+__host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count) {
+    shape s;
+    s.group = m->n_heads / m->n_kv_heads;
+    s.heads = s.group < SHORT_ROWS ? s.group : SHORT_ROWS;
+    s.columns = m->n_kv_heads * nb_div_up(s.group, s.heads);
+    s.tile_tokens = SHORT_ROWS / s.heads;
+    s.long_tokens = LONG_ROWS / s.group;
+    s.target = nb_div_up(sm_count * BLOCKS_PER_SM, s.columns);
+    return s;
+}
+
+struct plan {
+    counts *n;
+    int32_t *run;     /* [T] first token of each run, while the plan is made */
+    part *parts;      /* [T + target] */
+    tile *tiles;      /* [T] of long runs, the longest contexts of a run first */
+    int32_t *arrived; /* [T, columns] parts of a tile that are done */
+    /* Of parts of split contexts, [2 target, columns]: maxima and sums [2, 8], values [8, d]. */
+    float *sums;
+};
+
+size_t place_plan(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, plan *p) {
+    nb_layout layout = {(uint8_t *)base, 0};
+    shape s = shape_of(m, l->sm_count);
+    size_t T = (size_t)l->max_tokens;
+    p->n = (counts *)nb_layout_place(&layout, sizeof *p->n);
+    p->run = (int32_t *)nb_layout_place(&layout, T * sizeof *p->run);
+    p->parts = (part *)nb_layout_place(&layout, (T + (size_t)s.target) * sizeof *p->parts);
+    p->tiles = (tile *)nb_layout_place(&layout, T * sizeof *p->tiles);
+    p->arrived = (int32_t *)nb_layout_place(&layout, T * (size_t)s.columns * sizeof *p->arrived);
+    p->sums = (float *)nb_layout_place(&layout, (size_t)2 * (size_t)s.target * (size_t)s.columns *
+                                                    SHORT_ROWS * (size_t)(m->head_width + 2) *
+                                                    sizeof *p->sums);
+    return layout.used;
+}
+
+/* ---- the plan ---- */
+
+/* Sum of x over the threads before this one, and over all in *total. */
+__device__ int32_t scan(int32_t x, int32_t *total) {
+    __shared__ int32_t sums[PLAN_THREADS / 32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int32_t upto = x;
+    for (int i = 1; i < 32; i *= 2) {
+        int32_t y = __shfl_up_sync(~0u, upto, i);
+        upto += lane >= i ? y : 0;
+    }
+    __syncthreads(); /* sums may still be read from the last call */
+    if (lane == 31)
+        sums[warp] = upto;
+    __syncthreads();
+    int32_t before = 0, all = 0;
+    for (int i = 0; i < PLAN_THREADS / 32; i++) {
+        before += i < warp ? sums[i] : 0;
+        all += sums[i];
+    }
+    *total = all;
+    return before + upto - x;
+}
+
+/* Pages [first, end) that tokens [token, token + n) of a run attend to. */
+__device__ int32_t first_page(const nb_cuda_model &m, int32_t position) {
+    return m.window && position >= m.window ? (position - m.window + 1) / NB_PAGE_TOKENS : 0;
+}
+
+__device__ int32_t end_page(int32_t position, int32_t n) {
+    return (position + n - 1) / NB_PAGE_TOKENS + 1;
+}
+
+/* What becomes of a run of n tokens: how many of each there will be. */
+struct outcome {
+    int32_t tiles, parts, sums, long_tiles;
+};
+
+/* One block. */
+__global__ void __launch_bounds__(PLAN_THREADS)
+    make_plan(nb_cuda_model m, nb_cuda_queries q, shape s, plan p) {
+    nb_begin();
+    int32_t thread = threadIdx.x, n_runs = 0, total;
+    for (int32_t base = 0; base < q.n; base += PLAN_THREADS) {
+        int32_t t = base + thread;
+        bool begins = t < q.n && (t == 0 || q.sequence[t] != q.sequence[t - 1] ||
+                                  q.position[t] != q.position[t - 1] + 1);
+        int32_t at = n_runs + scan(begins, &total);
+        if (begins)
+            p.run[at] = t;
+        n_runs += total;
+    }
+    __syncthreads();
+    /* Pages that short tiles read in all decide how long parts are. */
+    int32_t pages = 0, is_long = SHORT_TILES * s.tile_tokens;
+    for (int32_t r = thread; r < n_runs; r += PLAN_THREADS) {
+        int32_t token = p.run[r], n = (r + 1 < n_runs ? p.run[r + 1] : q.n) - token;
+        if (n > is_long)
+            continue;
+        for (int32_t i = 0; i < n; i += s.tile_tokens) {
+            int32_t position = q.position[token + i];
+            pages += end_page(position, min(s.tile_tokens, n - i)) - first_page(m, position);
+        }
+    }
+    scan(pages, &total);
+    int32_t part_pages = max(MIN_PAGES, nb_div_up(total, s.target));
+    outcome done = {};
+    for (int32_t base = 0; base < n_runs; base += PLAN_THREADS) {
+        int32_t r = base + thread, token = 0, n = 0;
+        outcome mine = {}, all;
+        if (r < n_runs) {
+            token = p.run[r];
+            n = (r + 1 < n_runs ? p.run[r + 1] : q.n) - token;
+        }
+        if (n > is_long)
+            mine.long_tiles = nb_div_up(n, s.long_tokens);
+        for (int32_t i = 0; i < n && n <= is_long; i += s.tile_tokens) {
+            int32_t position = q.position[token + i];
+            int32_t parts =
+                nb_div_up(end_page(position, min(s.tile_tokens, n - i)) - first_page(m, position),
+                          part_pages);
+            mine.tiles++;
+            mine.parts += parts;
+            mine.sums += parts > 1 ? parts : 0;
+        }
+        outcome at = {scan(mine.tiles, &all.tiles), scan(mine.parts, &all.parts),
+                      scan(mine.sums, &all.sums), scan(mine.long_tiles, &all.long_tiles)};
+        at.tiles += done.tiles, at.parts += done.parts, at.sums += done.sums;
+        at.long_tiles += done.long_tiles;
+        for (int32_t i = 0; i < mine.long_tiles; i++) {
+            int32_t first = (mine.long_tiles - 1 - i) * s.long_tokens;
+            p.tiles[at.long_tiles + i] = {token + first, min(s.long_tokens, n - first)};
+        }
+        for (int32_t i = 0; i < n && n <= is_long; i += s.tile_tokens) {
+            int32_t position = q.position[token + i], tokens = min(s.tile_tokens, n - i);
+            int32_t begin = first_page(m, position), end = end_page(position, tokens);
+            int32_t parts = nb_div_up(end - begin, part_pages);
+            for (int32_t k = 0; k < parts; k++)
+                p.parts[at.parts++] = {token + i,
+                                       tokens,
+                                       begin + k * part_pages,
+                                       min(end, begin + (k + 1) * part_pages),
+                                       at.tiles,
+                                       k,
+                                       parts,
+                                       at.sums};
+            at.sums += parts > 1 ? parts : 0;
+            at.tiles++;
+        }
+        done.tiles += all.tiles, done.parts += all.parts, done.sums += all.sums;
+        done.long_tiles += all.long_tiles;
+    }
+    for (int32_t i = thread; i < done.tiles * s.columns; i += PLAN_THREADS)
+        p.arrived[i] = 0;
+    if (thread == 0)
+        *p.n = {done.parts, done.long_tiles};
+}
+
+/* ---- KV memory ---- */
+
+/* Bytes of element 0 of the keys of KV head g in a page of a layer. Values are G * 16 * d elements
+ * further. */
+template <bool FP8>
+__device__ const uint8_t *page_at(const nb_cuda_model &m, int32_t layer, int32_t page, int32_t g) {
+    size_t element = ((size_t)layer * m.n_pages + page) * m.page_stride +
+                     (size_t)g * NB_PAGE_TOKENS * m.head_width;
+    return (const uint8_t *)m.kv + element * (FP8 ? 1 : 2);
+}
+
+/* Eight neighbours of KV memory as bf16, `at` an element. */
+template <bool FP8> __device__ uint4 load_eight(const uint8_t *base, int at) {
+    if (!FP8)
+        return __ldg((const uint4 *)(base + 2 * at));
+    uint2 codes = __ldg((const uint2 *)(base + at));
+    uint32_t low[2], high[2];
+    nb_e4m3x4_to_bf16(codes.x, low);
+    nb_e4m3x4_to_bf16(codes.y, high);
+    return make_uint4(low[0], low[1], high[0], high[1]);
+}
+
+__device__ uint32_t word(const uint4 &v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/* ---- short runs ---- */
+
+/* What the warps of a block, or the parts of a tile, have of a row. */
+template <int d> struct row_sums { float max[SHORT_ROWS], sum[SHORT_ROWS], values[SHORT_ROWS][d]; };
+
+/* One page of 16 keys for 8 rows: scores transposed, S^T = K Q^T, so that 8 rows are the n of an
+ * mma, and O^T += V^T P^T. The k of an mma may be any order of dimensions as long as both operands
+ * have the same: lane 4 g + q holds dimensions [32 i + 8 q, + 8) of keys g and g + 8, and as many
+ * of row g of Q, in 16 bytes each. Of V it holds dimensions [64 u + 8 g, + 8) of keys 2 q, 2 q + 1
+ * and those 8 further: accumulator j of block u has dimensions 64 u + 8 g + 2 j (c0, c1) and + 1
+ * (c2, c3) of rows 2 q (c0, c2) and 2 q + 1 (c1, c3). */
+template <int d> struct warp_state {
+    float max[2], sum[2]; /* of rows 2 q and 2 q + 1; sum over the keys of this lane alone */
+    float values[d / 64][4][4];
+};
+
+/* What a lane attends to: rows 2 q and 2 q + 1 see positions [low, high]. */
+struct limits_of_rows {
+    int32_t low[2], high[2];
+};
+
+template <int d, bool FP8>
+__device__ void add_page(const nb_cuda_model &m, const uint8_t *keys, int32_t position,
+                         int32_t last, const limits_of_rows &rows, const uint4 query[d / 32],
+                         float scale, warp_state<d> *w) {
+    int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const uint8_t *values = keys + (size_t)m.n_kv_heads * NB_PAGE_TOKENS * d * (FP8 ? 1 : 2);
+    uint4 k[2][d / 32], v[4][d / 64];
+    for (int i = 0; i < d / 32; i++) {
+        k[0][i] = load_eight<FP8>(keys, g * d + 32 * i + 8 * q);
+        k[1][i] = load_eight<FP8>(keys, (g + 8) * d + 32 * i + 8 * q);
+    }
+    for (int i = 0; i < 4; i++) {
+        int key = 2 * q + i % 2 + i / 2 * 8;
+        for (int u = 0; u < d / 64; u++) {
+            v[i][u] = load_eight<FP8>(values, key * d + 64 * u + 8 * g);
+            if (position + key > last) /* never written, and 0 * NaN is NaN */
+                v[i][u] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    float s[4] = {0, 0, 0, 0};
+    for (int i = 0; i < d / 32; i++) {
+        nb_mma(s, k[0][i].x, k[1][i].x, k[0][i].y, k[1][i].y, query[i].x, query[i].y);
+        nb_mma(s, k[0][i].z, k[1][i].z, k[0][i].w, k[1][i].w, query[i].z, query[i].w);
+    }
+    float p[4];
+    for (int r = 0; r < 2; r++) {
+        for (int h = 0; h < 2; h++) {
+            int32_t at = position + g + 8 * h;
+            bool seen = at >= rows.low[r] && at <= rows.high[r];
+            s[r + 2 * h] = seen ? s[r + 2 * h] * scale : -CUDART_INF_F;
+        }
+        float max = fmaxf(s[r], s[r + 2]);
+        for (int i = 4; i < 32; i *= 2)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, i));
+        max = fmaxf(max, w->max[r]);
+        float base = max == -CUDART_INF_F ? 0 : max, keep = exp2f(w->max[r] - base);
+        p[r] = exp2f(s[r] - base), p[r + 2] = exp2f(s[r + 2] - base);
+        w->sum[r] = w->sum[r] * keep + p[r] + p[r + 2];
+        w->max[r] = max;
+        for (int u = 0; u < d / 64; u++) {
+            for (int j = 0; j < 4; j++)
+                w->values[u][j][r] *= keep, w->values[u][j][r + 2] *= keep;
+        }
+    }
+    uint32_t b0 = nb_transpose(nb_pack_bf16(p[0], p[1])),
+             b1 = nb_transpose(nb_pack_bf16(p[2], p[3]));
+    for (int u = 0; u < d / 64; u++) {
+        for (int j = 0; j < 4; j++) {
+            uint32_t x[4] = {word(v[0][u], j), word(v[1][u], j), word(v[2][u], j),
+                             word(v[3][u], j)};
+            nb_mma(w->values[u][j], __byte_perm(x[0], x[1], 0x5410),
+                   __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
+                   __byte_perm(x[2], x[3], 0x7632), b0, b1);
+        }
+    }
+}
+
+/* A warp's state to shared memory. */
+template <int d> __device__ void store_state(warp_state<d> *w, row_sums<d> *out) {
+    int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    for (int r = 0; r < 2; r++) {
+        for (int i = 4; i < 32; i *= 2)
+            w->sum[r] += __shfl_xor_sync(~0u, w->sum[r], i);
+        if (g == 0) {
+            out->max[2 * q + r] = w->max[r];
+            out->sum[2 * q + r] = w->sum[r];
+        }
+        for (int u = 0; u < d / 64; u++) {
+            for (int j = 0; j < 4; j++)
+                *(float2 *)&out->values[2 * q + r][64 * u + 8 * g + 2 * j] =
+                    make_float2(w->values[u][j][r], w->values[u][j][r + 2]);
+        }
+    }
+}
+
+/* What another block wrote is read past the first cache. */
+template <bool SHARED, class T> __device__ T load(const T *p) {
+    return SHARED ? *p : __ldcg(p);
+}
+
+/* Row r, dimensions c and c + 1, of n sums together, `stride` apart in memory. */
+template <bool SHARED, int d>
+__device__ float2 add_sums(const row_sums<d> *from, int n, int stride, int r, int c, float *max,
+                           float *sum) {
+    *max = -CUDART_INF_F;
+    for (int i = 0; i < n; i++)
+        *max = fmaxf(*max, load<SHARED>(&from[(size_t)i * stride].max[r]));
+    float base = *max == -CUDART_INF_F ? 0 : *max;
+    float2 out = make_float2(0, 0);
+    *sum = 0;
+    for (int i = 0; i < n; i++) {
+        const row_sums<d> *f = &from[(size_t)i * stride];
+        float keep = exp2f(load<SHARED>(&f->max[r]) - base);
+        float2 v = load<SHARED>((const float2 *)&f->values[r][c]);
+        *sum += keep * load<SHARED>(&f->sum[r]);
+        out.x += keep * v.x, out.y += keep * v.y;
+    }
+    return out;
+}
+
+/* blockIdx.y: which KV head and, in groups of more than 8, which of its query heads. */
+template <int d, bool FP8>
+__global__ void __launch_bounds__(SHORT_WARPS * 32, BLOCKS_PER_SM)
+    attend_short(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
+                 int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
+    __shared__ row_sums<d> sums[SHORT_WARPS];
+    __shared__ bool is_last;
+    nb_begin();
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y;
+    int chunks = s.columns / m.n_kv_heads, kv_head = column / chunks;
+    int first_head = kv_head * s.group + column % chunks * s.heads;
+    int heads = min(s.heads, (kv_head + 1) * s.group - first_head);
+    float scale = rsqrtf((float)d) * CUDART_L2E_F;
+    for (int item = blockIdx.x; item < p.n->parts; item += gridDim.x) {
+        part a = p.parts[item];
+        const int32_t *pages =
+            step.pages + (size_t)queries.sequence[a.token] * (size_t)step.max_pages;
+        int32_t position = queries.position[a.token], last = position + a.n_tokens - 1;
+        limits_of_rows rows;
+        for (int r = 0; r < 2; r++) {
+            int token = (2 * (lane % 4) + r) / s.heads;
+            rows.high[r] = min(position + token, last);
+            rows.low[r] = m.window ? rows.high[r] - m.window + 1 : 0;
+        }
+        int token = lane / 4 / s.heads, head = lane / 4 % s.heads;
+        uint4 query[d / 32];
+        for (int i = 0; i < d / 32; i++)
+            query[i] = make_uint4(0, 0, 0, 0);
+        if (token < a.n_tokens && head < heads) {
+            int32_t row = queries.row ? queries.row[a.token + token] : a.token + token;
+            const uint4 *from =
+                (const uint4 *)(q + ((size_t)row * m.n_heads + first_head + head) * d);
+            for (int i = 0; i < d / 32; i++)
+                query[i] = from[4 * i + lane % 4];
+        }
+        warp_state<d> w = {};
+        w.max[0] = w.max[1] = -CUDART_INF_F;
+        int32_t i = a.first_page + warp, page = i < a.end_page ? pages[i] : 0;
+        while (i < a.end_page) {
+            int32_t next = i + SHORT_WARPS < a.end_page ? pages[i + SHORT_WARPS] : 0;
+            add_page<d, FP8>(m, page_at<FP8>(m, layer, page, kv_head), i * NB_PAGE_TOKENS, last,
+                             rows, query, scale, &w);
+            page = next, i += SHORT_WARPS;
+        }
+        store_state(&w, &sums[warp]);
+        __syncthreads();
+        row_sums<d> *parts = (row_sums<d> *)p.sums;
+        row_sums<d> *mine = &parts[(size_t)(a.sums + a.index) * s.columns + column];
+        bool whole = a.n_parts == 1;
+        for (int k = threadIdx.x; !whole && k < SHORT_ROWS * d / 2; k += SHORT_WARPS * 32) {
+            int r = k / (d / 2), c = k % (d / 2) * 2;
+            float max, sum;
+            float2 v = add_sums<true>(sums, SHORT_WARPS, 1, r, c, &max, &sum);
+            *(float2 *)&mine->values[r][c] = v;
+            if (c == 0)
+                mine->max[r] = max, mine->sum[r] = sum;
+        }
+        if (!whole) {
+            __threadfence();
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                int32_t *arrived = &p.arrived[a.tile * s.columns + column];
+                is_last = atomicAdd(arrived, 1) == a.n_parts - 1;
+                if (is_last)
+                    *arrived = 0; /* for the next layer */
+            }
+            __syncthreads();
+            __threadfence();
+        }
+        if (whole || is_last) {
+            const row_sums<d> *from = &parts[(size_t)a.sums * s.columns + column];
+            for (int k = threadIdx.x; k < SHORT_ROWS * d / 2; k += SHORT_WARPS * 32) {
+                int r = k / (d / 2), c = k % (d / 2) * 2;
+                if (r / s.heads >= a.n_tokens || r % s.heads >= heads)
+                    continue;
+                float max, sum;
+                float2 v = whole ? add_sums<true>(sums, SHORT_WARPS, 1, r, c, &max, &sum)
+                                 : add_sums<false>(from, a.n_parts, s.columns, r, c, &max, &sum);
+                size_t row = (size_t)(a.token + r / s.heads) * m.n_heads * d;
+                int at = nb_place_of((first_head + r % s.heads) * d + c);
+                *(uint32_t *)(out + row + at) = nb_pack_bf16(v.x / sum, v.y / sum);
+            }
+        }
+        __syncthreads(); /* sums are written again */
+    }
+}
+
+/* ---- long runs, by mma.sync ---- */
+
+/* Keys and values [64, d] bf16 of a stage; 16 bytes c of row r are at place c ^ (r % 8). */
+template <int d> struct stage { uint4 keys[LONG_KEYS * d / 8], values[LONG_KEYS * d / 8]; };
+
+template <int d> __device__ int swizzled(int row, int c) {
+    return row * (d / 8) + (c ^ (row & 7));
+}
+
+/* Keys and values of positions [first, first + 64) into a stage; 0 beyond `last`. 256 threads. */
+template <int d, bool FP8>
+__device__ void load_stage(const nb_cuda_model &m, const int32_t *pages, int32_t layer, int32_t g,
+                           int32_t first, int32_t last, stage<d> *to) {
+    size_t values = (size_t)m.n_kv_heads * NB_PAGE_TOKENS * d * (FP8 ? 1 : 2);
+    for (int k = threadIdx.x; k < LONG_KEYS * d / 8; k += 256) {
+        int row = k / (d / 8), c = k % (d / 8), at = swizzled<d>(row, c);
+        int32_t position = first + row;
+        int32_t page = position <= last ? pages[position / NB_PAGE_TOKENS] : 0;
+        const uint8_t *from = page_at<FP8>(m, layer, page, g);
+        int element = position % NB_PAGE_TOKENS * d + 8 * c;
+        if (!FP8) {
+            int bytes = position <= last ? 16 : 0;
+            nb_copy_async(&to->keys[at], from + 2 * element, bytes);
+            nb_copy_async(&to->values[at], from + values + 2 * element, bytes);
+        } else if (position <= last) {
+            to->keys[at] = load_eight<FP8>(from, element);
+            to->values[at] = load_eight<FP8>(from + values, element);
+        } else {
+            to->keys[at] = to->values[at] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    nb_copy_commit();
+}
+
+/* Each of 8 warps has 16 rows: row r is token r / group, head r % group. */
+template <int d, bool FP8>
+__global__ void __launch_bounds__(256, 1)
+    attend_long(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
+                int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
+    extern __shared__ __align__(128) uint8_t shared[];
+    nb_begin();
+    stage<d> *stages = (stage<d> *)shared;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float scale = rsqrtf((float)d) * CUDART_L2E_F;
+    for (int item = blockIdx.x; item < p.n->tiles * m.n_kv_heads; item += gridDim.x) {
+        tile a = p.tiles[item / m.n_kv_heads];
+        int32_t kv_head = item % m.n_kv_heads, position = queries.position[a.token];
+        int32_t last = position + a.n_tokens - 1;
+        const int32_t *pages =
+            step.pages + (size_t)queries.sequence[a.token] * (size_t)step.max_pages;
+        int32_t begin = first_page(m, position) * NB_PAGE_TOKENS;
+        int row[2];
+        int32_t low[2], high[2];
+        uint32_t query[d / 16][4] = {};
+        for (int r = 0; r < 2; r++) {
+            row[r] = 16 * warp + lane / 4 + 8 * r;
+            int token = row[r] / s.group;
+            high[r] = min(position + token, last);
+            low[r] = m.window ? high[r] - m.window + 1 : 0;
+            if (token >= a.n_tokens)
+                continue;
+            int32_t at = queries.row ? queries.row[a.token + token] : a.token + token;
+            const uint32_t *from = (const uint32_t *)(q + ((size_t)at * m.n_heads +
+                                                           kv_head * s.group + row[r] % s.group) *
+                                                              d);
+            for (int k = 0; k < d / 16; k++) {
+                query[k][r] = from[8 * k + lane % 4];
+                query[k][r + 2] = from[8 * k + 4 + lane % 4];
+            }
+        }
+        /* The positions that every row of the warp sees need no mask. */
+        int32_t all_low = __reduce_max_sync(~0u, (unsigned)max(0, max(low[0], low[1])));
+        int32_t all_high = __reduce_min_sync(~0u, (unsigned)min(high[0], high[1]));
+        float max_of[2] = {-CUDART_INF_F, -CUDART_INF_F}, sum[2] = {0, 0}, values[d / 8][4] = {};
+        load_stage<d, FP8>(m, pages, layer, kv_head, begin, last, &stages[0]);
+        for (int32_t first = begin, now = 0; first <= last; first += LONG_KEYS, now ^= 1) {
+            if (first + LONG_KEYS <= last) {
+                load_stage<d, FP8>(m, pages, layer, kv_head, first + LONG_KEYS, last,
+                                   &stages[now ^ 1]);
+                nb_copy_wait<1>();
+            } else {
+                nb_copy_wait<0>();
+            }
+            __syncthreads();
+            uint32_t keys = (uint32_t)__cvta_generic_to_shared(stages[now].keys);
+            uint32_t at_values = (uint32_t)__cvta_generic_to_shared(stages[now].values);
+            float scores[LONG_KEYS / 8][4] = {};
+#pragma unroll
+            for (int k = 0; k < d / 16; k++) {
+#pragma unroll
+                for (int n = 0; n < LONG_KEYS / 16; n++) {
+                    uint32_t b[4];
+                    nb_load_matrices<false>(
+                        b, keys + 16 * swizzled<d>(16 * n + lane % 8 + lane / 16 * 8,
+                                                   2 * k + lane / 8 % 2));
+                    nb_mma(scores[2 * n], query[k][0], query[k][1], query[k][2], query[k][3], b[0],
+                           b[1]);
+                    nb_mma(scores[2 * n + 1], query[k][0], query[k][1], query[k][2], query[k][3],
+                           b[2], b[3]);
+                }
+            }
+            bool masked = first < all_low || first + LONG_KEYS - 1 > all_high;
+            for (int r = 0; r < 2; r++) {
+                float max = max_of[r];
+                for (int n = 0; n < LONG_KEYS / 8; n++) {
+                    for (int i = 0; i < 2; i++) {
+                        int32_t at = first + 8 * n + 2 * (lane % 4) + i;
+                        if (masked && (at < low[r] || at > high[r]))
+                            scores[n][2 * r + i] = -CUDART_INF_F;
+                        max = fmaxf(max, scores[n][2 * r + i]);
+                    }
+                }
+                max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
+                max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
+                float base = max == -CUDART_INF_F ? 0 : max * scale;
+                float keep = exp2f(max_of[r] * scale - base), more = 0;
+                for (int n = 0; n < LONG_KEYS / 8; n++) {
+                    for (int i = 0; i < 2; i++) {
+                        float w = exp2f(scores[n][2 * r + i] * scale - base);
+                        scores[n][2 * r + i] = w;
+                        more += w;
+                    }
+                }
+                sum[r] = sum[r] * keep + more;
+                max_of[r] = max;
+                for (int n = 0; n < d / 8; n++)
+                    values[n][2 * r] *= keep, values[n][2 * r + 1] *= keep;
+            }
+#pragma unroll
+            for (int k = 0; k < LONG_KEYS / 16; k++) {
+                uint32_t w[4] = {nb_pack_bf16(scores[2 * k][0], scores[2 * k][1]),
+                                 nb_pack_bf16(scores[2 * k][2], scores[2 * k][3]),
+                                 nb_pack_bf16(scores[2 * k + 1][0], scores[2 * k + 1][1]),
+                                 nb_pack_bf16(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+#pragma unroll
+                for (int n = 0; n < d / 16; n++) {
+                    uint32_t b[4];
+                    nb_load_matrices<true>(
+                        b, at_values + 16 * swizzled<d>(16 * k + lane % 16, 2 * n + lane / 16));
+                    nb_mma(values[2 * n], w[0], w[1], w[2], w[3], b[0], b[1]);
+                    nb_mma(values[2 * n + 1], w[0], w[1], w[2], w[3], b[2], b[3]);
+                }
+            }
+            __syncthreads(); /* the stage is filled again */
+        }
+        for (int r = 0; r < 2; r++) {
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+            int token = row[r] / s.group;
+            if (token >= a.n_tokens)
+                continue;
+            __nv_bfloat16 *to = out + (size_t)(a.token + token) * m.n_heads * d;
+            int head = kv_head * s.group + row[r] % s.group;
+            for (int n = 0; n < d / 8; n++)
+                *(uint32_t *)(to + nb_place_of(head * d + 8 * n + 2 * (lane % 4))) =
+                    nb_pack_bf16(values[n][2 * r] / sum[r], values[n][2 * r + 1] / sum[r]);
+        }
+    }
+}
+
+/* ---- launches ---- */
+
+template <int d, bool FP8>
+cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cuda_queries &queries,
+                   int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out, const plan &p,
+                   const nb_cuda_limits &l, cudaStream_t stream) {
+    shape s = shape_of(&m, l.sm_count);
+    int32_t longest_short = SHORT_TILES * s.tile_tokens;
+    if (queries.longest_run > longest_short) {
+        int n_runs = min(l.max_sequences, queries.n / (longest_short + 1));
+        int tiles = nb_div_up(queries.n, s.long_tokens) + n_runs;
+        int bytes = 2 * (int)sizeof(stage<d>);
+        NB_CUDA_TRY(cudaFuncSetAttribute(attend_long<d, FP8>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        NB_CUDA_TRY(nb_launch(attend_long<d, FP8>, tiles * m.n_kv_heads, 256, bytes,
+                              l.compute_capability, stream, m, step, queries, s, p, layer, q, out));
+    }
+    if (queries.one_run && queries.n > longest_short)
+        return cudaSuccess;
+    int parts = queries.n + s.target;
+    int most = nb_div_up(l.sm_count * 2 * BLOCKS_PER_SM, s.columns);
+    return nb_launch(attend_short<d, FP8>, dim3(parts < most ? parts : most, s.columns),
+                     SHORT_WARPS * 32, 0, l.compute_capability, stream, m, step, queries, s, p,
+                     layer, q, out);
+}
+
+} // namespace
+
+int nb_cuda_attention_supports(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    return (m->head_width == 64 || m->head_width == 128) && m->n_heads % m->n_kv_heads == 0 &&
+           m->n_heads / m->n_kv_heads <= LONG_ROWS && l->compute_capability >= 80;
+}
+
+size_t nb_cuda_attention_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    plan p;
+    return place_plan(m, l, NULL, &p);
+}
+
+cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
+                                   const struct nb_cuda_queries *queries, void *workspace,
+                                   const struct nb_cuda_limits *l, cudaStream_t stream) {
+    (void)s;
+    plan p;
+    place_plan(m, l, workspace, &p);
+    return nb_launch(make_plan, 1, PLAN_THREADS, 0, l->compute_capability, stream, *m, *queries,
+                     shape_of(m, l->sm_count), p);
+}
+
+cudaError_t nb_cuda_attention(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
+                              const struct nb_cuda_queries *queries, int32_t layer,
+                              const __nv_bfloat16 *q, __nv_bfloat16 *out, void *workspace,
+                              const struct nb_cuda_limits *l, cudaStream_t stream) {
+    plan p;
+    place_plan(m, l, workspace, &p);
+    if (m->head_width == 64)
+        return m->kv_fp8 ? launch<64, true>(*m, *s, *queries, layer, q, out, p, *l, stream)
+                         : launch<64, false>(*m, *s, *queries, layer, q, out, p, *l, stream);
+    return m->kv_fp8 ? launch<128, true>(*m, *s, *queries, layer, q, out, p, *l, stream)
+                     : launch<128, false>(*m, *s, *queries, layer, q, out, p, *l, stream);
+}

@@ -1,0 +1,701 @@
+/* The pass for many tokens: prefill chunks, batches of decode tokens, and mixtures. Products are
+ * gemm.h's, attention is attention.h's; here is what lies between them, in as few passes over
+ * memory as can be:
+ *
+ *     start            x = embedding; h = norm(x); rope's sines and cosines
+ *   a layer:
+ *     product          qkv = W h
+ *     rotate           q and k normed (where the model does), rotated; k and v into their pages
+ *     attention
+ *     product          o = W attended
+ *     after_attention  x' = x + o; h = norm(x'); router, experts chosen
+ *     group            tokens in order of their experts
+ *     product          inner = silu(gate h) * up h
+ *     product          down = W inner
+ *     after_experts    x = x' + sum of weight * down; h = norm(x), with the next layer's weights
+ *   product            logits = W h
+ *
+ * Activations are f32 in x, the router and wherever products sum; they are rounded to bf16 as
+ * operands of products. In the last layer only the rows that logits are wanted of go on after their
+ * keys and values are stored. Nothing on the host depends on what is computed, so that a pass can
+ * be captured in a graph: kernels learn from the device how many tokens each expert has.
+ */
+#include "backend/cuda/attention.h"
+#include "backend/cuda/common.cuh"
+#include "backend/cuda/gemm.h"
+#include "backend/cuda/weights.cuh"
+
+extern "C" {
+#include "backend/backend.h"
+}
+#include "base/layout.h"
+
+#include <cuda_fp8.h>
+#include <math_constants.h>
+#include <type_traits>
+
+/* tests/cuda_batch.cu includes this file, with this to hear of each part that has been launched. */
+#ifndef NB_CUDA_MARK
+#define NB_CUDA_MARK(part, stream)
+#endif
+
+namespace {
+
+enum {
+    THREADS = 256,
+    MAX_WIDTH = 8 * 4 * THREADS, /* a thread holds up to 8 times 4 of a token's values */
+    MAX_EXPERTS = 8 * 32,        /* a lane up to 8 of its logits */
+};
+
+/* ---- a token's row, 4 * VECS values to each thread of a block ---- */
+
+template <int VECS> struct row {
+    float4 v[VECS]; /* v[i]: columns 4 * (thread + THREADS * i) … + 3 */
+};
+
+__device__ float block_sum(float x) {
+    __shared__ float sums[THREADS / 32];
+    x = nb_warp_sum(x);
+    __syncthreads(); /* sums may still be read from the last call */
+    if (threadIdx.x % 32 == 0)
+        sums[threadIdx.x / 32] = x;
+    __syncthreads();
+    float all = 0;
+    for (int i = 0; i < THREADS / 32; i++)
+        all += sums[i];
+    return all;
+}
+
+/* Makes r its RMSNorm with weights w [D], and writes it to `out` as products want it, permuted and
+ * padded with 0 to a multiple of 64. */
+template <int VECS>
+__device__ void norm_row(row<VECS> *r, const float *w, int width, float eps, __nv_bfloat16 *out) {
+    float sum = 0;
+    for (int i = 0; i < VECS; i++)
+        sum += r->v[i].x * r->v[i].x + r->v[i].y * r->v[i].y + r->v[i].z * r->v[i].z +
+               r->v[i].w * r->v[i].w;
+    float scale = rsqrtf(block_sum(sum) / width + eps);
+    for (int i = 0; i < VECS; i++) {
+        int column = 4 * (threadIdx.x + THREADS * i);
+        if (column >= nb_div_up(width, 64) * 64)
+            break;
+        float4 weight = make_float4(0, 0, 0, 0);
+        if (column < width)
+            weight = *(const float4 *)(w + column);
+        float4 *v = &r->v[i];
+        *v = make_float4(v->x * scale * weight.x, v->y * scale * weight.y, v->z * scale * weight.z,
+                         v->w * scale * weight.w);
+        if (!out)
+            continue;
+        uint32_t *to = (uint32_t *)(out + nb_place_of(column)); /* columns + 2, + 3: 8 further */
+        to[0] = nb_pack_bf16(v->x, v->y);
+        to[4] = nb_pack_bf16(v->z, v->w);
+    }
+}
+
+/* ---- the beginning ---- */
+
+struct start_out {
+    float *x;                               /* [T, D] */
+    __nv_bfloat16 *h;                       /* [T, D padded] */
+    float2 *turns;                          /* [T, d / 2] cosine and sine */
+    int32_t *last_position, *last_sequence; /* [n_logits] of the rows that logits are wanted of */
+};
+
+/* A block a token. */
+template <int VECS>
+__global__ void __launch_bounds__(THREADS, 2)
+    start(nb_cuda_model m, nb_cuda_step s, const float *norm, start_out out) {
+    nb_begin();
+    int t = blockIdx.x, padded = nb_div_up(m.width, 64) * 64;
+    int32_t id = s.token[t];
+    row<VECS> r = {};
+    for (int i = 0; i < VECS; i++) {
+        int column = 4 * (threadIdx.x + THREADS * i);
+        if (column >= m.width)
+            break;
+        float2 a, b;
+        if (m.tied) {
+            nb_place p = nb_weight_place(m.head.shape, {NB_CUDA_NATURAL, 0, 0}, id);
+            a = nb_weights(m, m.head, m.head.data, p, column);
+            b = nb_weights(m, m.head, m.head.data, p, column + 2);
+        } else {
+            uint2 w = *(const uint2 *)(m.embedding + (size_t)id * m.width + column);
+            a = __bfloat1622float2(*(__nv_bfloat162 *)&w.x);
+            b = __bfloat1622float2(*(__nv_bfloat162 *)&w.y);
+        }
+        r.v[i] = make_float4(a.x, a.y, b.x, b.y);
+        *(float4 *)(out.x + (size_t)t * m.width + column) = r.v[i];
+    }
+    norm_row(&r, norm, m.width, m.rms_eps, out.h + (size_t)t * padded);
+    for (int i = threadIdx.x; i < m.head_width / 2; i += THREADS) {
+        /* Half turns, reduced in double: sincosf would bring its slow path, and a stack. */
+        double turn = (float)s.position[t] * m.frequencies[i] * (1 / CUDART_PI);
+        float sine, cosine;
+        sincospif((float)(turn - 2 * rint(turn / 2)), &sine, &cosine);
+        out.turns[(size_t)t * (m.head_width / 2) + i] = make_float2(cosine, sine);
+    }
+    if (threadIdx.x == 0 && t < s.n_logits) {
+        out.last_position[t] = s.position[s.logits_of[t]];
+        out.last_sequence[t] = s.sequence[s.logits_of[t]];
+    }
+}
+
+/* ---- queries, keys and values ---- */
+
+__device__ void store_four(__nv_bfloat16 *to, float4 v) {
+    *(uint2 *)to = make_uint2(nb_pack_bf16(v.x, v.y), nb_pack_bf16(v.z, v.w));
+}
+
+__device__ void store_kv(const nb_cuda_model &m, size_t at, float4 v) {
+    if (m.kv_fp8)
+        ((__nv_fp8x4_e4m3 *)m.kv)[at / 4] = __nv_fp8x4_e4m3(v);
+    else
+        store_four((__nv_bfloat16 *)m.kv + at, v);
+}
+
+__device__ float4 scaled(float4 v, float s, float4 w) {
+    return make_float4(v.x * s * w.x, v.y * s * w.y, v.z * s * w.z, v.w * s * w.w);
+}
+
+/* qkv [T, (H + 2 G) d] f32: q goes to q [T, H, d] bf16, k and v go to their pages. d / 8 lanes have
+ * a head, each 4 neighbours of its first half and the same 4 of its second. blockIdx.y: token. */
+template <int d>
+__global__ void __launch_bounds__(THREADS)
+    rotate(nb_cuda_model m, nb_cuda_step s, int32_t layer, const float *q_norm, const float *k_norm,
+           const float2 *turns, const float *qkv, __nv_bfloat16 *q) {
+    nb_begin();
+    constexpr int LANES = d / 8;
+    int t = blockIdx.y, H = m.n_heads, G = m.n_kv_heads;
+    int head = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    int i = 4 * (threadIdx.x % LANES);
+    if (head >= H + 2 * G) /* shuffles below are among the lanes of a head */
+        return;
+    const float *from = qkv + ((size_t)t * (H + 2 * G) + head) * d + i;
+    float4 a = *(const float4 *)from, b = *(const float4 *)(from + d / 2);
+    const float *norm = head < H ? q_norm : head < H + G ? k_norm : NULL;
+    if (norm) {
+        float sum = a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y +
+                    b.z * b.z + b.w * b.w;
+        unsigned lanes = (LANES == 32 ? 0 : 1u << LANES) - 1;
+        lanes <<= threadIdx.x % 32 / LANES * LANES;
+        for (int k = 1; k < LANES; k *= 2)
+            sum += __shfl_xor_sync(lanes, sum, k);
+        float scale = rsqrtf(sum / d + m.rms_eps);
+        a = scaled(a, scale, *(const float4 *)(norm + i));
+        b = scaled(b, scale, *(const float4 *)(norm + d / 2 + i));
+    }
+    if (head < H + G) {
+        const float4 *turn = (const float4 *)(turns + (size_t)t * (d / 2) + i);
+        float4 c = turn[0], e = turn[1], u = a;
+        a.x = a.x * c.x - b.x * c.y, b.x = b.x * c.x + u.x * c.y;
+        a.y = a.y * c.z - b.y * c.w, b.y = b.y * c.z + u.y * c.w;
+        a.z = a.z * e.x - b.z * e.y, b.z = b.z * e.x + u.z * e.y;
+        a.w = a.w * e.z - b.w * e.w, b.w = b.w * e.z + u.w * e.w;
+    }
+    if (head < H) {
+        __nv_bfloat16 *to = q + ((size_t)t * H + head) * d + i;
+        store_four(to, a);
+        store_four(to + d / 2, b);
+        return;
+    }
+    int32_t position = s.position[t];
+    int32_t page = s.pages[(size_t)s.sequence[t] * s.max_pages + position / NB_PAGE_TOKENS];
+    size_t at = ((size_t)layer * m.n_pages + page) * m.page_stride +
+                (size_t)((head - H) * NB_PAGE_TOKENS + position % NB_PAGE_TOKENS) * d + i;
+    store_kv(m, at, a); /* values follow the keys of all heads, as their heads do in qkv */
+    store_kv(m, at + d / 2, b);
+}
+
+/* ---- after attention ---- */
+
+struct residual {
+    const float *x;       /* [*, D] */
+    const int32_t *x_row; /* [n] rows of x; NULL: their own numbers */
+    const float *o;       /* [n, D] */
+    float *sum;           /* [n, D] x + o */
+    __nv_bfloat16 *h;     /* [n, D padded] norm of it */
+    const float *norm;    /* [D] */
+};
+
+struct routing {
+    const float *router; /* [E, D]; NULL in a dense model */
+    float *logits;       /* [n, E] */
+    int32_t *arrived;    /* [n] 0 before and after */
+    int32_t *expert;     /* out: [n, K] the largest first */
+    float *weight;       /* out: [n, K] */
+};
+
+/* Orders logits as comparisons do, with NaN below all. */
+__device__ uint32_t order_of(float x) {
+    uint32_t bits = __float_as_uint(x + 0.0f); /* -0 is 0 */
+    if (isnan(x))
+        return 0;
+    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+}
+
+/* The K largest of a token's logits [E], ties to the lower expert, and their softmax, over the K or
+ * over all. A warp. */
+__device__ void choose(const nb_cuda_model &m, const float *logits, int32_t *expert,
+                       float *weight) {
+    int lane = threadIdx.x % 32, E = m.n_experts, K = m.experts_per_token;
+    float mine[MAX_EXPERTS / 32];
+    uint64_t key[MAX_EXPERTS / 32];
+#pragma unroll
+    for (int i = 0; i < MAX_EXPERTS / 32; i++) {
+        int e = lane + 32 * i;
+        mine[i] = e < E ? __ldcg(logits + e) : -CUDART_INF_F;
+        key[i] = e < E ? (uint64_t)order_of(mine[i]) << 32 | (0xFFFFFFFFu - e) : 0;
+    }
+    float max = 0, sum = 0, chosen = 0; /* lane j has the j-th of the chosen */
+    int32_t number = 0;
+    for (int j = 0; j < K; j++) {
+        uint64_t best = 0;
+#pragma unroll
+        for (int i = 0; i < MAX_EXPERTS / 32; i++)
+            best = key[i] > best ? key[i] : best;
+        for (int i = 16; i; i /= 2) {
+            uint64_t other = __shfl_xor_sync(~0u, best, i);
+            best = other > best ? other : best;
+        }
+        int32_t e = 0xFFFFFFFFu - (uint32_t)best;
+        float value = 0;
+#pragma unroll
+        for (int i = 0; i < MAX_EXPERTS / 32; i++) {
+            value = i == e / 32 ? mine[i] : value;
+            key[i] = key[i] == best ? 0 : key[i];
+        }
+        value = __shfl_sync(~0u, value, e % 32);
+        max = j == 0 ? value : max;
+        if (lane == j)
+            chosen = expf(value - max), number = e;
+    }
+    if (m.normalize_experts) {
+        for (int j = 0; j < K; j++)
+            sum += __shfl_sync(~0u, chosen, j);
+    } else {
+#pragma unroll
+        for (int i = 0; i < MAX_EXPERTS / 32; i++)
+            sum += expf(mine[i] - max);
+        sum = nb_warp_sum(sum);
+    }
+    if (lane < K)
+        expert[lane] = number, weight[lane] = chosen / sum;
+}
+
+/* A block has TOKENS tokens, and with gridDim.y > 1 a part of their experts: few tokens would keep
+ * few SMs busy reading the router. EXPERTS at a time are multiplied by a warp. Shared memory: the
+ * normed tokens, [TOKENS, D] f32. */
+template <int VECS, int TOKENS, int EXPERTS>
+__global__ void __launch_bounds__(THREADS)
+    after_attention(nb_cuda_model m, int n, residual in, routing out) {
+    extern __shared__ __align__(16) float normed[];
+    __shared__ bool is_last;
+    int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * TOKENS;
+    bool writes = blockIdx.y == 0;
+    int begin = E * blockIdx.y / gridDim.y, end = E * (blockIdx.y + 1) / gridDim.y;
+    if (out.router && gridDim.x <= 64) { /* with few tokens, all wait for memory */
+        const char *from = (const char *)(out.router + (size_t)begin * D);
+        size_t bytes = (size_t)(end - begin) * D * sizeof(float);
+        for (size_t i = (size_t)threadIdx.x * 128; i < bytes; i += THREADS * 128)
+            nb_prefetch(from + i);
+    }
+    nb_begin();
+    for (int i = 0; i < TOKENS && first + i < n; i++) {
+        size_t t = first + i, from = in.x_row ? in.x_row[t] : t;
+        row<VECS> r = {};
+        for (int k = 0; k < VECS; k++) {
+            int column = 4 * (threadIdx.x + THREADS * k);
+            if (column >= D)
+                break;
+            float4 a = *(const float4 *)(in.x + from * D + column),
+                   b = *(const float4 *)(in.o + t * D + column);
+            r.v[k] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+            if (writes)
+                *(float4 *)(in.sum + t * D + column) = r.v[k];
+        }
+        norm_row(&r, in.norm, D, m.rms_eps, writes ? in.h + t * padded : NULL);
+        for (int k = 0; k < VECS; k++) {
+            int column = 4 * (threadIdx.x + THREADS * k);
+            if (column < D && out.router)
+                *(float4 *)(normed + (size_t)i * D + column) = r.v[k];
+        }
+    }
+    if (!out.router)
+        return;
+    __syncthreads();
+    for (int e = begin + warp * EXPERTS; e < end; e += THREADS / 32 * EXPERTS) {
+        float sum[EXPERTS][TOKENS] = {};
+#pragma unroll(TOKENS *EXPERTS == 1 ? 8 : 1)
+        for (int k = 4 * lane; k < D; k += 128) {
+            float4 w[EXPERTS];
+#pragma unroll
+            for (int j = 0; j < EXPERTS; j++)
+                w[j] = __ldg((const float4 *)(out.router + (size_t)min(e + j, E - 1) * D + k));
+#pragma unroll
+            for (int i = 0; i < TOKENS; i++) {
+                float4 x = *(const float4 *)(normed + (size_t)i * D + k);
+#pragma unroll
+                for (int j = 0; j < EXPERTS; j++)
+                    sum[j][i] += w[j].x * x.x + w[j].y * x.y + w[j].z * x.z + w[j].w * x.w;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < EXPERTS; j++) {
+#pragma unroll
+            for (int i = 0; i < TOKENS; i++) {
+                float all = nb_warp_sum(sum[j][i]);
+                if (lane == 0 && e + j < end && first + i < n)
+                    out.logits[(size_t)(first + i) * E + e + j] = all;
+            }
+        }
+    }
+    if (gridDim.y > 1) { /* the last block to come here has all logits before it */
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            is_last = atomicAdd(&out.arrived[first], 1) == (int)gridDim.y - 1;
+            if (is_last)
+                out.arrived[first] = 0;
+        }
+        __syncthreads();
+        if (!is_last)
+            return;
+        __threadfence();
+    } else {
+        __syncthreads();
+    }
+    for (int i = warp; i < TOKENS && first + i < n; i += THREADS / 32) {
+        size_t t = first + i;
+        choose(m, out.logits + t * E, out.expert + t * m.experts_per_token,
+               out.weight + t * m.experts_per_token);
+    }
+}
+
+/* ---- tokens in order of their experts ---- */
+
+struct groups {
+    int32_t *begin;  /* [E + 1] */
+    int32_t *gather; /* [n K] the token of each row */
+    int32_t *slot;   /* [n, K] the row where a token's choice is */
+};
+
+enum { GROUP_THREADS = 1024 };
+
+/* A block for each expert: it counts the choices of lower experts, which is where its rows begin,
+ * and places its own tokens in their order, each thread those of a stretch. expert [pairs]. */
+__global__ void __launch_bounds__(GROUP_THREADS)
+    group(int pairs, int k, const int32_t *expert, groups out) {
+    __shared__ int2 sums[GROUP_THREADS / 32];
+    nb_begin();
+    int e = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    int stretch = nb_div_up(nb_div_up(pairs, (int)blockDim.x), 4) * 4;
+    int begin = min(pairs, (int)threadIdx.x * stretch), end = min(pairs, begin + stretch);
+    int lower = 0, mine = 0;
+    for (int i = begin; i < end; i += 4) {
+        int4 four = *(const int4 *)(expert + i); /* memory goes on to a multiple of 4 */
+        int c[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            lower += i + j < end && c[j] < e;
+            mine += i + j < end && c[j] == e;
+        }
+    }
+    int upto = mine, all_lower = lower;
+    for (int i = 1; i < 32; i *= 2) {
+        int y = __shfl_up_sync(~0u, upto, i);
+        upto += lane >= i ? y : 0;
+        all_lower += __shfl_xor_sync(~0u, all_lower, i);
+    }
+    if (lane == 31)
+        sums[warp] = make_int2(upto, all_lower);
+    __syncthreads();
+    int at = upto - mine, first = 0, count = 0;
+    for (int i = 0; i < warps; i++) {
+        at += i < warp ? sums[i].x : 0;
+        count += sums[i].x;
+        first += sums[i].y;
+    }
+    at += first;
+    if (threadIdx.x == 0) {
+        out.begin[e] = first;
+        if (e == (int)gridDim.x - 1)
+            out.begin[e + 1] = first + count;
+    }
+    if (mine == 0)
+        return;
+    for (int i = begin; i < end; i++) {
+        if (expert[i] != e)
+            continue;
+        out.gather[at] = i / k;
+        out.slot[i] = at++;
+    }
+}
+
+/* ---- after the experts ---- */
+
+/* x = sum + the token's experts, in the order of their choice; h = norm(x). slot and weight are
+ * NULL in a dense model. x may be NULL. A block a token. */
+template <int VECS>
+__global__ void __launch_bounds__(THREADS)
+    after_experts(nb_cuda_model m, const float *sum, const float *down, const int32_t *slot,
+                  const float *weight, const float *norm, float *x, __nv_bfloat16 *h) {
+    nb_begin();
+    size_t t = blockIdx.x, D = m.width;
+    int K = m.experts_per_token, padded = nb_div_up(m.width, 64) * 64;
+    row<VECS> r = {};
+    for (int i = 0; i < VECS; i++) {
+        int column = 4 * (threadIdx.x + THREADS * i);
+        if (column < m.width)
+            r.v[i] = *(const float4 *)(sum + t * D + column);
+    }
+    for (int j = 0; j < K; j++) {
+        size_t from = slot ? slot[t * K + j] : t;
+        float w = weight ? weight[t * K + j] : 1;
+        for (int i = 0; i < VECS; i++) {
+            int column = 4 * (threadIdx.x + THREADS * i);
+            if (column >= m.width)
+                break;
+            float4 y = *(const float4 *)(down + from * D + column);
+            float4 *v = &r.v[i];
+            *v = make_float4(v->x + w * y.x, v->y + w * y.y, v->z + w * y.z, v->w + w * y.w);
+        }
+    }
+    for (int i = 0; x && i < VECS; i++) {
+        int column = 4 * (threadIdx.x + THREADS * i);
+        if (column < m.width)
+            *(float4 *)(x + t * D + column) = r.v[i];
+    }
+    norm_row(&r, norm, m.width, m.rms_eps, h + t * padded);
+}
+
+/* ---- workspace ---- */
+
+struct work {
+    start_out start;
+    float *sum; /* [T, D] x + o */
+    routing route;
+    groups group;
+    void *plan, *last_plan; /* of attention, for all tokens and for the rows of logits */
+    void *gemm;
+    /* Until after_attention: */
+    float *qkv;              /* [T, (H + 2 G) d] */
+    __nv_bfloat16 *q;        /* [T, H, d] */
+    __nv_bfloat16 *attended; /* [T, H d padded] */
+    float *o;                /* [T, D] */
+    /* After it, in the same memory: */
+    __nv_bfloat16 *inner; /* [T K, F padded] */
+    float *down;          /* [T K, D] */
+};
+
+size_t padded(int32_t n) {
+    return ((size_t)n + 63) / 64 * 64;
+}
+
+template <class T> void place(nb_layout *layout, T **out, size_t n) {
+    layout->used = (layout->used + 255) & ~(size_t)255;
+    *out = (T *)nb_layout_place(layout, n * sizeof(T));
+}
+
+size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, work *w) {
+    nb_layout layout = {(uint8_t *)base, 0};
+    size_t T = l->max_tokens, D = m->width, E = m->n_experts, K = m->experts_per_token;
+    size_t d = m->head_width, H = m->n_heads, heads = H + 2 * (size_t)m->n_kv_heads;
+    place(&layout, &w->start.x, T * D);
+    place(&layout, &w->sum, T * D);
+    place(&layout, &w->start.h, T * padded(m->width));
+    place(&layout, &w->start.turns, T * (d / 2));
+    place(&layout, &w->start.last_position, T);
+    place(&layout, &w->start.last_sequence, T);
+    place(&layout, &w->route.logits, T * E);
+    place(&layout, &w->route.arrived, T);
+    place(&layout, &w->route.expert, T * K + 4);
+    place(&layout, &w->route.weight, T * K);
+    place(&layout, &w->group.begin, E + 1);
+    place(&layout, &w->group.gather, T * K);
+    place(&layout, &w->group.slot, T * K);
+    size_t attention = nb_cuda_attention_workspace(m, l);
+    place(&layout, (uint8_t **)&w->plan, attention);
+    place(&layout, (uint8_t **)&w->last_plan, attention);
+    place(&layout, (uint8_t **)&w->gemm, nb_cuda_gemm_workspace(m, l));
+    nb_layout before = layout, after = layout;
+    place(&before, &w->qkv, T * heads * d);
+    place(&before, &w->q, T * H * d);
+    place(&before, &w->attended, T * padded(m->n_heads * m->head_width));
+    place(&before, &w->o, T * D);
+    place(&after, &w->inner, T * K * padded(m->expert_width));
+    place(&after, &w->down, T * K * D);
+    return before.used > after.used ? before.used : after.used;
+}
+
+/* ---- launches ---- */
+
+/* Calls f with the VECS that a width takes. */
+template <class F> cudaError_t with_vecs(int32_t width, F f) {
+    int vecs = nb_div_up((int)padded(width), 4 * THREADS);
+    if (vecs <= 1)
+        return f(std::integral_constant<int, 1>());
+    if (vecs <= 2)
+        return f(std::integral_constant<int, 2>());
+    if (vecs <= 4)
+        return f(std::integral_constant<int, 4>());
+    return f(std::integral_constant<int, 8>());
+}
+
+template <int VECS, int TOKENS, int EXPERTS>
+cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int capability,
+                                   const residual &in, const routing &out, cudaStream_t stream) {
+    auto kernel = after_attention<VECS, TOKENS, EXPERTS>;
+    int bytes = out.router ? TOKENS * m.width * (int)sizeof(float) : 0;
+    if (bytes > 48 << 10)
+        NB_CUDA_TRY(
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    return nb_launch(kernel, dim3(nb_div_up(n, TOKENS), parts), THREADS, bytes, capability, stream,
+                     m, n, in, out);
+}
+
+cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits &l, int n,
+                                   const residual &in, const routing &out, cudaStream_t stream) {
+    return with_vecs(m.width, [&](auto v) {
+        constexpr int VECS = decltype(v)::value;
+        constexpr int FEW = VECS > 4 ? 1 : 4;
+        if constexpr (VECS <= 2) {
+            if (n >= 3 * l.sm_count && m.n_experts >= 32)
+                return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out,
+                                                          stream);
+        }
+        if (n >= 8 * l.sm_count)
+            return launch_after_attention<VECS, FEW, 1>(m, n, 1, l.compute_capability, in, out,
+                                                        stream);
+        int parts = min(m.n_experts / 16, nb_div_up(l.sm_count, n));
+        return launch_after_attention<VECS, 1, 1>(m, n, out.router ? max(parts, 1) : 1,
+                                                  l.compute_capability, in, out, stream);
+    });
+}
+
+struct pass {
+    const nb_cuda_model &m;
+    const nb_cuda_step &s;
+    const nb_cuda_limits &l;
+    work w;
+    cudaStream_t stream;
+
+    /* y = W x, in f32 */
+    cudaError_t multiply(const nb_cuda_matrix &matrix, const __nv_bfloat16 *x, int n,
+                         int rotary_rows, float *y) const {
+        struct nb_cuda_gemm g = {};
+        g.w = matrix, g.n_groups = 1, g.n = n, g.x = x, g.epilogue = NB_CUDA_STORE_F32;
+        g.head_rows = m.head_width, g.rotary_rows = rotary_rows, g.y = y;
+        return nb_cuda_gemm(&g, &m, &l, w.gemm, stream);
+    }
+
+    /* Keys and values of all tokens go to their pages, queries to w.q. */
+    cudaError_t project(int32_t layer) const {
+        const nb_cuda_layer &p = m.host_layers[layer];
+        int heads = m.n_heads + 2 * m.n_kv_heads, d = m.head_width;
+        NB_CUDA_TRY(multiply(p.qkv, w.start.h, s.n_tokens, (m.n_heads + m.n_kv_heads) * d, w.qkv));
+        NB_CUDA_MARK("qkv", stream);
+        dim3 grid(nb_div_up(heads, THREADS / (d / 8)), s.n_tokens);
+        NB_CUDA_TRY(nb_launch(d == 64 ? rotate<64> : rotate<128>, grid, THREADS, 0,
+                              l.compute_capability, stream, m, s, layer, p.q_norm, p.k_norm,
+                              w.start.turns, w.qkv, w.q));
+        NB_CUDA_MARK("rotate", stream);
+        return cudaSuccess;
+    }
+
+    /* The rest of a layer for the queries; `norm` follows it. */
+    cudaError_t finish(int32_t layer, const nb_cuda_queries &queries, void *plan,
+                       const float *norm) const {
+        const nb_cuda_layer &p = m.host_layers[layer];
+        int n = queries.n, K = m.experts_per_token;
+        NB_CUDA_TRY(nb_cuda_attention(&m, &s, &queries, layer, w.q, w.attended, plan, &l, stream));
+        NB_CUDA_MARK("attention", stream);
+        NB_CUDA_TRY(multiply(p.o, w.attended, n, 0, w.o));
+        NB_CUDA_MARK("o", stream);
+        residual in = {w.start.x, queries.row, w.o, w.sum, w.start.h, p.expert_norm};
+        routing route = w.route;
+        route.router = m.dense ? NULL : p.router;
+        NB_CUDA_TRY(launch_after_attention(m, l, n, in, route, stream));
+        NB_CUDA_MARK("after_attention", stream);
+        struct nb_cuda_gemm g = {};
+        g.w = p.gate_up, g.n_groups = 1, g.n = n * K, g.x = w.start.h;
+        g.epilogue = NB_CUDA_SILU, g.y = w.inner;
+        if (!m.dense) {
+            int threads = n * K >= GROUP_THREADS ? GROUP_THREADS : nb_div_up(n * K, 32) * 32;
+            NB_CUDA_TRY(nb_launch(group, m.n_experts, threads, 0, l.compute_capability, stream,
+                                  n * K, K, w.route.expert, w.group));
+            g.n_groups = m.n_experts, g.begin = w.group.begin, g.gather = w.group.gather;
+            NB_CUDA_MARK("group", stream);
+        }
+        NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
+        NB_CUDA_MARK("gate_up", stream);
+        g.w = p.down, g.x = w.inner, g.gather = NULL, g.epilogue = NB_CUDA_STORE_F32, g.y = w.down;
+        NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
+        NB_CUDA_MARK("down", stream);
+        return with_vecs(m.width, [&](auto v) {
+            NB_CUDA_TRY(nb_launch(after_experts<decltype(v)::value>, n, THREADS, 0,
+                                  l.compute_capability, stream, m, w.sum, w.down,
+                                  m.dense ? NULL : w.group.slot, m.dense ? NULL : w.route.weight,
+                                  norm, w.start.x, w.start.h));
+            NB_CUDA_MARK("after_experts", stream);
+            return cudaSuccess;
+        });
+    }
+
+    cudaError_t run() const {
+        nb_cuda_queries all = {s.n_tokens, s.longest_run, s.longest_run == s.n_tokens,
+                               s.position, s.sequence,    NULL};
+        nb_cuda_queries last = {s.n_logits,
+                                min(s.longest_run, s.n_logits),
+                                0,
+                                w.start.last_position,
+                                w.start.last_sequence,
+                                s.logits_of};
+        bool fewer = s.n_logits < s.n_tokens;
+        NB_CUDA_TRY(
+            cudaMemsetAsync(w.route.arrived, 0, (size_t)s.n_tokens * sizeof(int32_t), stream));
+        NB_CUDA_TRY(cudaMemsetAsync(w.gemm, 0, NB_CUDA_GEMM_FLAGS, stream));
+        NB_CUDA_TRY(with_vecs(m.width, [&](auto v) {
+            return nb_launch(start<decltype(v)::value>, s.n_tokens, THREADS, 0,
+                             l.compute_capability, stream, m, s, m.host_layers[0].attention_norm,
+                             w.start);
+        }));
+        NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &all, w.plan, &l, stream));
+        if (fewer && s.n_logits)
+            NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &last, w.last_plan, &l, stream));
+        NB_CUDA_MARK("start", stream);
+        for (int32_t i = 0; i < m.n_layers; i++) {
+            bool is_last = i == m.n_layers - 1;
+            NB_CUDA_TRY(project(i));
+            if (is_last && s.n_logits == 0)
+                return cudaSuccess;
+            NB_CUDA_TRY(finish(i, is_last && fewer ? last : all,
+                               is_last && fewer ? w.last_plan : w.plan,
+                               is_last ? m.norm : m.host_layers[i + 1].attention_norm));
+        }
+        NB_CUDA_TRY(multiply(m.head, w.start.h, s.n_logits, 0, s.logits));
+        NB_CUDA_MARK("head", stream);
+        return cudaSuccess;
+    }
+};
+
+} // namespace
+
+int nb_cuda_batch_supports(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    return nb_cuda_attention_supports(m, l) && m->width % 4 == 0 && m->width <= MAX_WIDTH &&
+           m->n_experts <= MAX_EXPERTS && m->experts_per_token <= 32 && l->max_tokens <= 65535;
+}
+
+size_t nb_cuda_batch_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    work w;
+    return place_work(m, l, NULL, &w);
+}
+
+cudaError_t nb_cuda_batch_forward(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
+                                  void *workspace, const struct nb_cuda_limits *l,
+                                  cudaStream_t stream) {
+    pass p = {*m, *s, *l, {}, stream};
+    place_work(m, l, workspace, &p.w);
+    return p.run();
+}

@@ -1,0 +1,353 @@
+/* The large path of the CUDA backend against the plain one, on small random models of every kind
+ * and batches of every sort: TAP. With --bench: the time of each part on the shape of Mixtral 8x7B,
+ * as JSON lines. --only NAME restricts either to what has NAME in its name.
+ */
+#include "cuda_random.h"
+
+#include <algorithm>
+#include <map>
+#include <math.h>
+#include <string.h>
+#include <string>
+
+/* Events between the parts of a pass, while `marking`. */
+struct mark {
+    const char *part;
+    cudaEvent_t event;
+};
+static std::vector<mark> marks;
+static bool marking;
+
+static void add_mark(const char *part, cudaStream_t stream) {
+    if (!marking)
+        return;
+    mark m = {part, NULL};
+    CUDA_CHECK(cudaEventCreate(&m.event));
+    CUDA_CHECK(cudaEventRecord(m.event, stream));
+    marks.push_back(m);
+}
+
+#define NB_CUDA_MARK(part, stream) add_mark(part, stream)
+#include "backend/cuda/batch.cu"
+
+typedef cuda_random_chunk chunk;
+typedef std::vector<chunk> chunks;
+
+static int number, failed;
+static const char *only = "";
+
+static void result(bool ok, const std::string &name) {
+    number++;
+    failed += !ok;
+    printf("%s %d - %s\n", ok ? "ok" : "not ok", number, name.c_str());
+}
+
+/* ---- against the plain path ---- */
+
+struct scenario {
+    const char *name;
+    chunks of;
+};
+
+static chunks decode(std::vector<int32_t> past) {
+    chunks out;
+    for (int32_t p : past)
+        out.push_back({p, 1, chunk::LOGITS_LAST});
+    return out;
+}
+
+static std::vector<scenario> scenarios() {
+    std::vector<scenario> out = {
+        {"one token, nothing before", decode({0})},
+        {"one token after 32,767", decode({32767})},
+        {"page boundaries", decode({14, 15, 16, 17, 30, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128})},
+        {"prefill of 1 to 70", {}},
+        {"prefill of 777", {{0, 777, chunk::LOGITS_ALL}}},
+        {"prefill whose last row alone counts", {{0, 300, chunk::LOGITS_LAST}}},
+        {"mixture",
+         {{77, 130, chunk::LOGITS_ALL},
+          {0, 17, chunk::LOGITS_NONE},
+          {4000, 1, chunk::LOGITS_LAST},
+          {999, 16, chunk::LOGITS_ALL},
+          {0, 1, chunk::LOGITS_LAST},
+          {3001, 40, chunk::LOGITS_LAST},
+          {100, 7, chunk::LOGITS_ALL},
+          {20000, 1, chunk::LOGITS_LAST}}},
+        {"no logits", {{5, 90, chunk::LOGITS_NONE}, {40, 1, chunk::LOGITS_NONE}}},
+        {"two prefills after prefixes",
+         {{8191, 300, chunk::LOGITS_LAST}, {33, 260, chunk::LOGITS_ALL}}},
+    };
+    for (int32_t n = 1; n <= 70; n += n < 6 ? 1 : 8)
+        out[3].of.push_back({n % 5 * 11, n, chunk::LOGITS_ALL});
+    std::vector<int32_t> past;
+    for (int32_t i = 0; i < 64; i++)
+        past.push_back((i * i * 7) % 3000);
+    past[9] = 30011;
+    out.push_back({"64 sequences", decode(past)});
+    return out;
+}
+
+typedef size_t (*workspace_fn)(const struct nb_cuda_model *, const struct nb_cuda_limits *);
+typedef cudaError_t (*forward_fn)(const struct nb_cuda_model *, const struct nb_cuda_step *, void *,
+                                  const struct nb_cuda_limits *, cudaStream_t);
+
+/* A pass's logits; its workspace holds NaN before. */
+static std::vector<float> run(workspace_fn workspace, forward_fn forward,
+                              const cuda_random_model &m, const cuda_random_step &s) {
+    void *work;
+    size_t bytes = workspace(&m.model, &m.limits);
+    CUDA_CHECK(cudaMalloc(&work, bytes));
+    CUDA_CHECK(cudaMemset(work, 0xFF, bytes));
+    CUDA_CHECK(
+        cudaMemset(s.logits, 0xFF, (size_t)s.step.n_logits * m.model.n_vocab * sizeof(float)));
+    CUDA_CHECK(forward(&m.model, &s.step, work, &m.limits, 0));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    CUDA_CHECK(cudaFree(work));
+    return cuda_logits(&m, &s);
+}
+
+/* Rounding to bf16 moves router logits, and where two are as close as that another expert is
+ * chosen: then a row is far off and right. Few rows may be. */
+static bool close(const cuda_random_config &c, const std::vector<float> &got,
+                  const std::vector<float> &want, int32_t n_vocab, cuda_difference *d) {
+    *d = cuda_compare(got, want, n_vocab);
+    int32_t far = 0;
+    for (int32_t r = 0; r < d->rows; r++) {
+        std::vector<float> a(got.begin() + (size_t)r * n_vocab,
+                             got.begin() + (size_t)(r + 1) * n_vocab),
+            b(want.begin() + (size_t)r * n_vocab, want.begin() + (size_t)(r + 1) * n_vocab);
+        far += cuda_compare(a, b, n_vocab).error > 0.03;
+    }
+    bool one_way = c.dense || c.n_experts == c.experts_per_token;
+    return d->finite && far <= (one_way ? 0 : 1 + d->rows / 12) &&
+           (d->rows < 4 || d->median_error < 0.012);
+}
+
+static void compare(const cuda_random_config &c, const cuda_random_model &m, const scenario &s,
+                    uint64_t seed) {
+    std::string name = std::string(c.name) + ": " + s.name;
+    if (name.find(only) == std::string::npos)
+        return;
+    cuda_random_step step;
+    cuda_random_step_make(&m, s.of, seed, &step);
+    std::vector<float> want = run(nb_cuda_plain_workspace, nb_cuda_plain_forward, m, step),
+                       got = run(nb_cuda_batch_workspace, nb_cuda_batch_forward, m, step),
+                       again = run(nb_cuda_batch_workspace, nb_cuda_batch_forward, m, step);
+    bool ok = true, same = got.size() == again.size() &&
+                           memcmp(got.data(), again.data(), got.size() * sizeof(float)) == 0;
+    cuda_difference d = {};
+    if (!want.empty())
+        ok = close(c, got, want, m.model.n_vocab, &d);
+    result(ok && same, name);
+    printf("# %d rows, median error %.1e, worst %.1e, KL mean %.1e max %.1e, argmax %d%s\n", d.rows,
+           d.median_error, d.worst_error, d.mean_kl, d.max_kl, d.same_argmax,
+           same ? "" : ", other bits the second time");
+    cuda_random_step_free(&step);
+}
+
+/* Routers that send every token to expert 0 and none to experts 3 and up: row 2 is minus row 1, the
+ * rest are 0. One of 1 and 2 comes first, and of those that tie the lowest. */
+static void bend_routers(const cuda_random_model &m) {
+    size_t width = (size_t)m.model.width, n = (size_t)m.model.n_experts * width;
+    for (const nb_cuda_layer &l : m.layers) {
+        std::vector<float> w(n);
+        CUDA_CHECK(cudaMemcpy(w.data(), l.router, n * sizeof(float), cudaMemcpyDeviceToHost));
+        std::fill(w.begin(), w.begin() + width, 0.0f);
+        for (size_t i = 0; i < width; i++)
+            w[2 * width + i] = -w[width + i];
+        std::fill(w.begin() + 3 * width, w.end(), 0.0f);
+        CUDA_CHECK(
+            cudaMemcpy((void *)l.router, w.data(), n * sizeof(float), cudaMemcpyHostToDevice));
+    }
+}
+
+/* All scenarios captured in a graph give what they give without. */
+static void capture(const cuda_random_config &c, const cuda_random_model &m, const scenario &s) {
+    std::string name = std::string(c.name) + ": " + s.name + ", as a graph";
+    if (name.find(only) == std::string::npos)
+        return;
+    cuda_random_step step;
+    cuda_random_step_make(&m, s.of, 5, &step);
+    std::vector<float> want = run(nb_cuda_batch_workspace, nb_cuda_batch_forward, m, step);
+    void *work;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA_CHECK(cudaMalloc(&work, nb_cuda_batch_workspace(&m.model, &m.limits)));
+    CUDA_CHECK(cudaStreamCreate(&stream));
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    CUDA_CHECK(nb_cuda_batch_forward(&m.model, &step.step, work, &m.limits, stream));
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    bool same = true;
+    for (int i = 0; i < 3; i++) {
+        CUDA_CHECK(cudaMemset(step.logits, 0xFF, want.size() * sizeof(float)));
+        CUDA_CHECK(cudaDeviceSynchronize());
+        CUDA_CHECK(cudaGraphLaunch(exec, stream));
+        CUDA_CHECK(cudaStreamSynchronize(stream));
+        std::vector<float> got = cuda_logits(&m, &step);
+        same = same && memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0;
+    }
+    result(same, name);
+    CUDA_CHECK(cudaGraphExecDestroy(exec));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    CUDA_CHECK(cudaStreamDestroy(stream));
+    CUDA_CHECK(cudaFree(work));
+    cuda_random_step_free(&step);
+}
+
+static void test(bool brief) {
+    std::vector<scenario> all = scenarios();
+    for (int i = 0; i < cuda_n_small; i++) {
+        const cuda_random_config &c = cuda_small[i];
+        int32_t pages = 0, tokens = 0;
+        for (const scenario &s : all) {
+            int32_t n = 0;
+            for (const chunk &k : s.of)
+                n += k.n;
+            pages = std::max(pages, cuda_random_pages(s.of)), tokens = std::max(tokens, n);
+        }
+        cuda_random_model m;
+        cuda_random_make(&c, pages + 5, tokens, 64, 100 + (uint64_t)i, &m);
+        if (!nb_cuda_batch_supports(&m.model, &m.limits)) {
+            result(c.head_width % 64 != 0, std::string(c.name) + ": not supported");
+            cuda_random_free(&m);
+            continue;
+        }
+        for (const scenario &s : all) {
+            if (!brief || strstr(s.name, "mixture") || strstr(s.name, "boundaries"))
+                compare(c, m, s, 1000 + (uint64_t)i);
+        }
+        if (!brief) {
+            capture(c, m, all.back());
+            capture(c, m, all[6]);
+        }
+        if (c.experts_per_token == 2 && !brief) {
+            bend_routers(m);
+            compare(c, m, {"an expert for all and experts for none, decode", all.back().of}, 3);
+            compare(c, m, {"an expert for all and experts for none, prefill", all[4].of}, 4);
+        }
+        cuda_random_free(&m);
+    }
+}
+
+/* ---- measuring ---- */
+
+/* Best time of a graph of the pass, milliseconds. */
+static double time_graph(const cuda_random_model &m, const cuda_random_step &s, void *work,
+                         int repeats) {
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t begin, end;
+    CUDA_CHECK(cudaStreamCreate(&stream));
+    CUDA_CHECK(cudaEventCreate(&begin));
+    CUDA_CHECK(cudaEventCreate(&end));
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    CUDA_CHECK(nb_cuda_batch_forward(&m.model, &s.step, work, &m.limits, stream));
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    float best = 1e30f;
+    for (int i = 0; i <= repeats; i++) {
+        float ms;
+        CUDA_CHECK(cudaEventRecord(begin, stream));
+        CUDA_CHECK(cudaGraphLaunch(exec, stream));
+        CUDA_CHECK(cudaEventRecord(end, stream));
+        CUDA_CHECK(cudaStreamSynchronize(stream));
+        CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+        best = i ? std::min(best, ms) : best;
+    }
+    CUDA_CHECK(cudaGraphExecDestroy(exec));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    CUDA_CHECK(cudaStreamDestroy(stream));
+    return best;
+}
+
+/* Time of each part, all layers together, milliseconds: the best of the repeats. Events between
+ * kernels add about a microsecond to each. */
+static std::map<std::string, double> time_parts(const cuda_random_model &m,
+                                                const cuda_random_step &s, void *work,
+                                                int repeats) {
+    std::map<std::string, double> best;
+    for (int r = 0; r <= repeats; r++) {
+        std::map<std::string, double> sum;
+        marking = true;
+        add_mark("", 0);
+        CUDA_CHECK(nb_cuda_batch_forward(&m.model, &s.step, work, &m.limits, 0));
+        marking = false;
+        CUDA_CHECK(cudaDeviceSynchronize());
+        for (size_t i = 1; i < marks.size(); i++) {
+            float ms;
+            CUDA_CHECK(cudaEventElapsedTime(&ms, marks[i - 1].event, marks[i].event));
+            sum[marks[i].part] += ms;
+        }
+        for (const mark &k : marks)
+            CUDA_CHECK(cudaEventDestroy(k.event));
+        marks.clear();
+        for (const auto &p : sum) {
+            if (r > 0)
+                best[p.first] = best.count(p.first) ? std::min(best[p.first], p.second) : p.second;
+        }
+    }
+    return best;
+}
+
+/* Floating-point operations of causal attention in all layers. */
+static double attention_flops(const nb_cuda_model &m, const chunks &of) {
+    double pairs = 0;
+    for (const chunk &c : of)
+        pairs += (double)c.n * c.past + 0.5 * c.n * (c.n + 1.0);
+    return 4.0 * pairs * m.n_heads * m.head_width * m.n_layers;
+}
+
+static void bench(const cuda_random_config &c) {
+    std::vector<scenario> all = {{"prefill 512", {{0, 512, chunk::LOGITS_LAST}}},
+                                 {"prefill 2048", {{0, 2048, chunk::LOGITS_LAST}}},
+                                 {"prefill 8192", {{0, 8192, chunk::LOGITS_LAST}}},
+                                 {"decode 16", decode(std::vector<int32_t>(16, 500))},
+                                 {"decode 32", decode(std::vector<int32_t>(32, 500))},
+                                 {"decode 64", decode(std::vector<int32_t>(64, 500))},
+                                 {"decode 32 at 4096", decode(std::vector<int32_t>(32, 4096))}};
+    cuda_random_model m;
+    cuda_random_make(&c, 32 * 260, 8192, 64, 1, &m);
+    void *work;
+    size_t bytes = nb_cuda_batch_workspace(&m.model, &m.limits);
+    CUDA_CHECK(cudaMalloc(&work, bytes));
+    printf("{\"model\": \"%s\", \"weights_gb\": %.2f, \"workspace_gb\": %.2f}\n", c.name,
+           (double)m.weight_bytes / 1e9, (double)bytes / 1e9);
+    for (const scenario &s : all) {
+        if (std::string(s.name).find(only) == std::string::npos)
+            continue;
+        cuda_random_step step;
+        cuda_random_step_make(&m, s.of, 2, &step);
+        int repeats = step.step.n_tokens > 4000 ? 2 : 4;
+        double ms = time_graph(m, step, work, repeats), flops = attention_flops(m.model, s.of);
+        std::map<std::string, double> parts = time_parts(m, step, work, repeats);
+        printf("{\"step\": \"%s\", \"ms\": %.3f, \"tokens_per_s\": %.0f", s.name, ms,
+               step.step.n_tokens / ms * 1e3);
+        for (const auto &p : parts)
+            printf(", \"%s_ms\": %.3f", p.first.c_str(), p.second);
+        printf(", \"attention_tflops\": %.0f}\n", flops / parts["attention"] / 1e9);
+        fflush(stdout);
+        cuda_random_step_free(&step);
+    }
+    CUDA_CHECK(cudaFree(work));
+    cuda_random_free(&m);
+}
+
+int main(int argc, char **argv) {
+    bool measure = false, brief = false;
+    for (int i = 1; i < argc; i++) {
+        measure |= strcmp(argv[i], "--bench") == 0;
+        brief |= strcmp(argv[i], "--brief") == 0; /* few cases: under compute-sanitizer */
+        if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
+            only = argv[++i];
+    }
+    if (measure) {
+        bench(cuda_mixtral_8x7b);
+        return 0;
+    }
+    test(brief);
+    printf("1..%d\n", number);
+    return failed != 0;
+}
