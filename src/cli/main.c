@@ -10,8 +10,12 @@
 #include <string.h>
 
 static const struct nb_command *const commands[] = {
-    &nb_command_bench,   &nb_command_classify, &nb_command_doctor,   &nb_command_generate,
-    &nb_command_inspect, &nb_command_quantize, &nb_command_tokenize,
+    &nb_command_bench,    &nb_command_classify, &nb_command_doctor,
+    &nb_command_generate, &nb_command_inspect,  &nb_command_quantize,
+#ifdef NB_HAVE_SERVICE
+    &nb_command_serve,
+#endif
+    &nb_command_tokenize,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -42,7 +42,7 @@ struct call {
     struct call *next;
     void (*fn)(void *context);
     void *context;
-    bool done, refused;
+    bool *done; /* NULL: nobody waits for it */
 };
 
 struct nb_scheduler {
@@ -57,8 +57,9 @@ struct nb_scheduler {
     struct item *first, **last; /* of those that wait */
     size_t n_waiting, n_running;
     struct call *calls, **last_call;
+    size_t n_calls; /* those that run now among them */
     uint64_t last_id;
-    bool stop, draining;
+    bool started, stop, draining;
     struct nb_scheduler_stats stats;
 
     /* The thread's own; `running` and the items' ids are read by others under the lock. */
@@ -464,7 +465,10 @@ static void run_calls(struct nb_scheduler *s) {
         pthread_mutex_unlock(&s->lock);
         call->fn(call->context);
         pthread_mutex_lock(&s->lock);
-        call->done = true;
+        s->n_calls--;
+        if (call->done)
+            *call->done = true;
+        free(call);
         pthread_cond_broadcast(&s->idle);
     }
     pthread_mutex_unlock(&s->lock);
@@ -535,23 +539,31 @@ enum nb_status nb_scheduler_open(struct nb_engine *engine,
         status = nb_fail(err, NB_ERR_MEMORY, "cannot start the scheduler's thread: %s",
                          strerror(failed));
     if (status != NB_OK) {
-        s->thread = pthread_self(); /* none to be joined */
         nb_scheduler_close(s);
         return status;
     }
+    s->started = true;
     *out = s;
     return NB_OK;
+}
+
+void nb_scheduler_stop(struct nb_scheduler *s) {
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = s->draining = true;
+    bool join = s->started;
+    s->started = false;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    if (join)
+        pthread_join(s->thread, NULL);
 }
 
 void nb_scheduler_close(struct nb_scheduler *s) {
     if (!s)
         return;
-    pthread_mutex_lock(&s->lock);
-    s->stop = s->draining = true;
-    pthread_cond_signal(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-    if (!pthread_equal(s->thread, pthread_self()))
-        pthread_join(s->thread, NULL);
+    nb_scheduler_stop(s);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);
     pthread_cond_destroy(&s->idle);
@@ -629,22 +641,42 @@ void nb_scheduler_cancel(struct nb_scheduler *s, uint64_t id) {
     pthread_mutex_unlock(&s->lock);
 }
 
-enum nb_status nb_scheduler_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
-                                 struct nb_error *err) {
-    struct call call = {.fn = fn, .context = context};
+static enum nb_status add_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
+                               bool wait, struct nb_error *err) {
+    bool done = false;
+    struct call *call = calloc(1, sizeof *call);
+    if (!call)
+        return nb_fail_memory(err, sizeof *call, "a request");
+    *call = (struct call){.fn = fn, .context = context, .done = wait ? &done : NULL};
+    enum nb_status status = NB_OK;
     pthread_mutex_lock(&s->lock);
-    bool refused = s->draining;
-    if (!refused) {
-        *s->last_call = &call;
-        s->last_call = &call.next;
+    if (s->draining)
+        status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
+    else if (s->n_calls >= s->max_waiting)
+        status = nb_fail(err, NB_ERR_LIMIT, "%zu requests are waiting already; try again later",
+                         s->n_calls);
+    if (status == NB_OK) {
+        *s->last_call = call;
+        s->last_call = &call->next;
+        s->n_calls++;
         pthread_cond_signal(&s->wake);
-        while (!call.done)
+        while (wait && !done)
             pthread_cond_wait(&s->idle, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
-    return refused
-               ? nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests")
-               : NB_OK;
+    if (status != NB_OK)
+        free(call);
+    return status;
+}
+
+enum nb_status nb_scheduler_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
+                                 struct nb_error *err) {
+    return add_call(s, fn, context, true, err);
+}
+
+enum nb_status nb_scheduler_post(struct nb_scheduler *s, void (*fn)(void *context), void *context,
+                                 struct nb_error *err) {
+    return add_call(s, fn, context, false, err);
 }
 
 bool nb_scheduler_drain(struct nb_scheduler *s, double timeout_ms) {
@@ -652,9 +684,9 @@ bool nb_scheduler_drain(struct nb_scheduler *s, double timeout_ms) {
     pthread_mutex_lock(&s->lock);
     s->draining = true;
     int timed_out = 0;
-    while ((s->first || s->n_running || s->calls) && timed_out != ETIMEDOUT)
+    while ((s->first || s->n_running || s->n_calls) && timed_out != ETIMEDOUT)
         timed_out = pthread_cond_timedwait(&s->idle, &s->lock, &until);
-    bool done = !s->first && !s->n_running && !s->calls;
+    bool done = !s->first && !s->n_running && !s->n_calls;
     pthread_mutex_unlock(&s->lock);
     return done;
 }

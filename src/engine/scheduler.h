@@ -53,7 +53,11 @@ enum nb_status nb_scheduler_open(struct nb_engine *engine,
                                  const struct nb_scheduler_options *options,
                                  struct nb_scheduler **out, struct nb_error *err);
 
-/* Ends what runs and waits with NB_ERR_STOPPED, and its thread. NULL is allowed. */
+/* Ends what runs and waits with NB_ERR_STOPPED, and the thread; from then on requests are refused.
+ * NULL is allowed, and so is a second time. */
+void nb_scheduler_stop(struct nb_scheduler *scheduler);
+
+/* Stops, and frees. NULL is allowed. */
 void nb_scheduler_close(struct nb_scheduler *scheduler);
 
 /* Checks a request and tokenizes its prompt on the caller's thread, and queues it. NB_ERR_LIMIT if
@@ -65,9 +69,13 @@ enum nb_status nb_scheduler_submit(struct nb_scheduler *scheduler, const struct 
 /* Ends a request, if it is not over, with what it has: NB_OK and NB_FINISH_CALLER. */
 void nb_scheduler_cancel(struct nb_scheduler *scheduler, uint64_t id);
 
-/* Runs fn on the scheduler's thread, between two steps, and returns when it has: for work that uses
- * the engine itself. NB_ERR_STOPPED if it could not. Not from a callback. */
+/* Runs fn on the scheduler's thread, between two steps: for work that uses the engine itself, and
+ * keeps the others waiting as long as it takes. nb_scheduler_call returns when it has run, and is
+ * not for callbacks; nb_scheduler_post returns at once. NB_ERR_STOPPED, and fn will not run, while
+ * draining; NB_ERR_LIMIT if too much waits already. */
 enum nb_status nb_scheduler_call(struct nb_scheduler *scheduler, void (*fn)(void *context),
+                                 void *context, struct nb_error *err);
+enum nb_status nb_scheduler_post(struct nb_scheduler *scheduler, void (*fn)(void *context),
                                  void *context, struct nb_error *err);
 
 /* Takes no more requests, and waits until all are answered: true, or false after timeout_ms. */

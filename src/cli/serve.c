@@ -1,0 +1,202 @@
+/* nibble serve: a model behind HTTP. */
+#include "base/log.h"
+#include "cli/cli.h"
+#include "service/service.h"
+
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: nibble serve [--model CHECKPOINT] [OPTIONS]\n\n"
+    "Answers HTTP requests as OpenAI's API has them: /v1/models, /v1/completions,\n"
+    "/v1/chat/completions, and /v1/classify. /healthz, /readyz and /metrics are for operators.\n"
+    "SIGTERM ends it once everything that runs is answered; SIGHUP reads the keys again.\n\n"
+    "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
+    "  --host ADDRESS      to listen on (default: 127.0.0.1)\n"
+    "  --port N            0 takes a free one (default: 8080)\n"
+    "  --api-key-file FILE a line a key: NAME KEY [requests_per_minute=N] [max_running=N]\n"
+    "                      (default: everybody may ask)\n"
+    "  --model-name NAME   what the API calls the model (default: its folder's name)\n"
+    "  --max-sequences N   that run at once, and that KV memory is made for (default: 16)\n"
+    "  --max-waiting N     requests beyond those; more get 429 (default: 1024)\n"
+    "  --max-body SIZE     of a request (default: 8MiB)\n"
+    "  --max-connections N (default: 4096)\n"
+    "  --timeout SECONDS   of an answer (default: 600)\n"
+    "  --drain SECONDS     that SIGTERM waits for what runs (default: 30)\n"
+    "  --cors ORIGIN       an origin whose pages may ask, or \"*\" (default: "
+    "none)\n" NB_CLI_ENGINE_HELP "\nA line a request goes to standard error, without prompts or "
+                                 "keys; NIBBLE_LOG=debug tells more,\n"
+    "NIBBLE_LOG=error less.\n"
+    "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start or not end in time, 2 for "
+    "wrong "
+    "usage.\n";
+
+enum { DEFAULT_PORT = 8080, DEFAULT_SEQUENCES = 16, DEFAULT_DRAIN_S = 30 };
+
+struct request {
+    struct nb_cli_engine how;
+    struct nb_service_options options;
+    double drain_s;
+};
+
+static bool number(const char *option, int64_t min, int64_t max, int64_t *out) {
+    return nb_cli_int("serve", option, optarg, min, max, out);
+}
+
+static bool parse(int argc, char **argv, struct request *r) {
+    enum {
+        HOST = NB_OPT_COMMAND,
+        PORT,
+        KEYS,
+        NAME,
+        SEQUENCES,
+        WAITING,
+        BODY,
+        CONNECTIONS,
+        TIMEOUT,
+        DRAIN,
+        CORS
+    };
+    static const struct option options[] = {
+        NB_CLI_ENGINE_OPTIONS,
+        {"host", required_argument, NULL, HOST},
+        {"port", required_argument, NULL, PORT},
+        {"api-key-file", required_argument, NULL, KEYS},
+        {"model-name", required_argument, NULL, NAME},
+        {"max-sequences", required_argument, NULL, SEQUENCES},
+        {"max-waiting", required_argument, NULL, WAITING},
+        {"max-body", required_argument, NULL, BODY},
+        {"max-connections", required_argument, NULL, CONNECTIONS},
+        {"timeout", required_argument, NULL, TIMEOUT},
+        {"drain", required_argument, NULL, DRAIN},
+        {"cors", required_argument, NULL, CORS},
+        {0},
+    };
+    bool fine = true;
+    for (int code; fine && (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        if (code == '?' || code == ':') {
+            nb_cli_usage("serve", "%s: unknown, or without its value", argv[optind - 1]);
+            return false;
+        }
+        bool known;
+        fine = nb_cli_engine_option("serve", code, optarg, &r->how, &known);
+        if (!fine || known)
+            continue;
+        int64_t n = 0;
+        uint64_t bytes = 0;
+        if (code == HOST) {
+            r->options.host = optarg;
+        } else if (code == PORT) {
+            fine = number("--port", 0, 65535, &n);
+            r->options.port = (uint16_t)n;
+        } else if (code == KEYS) {
+            r->options.api_key_file = optarg;
+        } else if (code == NAME) {
+            r->options.model_name = optarg;
+        } else if (code == SEQUENCES) {
+            fine = number("--max-sequences", 1, 4096, &n);
+            r->how.options.sequences = (int32_t)n;
+        } else if (code == WAITING) {
+            fine = number("--max-waiting", 1, 1000000, &n);
+            r->options.max_waiting = (size_t)n;
+        } else if (code == BODY) {
+            fine = nb_cli_bytes("serve", "--max-body", optarg, &bytes);
+            r->options.max_body_bytes = (size_t)bytes;
+        } else if (code == CONNECTIONS) {
+            fine = number("--max-connections", 1, 1000000, &n);
+            r->options.max_connections = (unsigned)n;
+        } else if (code == TIMEOUT) {
+            fine = nb_cli_number("serve", "--timeout", optarg, 0.001, 1e6, &r->options.timeout_s);
+        } else if (code == DRAIN) {
+            fine = nb_cli_number("serve", "--drain", optarg, 0, 1e6, &r->drain_s);
+        } else if (code == CORS) {
+            r->options.allow_origin = optarg;
+        }
+    }
+    if (fine && optind < argc) {
+        nb_cli_usage("serve", "%s: expected options only", argv[optind]);
+        return false;
+    }
+    r->options.max_running = (size_t)r->how.options.sequences;
+    return fine;
+}
+
+static void print_log(void *context, enum nb_log_level level, const char *message) {
+    (void)context;
+    fprintf(stderr, "level=%s %s\n", nb_log_level_name(level), message);
+}
+
+/* A service logs each request, unless the environment asked for less. */
+static void start_log(void) {
+    const char *wanted = getenv("NIBBLE_LOG");
+    enum nb_log_level level = NB_LOG_INFO;
+    for (int i = NB_LOG_ERROR; wanted && i <= NB_LOG_DEBUG; i++)
+        level = strcmp(wanted, nb_log_level_name((enum nb_log_level)i)) == 0 ? (enum nb_log_level)i
+                                                                             : level;
+    nb_log_set(level, print_log, NULL);
+}
+
+/* Until SIGTERM or SIGINT. The signals are blocked in every thread and waited for here. */
+static void wait_for_end(struct nb_service *service, const sigset_t *signals) {
+    for (;;) {
+        int got = 0;
+        if (sigwait(signals, &got) != 0)
+            continue;
+        if (got != SIGHUP)
+            return;
+        struct nb_error err;
+        if (nb_service_reload(service, &err) == NB_OK)
+            nb_log(NB_LOG_INFO, "event=reload the keys were read again");
+        else
+            nb_log(NB_LOG_ERROR, "event=reload the keys stay as they were: %s", err.message);
+    }
+}
+
+static int run(int argc, char **argv) {
+    struct request r = {
+        .options = {.port = DEFAULT_PORT},
+        .how = {.options = {.sequences = DEFAULT_SEQUENCES}},
+        .drain_s = DEFAULT_DRAIN_S,
+    };
+    nb_cli_engine_defaults(&r.how.options);
+    if (!parse(argc, argv, &r))
+        return NB_EXIT_USAGE;
+    start_log();
+    signal(SIGPIPE, SIG_IGN);
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    struct nb_engine *engine = NULL;
+    struct nb_service *service = NULL;
+    struct nb_error err;
+    enum nb_status s = nb_cli_engine_open(&r.how, &engine, &err);
+    if (s == NB_OK)
+        s = nb_service_open(engine, &r.options, &service, &err);
+    if (s != NB_OK) {
+        nb_engine_close(engine);
+        return nb_cli_error(&err);
+    }
+    const char *host = r.options.host ? r.options.host : "127.0.0.1";
+    printf(strchr(host, ':') ? "nibble: %s listens on http://[%s]:%u\n"
+                             : "nibble: %s listens on http://%s:%u\n",
+           r.options.model_name ? r.options.model_name : nb_engine_name(engine), host,
+           nb_service_port(service));
+    fflush(stdout);
+    wait_for_end(service, &signals);
+    nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r.drain_s);
+    bool drained = nb_service_drain(service, r.drain_s);
+    nb_service_close(service);
+    nb_engine_close(engine);
+    nb_log(NB_LOG_INFO, "event=end %s",
+           drained ? "everything was answered" : "not everything was answered");
+    return drained ? NB_EXIT_OK : NB_EXIT_FAILURE;
+}
+
+const struct nb_command nb_command_serve = {"serve", "a model behind HTTP", help, run};

@@ -1,0 +1,640 @@
+#include "service/http.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum {
+    WATCH_MS = 200,           /* how often clients that wait are looked at */
+    STREAM_BLOCK = 16 * 1024, /* bytes at a time */
+    HEADER_BYTES = 16 * 1024, /* memory of a connection: its request line and headers fit in it */
+    MAX_EXTRA_BYTES =
+        1 << 20 /* of a body that is too long, read and thrown away for a polite answer */
+};
+
+/* An exchange as this file knows it. It has two owners: the connection, until it is over, and the
+ * handler. */
+struct exchange {
+    struct nb_exchange public;
+    struct nb_http *http;
+    struct MHD_Connection *connection;
+    int fd;
+    atomic_int references;
+
+    pthread_mutex_t lock; /* of what follows */
+    struct nb_buf body, out;
+    size_t sent;     /* of `out`, by a stream */
+    size_t excess;   /* bytes of the body that were thrown away */
+    int refused;     /* a status to answer with, before any handler */
+    const char *why; /* for a refusal */
+    bool dispatched, suspended, over, gone;
+    void (*on_gone)(struct nb_exchange *exchange);
+    bool answered, queued, streaming, ended;
+    int status;
+    char type[64], headers[256];
+    uint64_t bytes;
+
+    struct exchange *next, *previous; /* of all that are with a handler; under http->lock */
+    bool listed;
+};
+
+struct nb_http {
+    struct nb_http_options options;
+    struct MHD_Daemon *daemon;
+    uint16_t port;
+    pthread_t watcher;
+    bool watching;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t wake;
+    bool stop;
+    struct exchange *exchanges; /* with a handler */
+};
+
+/* ---- exchanges
+ * -----------------------------------------------------------------------------------
+ */
+
+static void release(struct exchange *x) {
+    if (atomic_fetch_sub(&x->references, 1) > 1)
+        return;
+    free((void *)x->public.path);
+    nb_buf_free(&x->body);
+    nb_buf_free(&x->out);
+    pthread_mutex_destroy(&x->lock);
+    free(x);
+}
+
+void nb_http_retain(struct nb_exchange *exchange) {
+    atomic_fetch_add(&((struct exchange *)exchange)->references, 1);
+}
+
+void nb_http_release(struct nb_exchange *exchange) {
+    release((struct exchange *)exchange);
+}
+
+const char *nb_http_header(const struct nb_exchange *exchange, const char *name) {
+    return MHD_lookup_connection_value(((const struct exchange *)exchange)->connection,
+                                       MHD_HEADER_KIND, name);
+}
+
+/* The client's own id where it is of letters, digits and "-_.", so that it can stand in a log; else
+ * a random one. */
+static void set_id(struct exchange *x) {
+    const char *given = nb_http_header(&x->public, "X-Request-Id");
+    size_t n = given ? strlen(given) : 0;
+    if (n && n < sizeof x->public.id &&
+        strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == n) {
+        memcpy(x->public.id, given, n + 1);
+        return;
+    }
+    uint64_t r[2] = {0};
+    if (getrandom(r, sizeof r, 0) != sizeof r)
+        r[0] = (uint64_t)nb_now_us();
+    snprintf(x->public.id, sizeof x->public.id, "%016llx%08llx", (unsigned long long)r[0],
+             (unsigned long long)(r[1] & 0xffffffff));
+}
+
+static void set_peer(struct exchange *x) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (info && info->client_addr)
+        getnameinfo(info->client_addr, sizeof(struct sockaddr_storage), x->public.peer,
+                    sizeof x->public.peer, NULL, 0, NI_NUMERICHOST);
+    info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    x->fd = info ? info->connect_fd : -1;
+}
+
+static struct exchange *make_exchange(struct nb_http *http, struct MHD_Connection *connection,
+                                      const char *method, const char *path) {
+    struct exchange *x = calloc(1, sizeof *x);
+    char *copy = strdup(path);
+    if (!x || !copy) {
+        free(x);
+        free(copy);
+        return NULL;
+    }
+    x->http = http;
+    x->connection = connection;
+    atomic_init(&x->references, 1);
+    pthread_mutex_init(&x->lock, NULL);
+    x->public.begun_us = nb_now_us();
+    snprintf(x->public.method, sizeof x->public.method, "%s", method);
+    x->public.path = copy;
+    set_id(x);
+    set_peer(x);
+    return x;
+}
+
+static void list(struct exchange *x) {
+    pthread_mutex_lock(&x->http->lock);
+    x->next = x->http->exchanges;
+    if (x->next)
+        x->next->previous = x;
+    x->http->exchanges = x;
+    x->listed = true;
+    pthread_mutex_unlock(&x->http->lock);
+}
+
+static void unlist(struct exchange *x) {
+    pthread_mutex_lock(&x->http->lock);
+    if (x->listed) {
+        if (x->previous)
+            x->previous->next = x->next;
+        else
+            x->http->exchanges = x->next;
+        if (x->next)
+            x->next->previous = x->previous;
+        x->listed = false;
+    }
+    pthread_mutex_unlock(&x->http->lock);
+}
+
+/* Under its lock: lets the connection go on if it waits. */
+static void resume(struct exchange *x) {
+    if (x->suspended && !x->over) {
+        x->suspended = false;
+        MHD_resume_connection(x->connection);
+    }
+}
+
+/* ---- answers
+ * -------------------------------------------------------------------------------------
+ */
+
+void nb_http_answer(struct nb_exchange *exchange, int status, const char *type, const void *body,
+                    size_t n, const char *headers) {
+    struct exchange *x = (struct exchange *)exchange;
+    pthread_mutex_lock(&x->lock);
+    if (!x->answered && !x->over) {
+        x->status = status;
+        snprintf(x->type, sizeof x->type, "%s", type);
+        snprintf(x->headers, sizeof x->headers, "%s", headers ? headers : "");
+        nb_buf_add(&x->out, body, n);
+        x->answered = x->ended = true;
+        resume(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+void nb_http_stream(struct nb_exchange *exchange, int status, const char *type) {
+    struct exchange *x = (struct exchange *)exchange;
+    pthread_mutex_lock(&x->lock);
+    if (!x->answered && !x->over) {
+        x->status = status;
+        snprintf(x->type, sizeof x->type, "%s", type);
+        x->answered = x->streaming = true;
+        resume(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+bool nb_http_write(struct nb_exchange *exchange, const void *bytes, size_t n) {
+    struct exchange *x = (struct exchange *)exchange;
+    pthread_mutex_lock(&x->lock);
+    bool there = !x->over && !x->gone;
+    if (there) {
+        nb_buf_add(&x->out, bytes, n);
+        resume(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return there;
+}
+
+void nb_http_end(struct nb_exchange *exchange) {
+    struct exchange *x = (struct exchange *)exchange;
+    pthread_mutex_lock(&x->lock);
+    x->ended = true;
+    resume(x);
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* More of a stream, for the connection. */
+static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max) {
+    (void)position;
+    struct exchange *x = context;
+    pthread_mutex_lock(&x->lock);
+    ssize_t n = 0;
+    if (x->sent < x->out.len) {
+        size_t left = x->out.len - x->sent;
+        n = (ssize_t)(left < max ? left : max);
+        memcpy(out, x->out.data + x->sent, (size_t)n);
+        x->sent += (size_t)n;
+        x->bytes += (uint64_t)n;
+        if (x->sent == x->out.len) {
+            nb_buf_clear(&x->out);
+            x->sent = 0;
+        }
+    } else if (x->out.failed) {
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (x->ended || x->gone) {
+        n = x->gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        x->suspended = true;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return n;
+}
+
+static void free_stream(void *context) {
+    release(context);
+}
+
+static void add_headers(struct MHD_Response *response, const struct exchange *x) {
+    MHD_add_response_header(response, "Content-Type", x->type);
+    MHD_add_response_header(response, "X-Request-Id", x->public.id);
+    if (x->streaming)
+        MHD_add_response_header(response, "Cache-Control", "no-store");
+    const char *origin = x->http->options.allow_origin;
+    if (origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+        MHD_add_response_header(response, "Access-Control-Allow-Headers",
+                                "Authorization, Content-Type, X-API-Key, X-Request-Id");
+        MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    }
+    char line[sizeof x->headers];
+    snprintf(line, sizeof line, "%s", x->headers);
+    char *rest = line, *one;
+    while ((one = strtok_r(rest, "\r\n", &rest))) {
+        char *colon = strchr(one, ':');
+        if (!colon)
+            continue;
+        *colon = 0;
+        MHD_add_response_header(response, one, colon + 1 + strspn(colon + 1, " "));
+    }
+}
+
+/* Under its lock: hands the answer to the connection. */
+static enum MHD_Result queue_answer(struct exchange *x) {
+    struct MHD_Response *response;
+    x->queued = true;
+    if (x->streaming) {
+        atomic_fetch_add(&x->references, 1);
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x,
+                                                     free_stream);
+        if (!response)
+            atomic_fetch_sub(&x->references, 1);
+    } else {
+        x->bytes = x->out.len;
+        response = MHD_create_response_from_buffer(x->out.len, x->out.data ? x->out.data : "",
+                                                   MHD_RESPMEM_MUST_COPY);
+    }
+    if (!response)
+        return MHD_NO;
+    add_headers(response, x);
+    enum MHD_Result done = MHD_queue_response(x->connection, (unsigned)x->status, response);
+    MHD_destroy_response(response);
+    return done;
+}
+
+static enum MHD_Result refuse(struct exchange *x, int status, const char *why) {
+    struct nb_buf body = {0};
+    if (x->http->options.refuse)
+        x->http->options.refuse(x->http->options.context, x->public.path, status, why, &body);
+    nb_http_answer(&x->public, status, "application/json", body.data ? body.data : "", body.len,
+                   NULL);
+    nb_buf_free(&body);
+    pthread_mutex_lock(&x->lock);
+    enum MHD_Result done = queue_answer(x);
+    pthread_mutex_unlock(&x->lock);
+    return done;
+}
+
+/* ---- requests
+ * ------------------------------------------------------------------------------------
+ */
+
+/* What can be said before the body comes. */
+static void check_head(struct exchange *x) {
+    const char *length = nb_http_header(&x->public, "Content-Length");
+    if (!length)
+        return;
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(length, &end, 10);
+    if (*length < '0' || *length > '9' || *end || errno) {
+        x->refused = 400;
+        x->why = "Content-Length is no number";
+    } else if (n > x->http->options.max_body_bytes) {
+        x->refused = 413;
+        x->why = "the body is longer than the limit";
+    }
+}
+
+/* A part of the body. */
+static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n) {
+    size_t bytes = *n;
+    *n = 0;
+    if (bytes > x->http->options.max_body_bytes - x->body.len || x->excess) {
+        x->excess += bytes;
+        x->refused = 413;
+        x->why = "the body is longer than the limit";
+        return x->excess > MAX_EXTRA_BYTES ? MHD_NO : MHD_YES;
+    }
+    nb_buf_add(&x->body, data, bytes);
+    if (x->body.failed) {
+        x->refused = 503;
+        x->why = "out of memory";
+        x->excess = 1;
+    }
+    return MHD_YES;
+}
+
+/* The request is whole: gives it to the handler, and waits, without a thread, unless it is answered
+ * already. */
+static enum MHD_Result dispatch(struct exchange *x) {
+    x->dispatched = true;
+    if (x->refused)
+        return refuse(x, x->refused, x->why);
+    x->public.body = x->body.data ? x->body.data : "";
+    x->public.body_bytes = x->body.len;
+    list(x);
+    nb_http_retain(&x->public);
+    x->http->options.handle(x->http->options.context, &x->public);
+    pthread_mutex_lock(&x->lock);
+    enum MHD_Result done = MHD_YES;
+    if (x->answered) {
+        done = queue_answer(x);
+    } else {
+        x->suspended = true;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return done;
+}
+
+/* MHD calls it when the head is there, for each part of the body, when the body is whole, and after
+ * each resume before an answer is queued. */
+static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *n, void **connection_context) {
+    (void)version;
+    struct nb_http *http = context;
+    struct exchange *x = *connection_context;
+    if (!x) {
+        x = make_exchange(http, connection, method, url);
+        *connection_context = x;
+        if (!x)
+            return MHD_NO;
+        check_head(x);
+        /* A body that is too long is refused before it is sent. */
+        return x->refused ? refuse(x, x->refused, x->why) : MHD_YES;
+    }
+    if (*n)
+        return take_body(x, data, n);
+    if (!x->dispatched)
+        return dispatch(x);
+    pthread_mutex_lock(&x->lock);
+    enum MHD_Result done = MHD_YES;
+    if (x->gone)
+        done = MHD_NO;
+    else if (x->answered && !x->queued)
+        done = queue_answer(x);
+    else if (!x->answered) {
+        x->suspended = true;
+        MHD_suspend_connection(connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return done;
+}
+
+/* Tells the handler, once, that nobody waits for its answer any more. */
+static void tell_gone(struct exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    bool tell = !x->gone && !x->ended && x->on_gone;
+    x->gone = true;
+    if (tell)
+        x->on_gone(&x->public);
+    pthread_mutex_unlock(&x->lock);
+}
+
+void nb_http_watch(struct nb_exchange *exchange, void (*on_gone)(struct nb_exchange *exchange)) {
+    struct exchange *x = (struct exchange *)exchange;
+    pthread_mutex_lock(&x->lock);
+    x->on_gone = on_gone;
+    if (on_gone && x->gone)
+        on_gone(exchange);
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void on_completed(void *context, struct MHD_Connection *connection,
+                         void **connection_context, enum MHD_RequestTerminationCode code) {
+    (void)connection;
+    struct nb_http *http = context;
+    struct exchange *x = *connection_context;
+    if (!x)
+        return;
+    *connection_context = NULL;
+    pthread_mutex_lock(&x->lock);
+    x->over = true;
+    pthread_mutex_unlock(&x->lock);
+    unlist(x);
+    bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    if (!whole && x->dispatched)
+        tell_gone(x);
+    if (http->options.log)
+        http->options.log(http->options.context, &x->public, whole ? x->status : 0,
+                          whole ? x->bytes : 0);
+    release(x);
+}
+
+/* ---- clients that go away
+ * ------------------------------------------------------------------------
+ */
+
+/* The next exchange after `x` (or the first), kept; x is released. Under http->lock. */
+static size_t waiting(struct nb_http *http, struct exchange **out, size_t max) {
+    size_t n = 0;
+    for (struct exchange *x = http->exchanges; x && n < max; x = x->next) {
+        if (x->fd < 0)
+            continue;
+        atomic_fetch_add(&x->references, 1);
+        out[n++] = x;
+    }
+    return n;
+}
+
+static void look(struct nb_http *http, struct exchange **kept, struct pollfd *fds, size_t max) {
+    pthread_mutex_lock(&http->lock);
+    size_t n = waiting(http, kept, max);
+    pthread_mutex_unlock(&http->lock);
+    for (size_t i = 0; i < n; i++)
+        fds[i] = (struct pollfd){.fd = kept[i]->fd, .events = POLLRDHUP};
+    if (n)
+        poll(fds, n, 0);
+    for (size_t i = 0; i < n; i++) {
+        struct exchange *x = kept[i];
+        pthread_mutex_lock(&x->lock);
+        bool gone = !x->over && x->suspended && fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR);
+        pthread_mutex_unlock(&x->lock);
+        if (gone) {
+            tell_gone(x);
+            pthread_mutex_lock(&x->lock);
+            resume(x); /* so that the connection is closed */
+            pthread_mutex_unlock(&x->lock);
+        }
+        release(x);
+    }
+}
+
+/* A connection that waits is not read from, so MHD does not see it close: this thread does. */
+static void *watch(void *context) {
+    struct nb_http *http = context;
+    size_t max = http->options.max_connections;
+    struct exchange **kept = calloc(max, sizeof(struct exchange *));
+    struct pollfd *fds = calloc(max, sizeof *fds);
+    pthread_mutex_lock(&http->lock);
+    while (!http->stop && kept && fds) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += WATCH_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        pthread_cond_timedwait(&http->wake, &http->lock, &until);
+        pthread_mutex_unlock(&http->lock);
+        look(http, kept, fds, max);
+        pthread_mutex_lock(&http->lock);
+    }
+    pthread_mutex_unlock(&http->lock);
+    free(kept);
+    free(fds);
+    return NULL;
+}
+
+/* ---- the server
+ * ----------------------------------------------------------------------------------
+ */
+
+static void on_mhd_message(void *context, const char *format, va_list arguments) {
+    (void)context;
+    char text[512];
+    vsnprintf(text, sizeof text, format, arguments);
+    text[strcspn(text, "\r\n")] = 0;
+    nb_log(NB_LOG_DEBUG, "http: %s", text);
+}
+
+static enum nb_status resolve(const char *host, uint16_t port, struct sockaddr_storage *out,
+                              struct nb_error *err) {
+    char service[8];
+    snprintf(service, sizeof service, "%u", port);
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV},
+                    *found;
+    int failed = getaddrinfo(host, service, &hints, &found);
+    if (failed)
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "host \"%.64s\": %s; expected an address such as 127.0.0.1, 0.0.0.0 or ::",
+                       host, gai_strerror(failed));
+    memcpy(out, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    return NB_OK;
+}
+
+static enum nb_status start(struct nb_http *http, struct nb_error *err) {
+    const struct nb_http_options *o = &http->options;
+    struct sockaddr_storage address;
+    enum nb_status s = resolve(o->host, o->port, &address, err);
+    if (s != NB_OK)
+        return s;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+                     MHD_USE_ITC | (address.ss_family == AF_INET6 ? MHD_USE_DUAL_STACK : 0);
+    errno = 0;
+    http->daemon = MHD_start_daemon(
+        flags, o->port, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_message,
+        NULL, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address, MHD_OPTION_CONNECTION_LIMIT,
+        o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, o->idle_timeout_s,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, http, MHD_OPTION_THREAD_POOL_SIZE, o->threads,
+        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
+    if (!http->daemon)
+        return nb_fail(err, NB_ERR_IO, "cannot listen on %s port %u: %s", o->host, o->port,
+                       errno ? strerror(errno) : "libmicrohttpd refused");
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    http->port = info && info->port ? info->port : o->port;
+    return NB_OK;
+}
+
+enum nb_status nb_http_open(const struct nb_http_options *options, struct nb_http **out,
+                            struct nb_error *err) {
+    *out = NULL;
+    struct nb_http *http = calloc(1, sizeof *http);
+    if (!http)
+        return nb_fail_memory(err, sizeof *http, "the HTTP server");
+    http->options = *options;
+    if (!http->options.host)
+        http->options.host = "127.0.0.1";
+    if (http->options.threads < 2)
+        http->options.threads = 0; /* MHD's word for a single one */
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&http->lock, NULL);
+    pthread_cond_init(&http->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    int failed = pthread_create(&http->watcher, NULL, watch, http);
+    http->watching = !failed;
+    enum nb_status s =
+        failed ? nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed))
+               : start(http, err);
+    if (s != NB_OK) {
+        nb_http_close(http);
+        return s;
+    }
+    *out = http;
+    return NB_OK;
+}
+
+uint16_t nb_http_port(const struct nb_http *http) {
+    return http->port;
+}
+
+size_t nb_http_connections(struct nb_http *http) {
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return info ? info->num_connections : 0;
+}
+
+void nb_http_quiesce(struct nb_http *http) {
+    MHD_socket fd = MHD_quiesce_daemon(http->daemon);
+    if (fd != MHD_INVALID_SOCKET)
+        close(fd);
+}
+
+void nb_http_close(struct nb_http *http) {
+    if (!http)
+        return;
+    pthread_mutex_lock(&http->lock);
+    http->stop = true;
+    pthread_cond_signal(&http->wake);
+    pthread_mutex_unlock(&http->lock);
+    if (http->watching)
+        pthread_join(http->watcher, NULL);
+    if (http->daemon) {
+        /* MHD may not be stopped while a connection is suspended. */
+        pthread_mutex_lock(&http->lock);
+        for (struct exchange *x = http->exchanges; x; x = x->next) {
+            pthread_mutex_lock(&x->lock);
+            x->gone = true;
+            resume(x);
+            pthread_mutex_unlock(&x->lock);
+        }
+        pthread_mutex_unlock(&http->lock);
+        MHD_stop_daemon(http->daemon);
+    }
+    pthread_mutex_destroy(&http->lock);
+    pthread_cond_destroy(&http->wake);
+    free(http);
+}

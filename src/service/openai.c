@@ -1,0 +1,580 @@
+/* OpenAI's completions and chat completions, as its API reference describes them, with the sampling
+ * options that vLLM and others have added (top_k, min_p, repetition_penalty, min_tokens,
+ * ignore_eos). */
+#include "service/answering.h"
+#include "service/service_impl.h"
+
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "model/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum {
+    MAX_MESSAGES = 4096,
+    MAX_TOP_CHAT = 20, /* top_logprobs of a chat completion */
+    MAX_TOP = 5,       /* logprobs of a completion */
+};
+
+/* What a route keeps beside the answering. */
+struct openai {
+    bool chat, stream, usage, streaming;
+    bool logprobs;
+    char id[64];
+    int64_t created;
+    bool told_role[NB_MAX_CHOICES];
+};
+
+/* ---- what is asked
+ * -------------------------------------------------------------------------------
+ */
+
+/* A field that is null is a field that is absent. */
+static const json_t *field(const json_t *body, const char *key) {
+    const json_t *value = json_object_get(body, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static enum nb_status get_int(const json_t *body, const char *key, int64_t min, int64_t max,
+                              int64_t *out, struct nb_error *err) {
+    const json_t *value = field(body, key);
+    if (!value)
+        return NB_OK;
+    if (!json_is_integer(value) || json_integer_value(value) < min ||
+        json_integer_value(value) > max)
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: expected an integer from %lld to %lld", key,
+                       (long long)min, (long long)max);
+    *out = json_integer_value(value);
+    return NB_OK;
+}
+
+static enum nb_status get_number(const json_t *body, const char *key, double min, double max,
+                                 double *out, struct nb_error *err) {
+    const json_t *value = field(body, key);
+    if (!value)
+        return NB_OK;
+    if (!json_is_number(value) || !(json_number_value(value) >= min) ||
+        !(json_number_value(value) <= max))
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: expected a number from %g to %g", key, min, max);
+    *out = json_number_value(value);
+    return NB_OK;
+}
+
+static enum nb_status get_bool(const json_t *body, const char *key, bool *out,
+                               struct nb_error *err) {
+    const json_t *value = field(body, key);
+    if (value && !json_is_boolean(value))
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: expected true or false", key);
+    if (value)
+        *out = json_is_true(value);
+    return NB_OK;
+}
+
+/* What nibble does not do, it refuses, where ignoring it would change the answer. */
+static enum nb_status refuse_unsupported(const json_t *body, struct nb_error *err) {
+    static const char *const zero[] = {"presence_penalty", "frequency_penalty"};
+    for (size_t i = 0; i < sizeof zero / sizeof *zero; i++) {
+        const json_t *value = field(body, zero[i]);
+        if (value && !(json_is_number(value) && json_number_value(value) == 0))
+            return nb_fail(err, NB_ERR_UNSUPPORTED,
+                           "%s: is not supported; repetition_penalty is (1.0: none)", zero[i]);
+    }
+    const json_t *bias = field(body, "logit_bias");
+    if (bias && json_object_size(bias) > 0)
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "logit_bias: is not supported");
+    static const char *const absent[] = {"suffix", "functions", "function_call", "audio"};
+    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
+        if (field(body, absent[i]))
+            return nb_fail(err, NB_ERR_UNSUPPORTED, "%s: is not supported", absent[i]);
+    }
+    if (json_is_true(field(body, "echo")))
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "echo: is not supported");
+    const json_t *best_of = field(body, "best_of");
+    if (best_of && json_integer_value(best_of) > 1)
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "best_of: more than 1 is not supported");
+    return NB_OK;
+}
+
+static enum nb_status read_stop(struct nb_answering *a, struct nb_error *err) {
+    const json_t *stop = field(a->body, "stop");
+    if (!stop)
+        return NB_OK;
+    size_t n = json_is_array(stop) ? json_array_size(stop) : 1;
+    if (n > NB_MAX_STOPS)
+        return nb_fail(err, NB_ERR_ARGUMENT, "stop: %zu strings, expected at most %d", n,
+                       NB_MAX_STOPS);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_is_array(stop) ? json_array_get(stop, i) : stop;
+        if (!json_is_string(one) || !json_string_length(one) ||
+            strlen(json_string_value(one)) != json_string_length(one))
+            return nb_fail(err, NB_ERR_ARGUMENT,
+                           "stop: expected a string that is not empty, or a list of them");
+        a->stop[a->n_stop++] = json_string_value(one);
+    }
+    return NB_OK;
+}
+
+static enum nb_status read_sampling(struct nb_answering *a, struct nb_error *err) {
+    const json_t *body = a->body;
+    struct nb_sampling *how = &a->options.sampling;
+    int64_t top_k = 0, seed = 0;
+    how->temperature = 1; /* OpenAI's default */
+    how->top_p = 1;
+    how->repetition_penalty = 1;
+    enum nb_status s = get_number(body, "temperature", 0, 2, &how->temperature, err);
+    if (s == NB_OK)
+        s = get_number(body, "top_p", 1e-6, 1, &how->top_p, err);
+    if (s == NB_OK)
+        s = get_number(body, "min_p", 0, 1, &how->min_p, err);
+    if (s == NB_OK)
+        s = get_number(body, "repetition_penalty", 0.01, 100, &how->repetition_penalty, err);
+    if (s == NB_OK)
+        s = get_int(body, "top_k", -1, INT32_MAX, &top_k, err);
+    if (s == NB_OK)
+        s = get_int(body, "seed", INT64_MIN, INT64_MAX, &seed, err);
+    how->top_k = top_k < 0 ? 0 : (int32_t)top_k;
+    how->seed = (uint64_t)seed;
+    if (!field(body, "seed") && getrandom(&how->seed, sizeof how->seed, 0) != sizeof how->seed)
+        how->seed = (uint64_t)nb_now_us();
+    return s;
+}
+
+static enum nb_status read_lengths(struct nb_answering *a, struct nb_error *err) {
+    int64_t max = 0, min = 0, n = 1;
+    enum nb_status s = get_int(a->body, "max_tokens", 1, INT32_MAX, &max, err);
+    if (s == NB_OK) /* its newer name */
+        s = get_int(a->body, "max_completion_tokens", 1, INT32_MAX, &max, err);
+    if (s == NB_OK)
+        s = get_int(a->body, "min_tokens", 0, INT32_MAX, &min, err);
+    if (s == NB_OK)
+        s = get_int(a->body, "n", 1, NB_MAX_CHOICES, &n, err);
+    if (s == NB_OK)
+        s = get_bool(a->body, "ignore_eos", &a->options.ignore_eos, err);
+    a->options.max_tokens = (int32_t)max;
+    a->options.min_tokens = (int32_t)min;
+    a->n_choices = (int)n;
+    return s;
+}
+
+static enum nb_status read_logprobs(struct nb_answering *a, struct openai *o,
+                                    struct nb_error *err) {
+    int64_t top = 0;
+    enum nb_status s;
+    if (o->chat) {
+        s = get_bool(a->body, "logprobs", &o->logprobs, err);
+        if (s == NB_OK)
+            s = get_int(a->body, "top_logprobs", 0, MAX_TOP_CHAT, &top, err);
+        if (s == NB_OK && top && !o->logprobs)
+            s = nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs: needs \"logprobs\": true");
+    } else {
+        s = get_int(a->body, "logprobs", 0, MAX_TOP, &top, err);
+        o->logprobs = field(a->body, "logprobs") != NULL;
+    }
+    if (s == NB_OK && o->logprobs && o->stream)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED, "logprobs: are not supported in a stream");
+    a->options.logprobs = o->logprobs;
+    a->options.top_logprobs = (int32_t)top;
+    return s;
+}
+
+static enum nb_status read_stream(struct nb_answering *a, struct openai *o, struct nb_error *err) {
+    enum nb_status s = get_bool(a->body, "stream", &o->stream, err);
+    const json_t *options = field(a->body, "stream_options");
+    if (s == NB_OK && options && !json_is_object(options))
+        s = nb_fail(err, NB_ERR_ARGUMENT, "stream_options: expected an object");
+    if (s == NB_OK && options)
+        s = get_bool(options, "include_usage", &o->usage, err);
+    return s;
+}
+
+static enum nb_status check_model(const struct nb_answering *a, struct nb_error *err) {
+    const json_t *model = field(a->body, "model");
+    if (model && !json_is_string(model))
+        return nb_fail(err, NB_ERR_ARGUMENT, "model: expected a string");
+    if (model && strcmp(json_string_value(model), a->service->options.model_name) != 0)
+        return nb_fail(err, NB_ERR_ARGUMENT, "model: there is no \"%.100s\" here, only \"%.100s\"",
+                       json_string_value(model), a->service->options.model_name);
+    return NB_OK;
+}
+
+/* "text", or [1, 2, 3], or a list of one of these. */
+static enum nb_status read_prompt(struct nb_answering *a, struct nb_error *err) {
+    const json_t *prompt = field(a->body, "prompt");
+    if (json_is_array(prompt) && json_array_size(prompt) == 1 &&
+        !json_is_integer(json_array_get(prompt, 0)))
+        prompt = json_array_get(prompt, 0);
+    if (json_is_string(prompt)) {
+        a->options.prompt = json_string_value(prompt);
+        a->options.prompt_bytes = json_string_length(prompt);
+        return NB_OK;
+    }
+    bool ids = json_is_array(prompt) && json_array_size(prompt) > 0;
+    for (size_t i = 0; ids && i < json_array_size(prompt); i++) {
+        const json_t *id = json_array_get(prompt, i);
+        ids = json_is_integer(id) && json_integer_value(id) >= 0 &&
+              json_integer_value(id) <= INT32_MAX;
+        if (ids && !nb_tokens_add(&a->prompt_ids, (int32_t)json_integer_value(id)))
+            return nb_fail_memory(err, json_array_size(prompt) * sizeof(int32_t), "the prompt");
+    }
+    return ids ? NB_OK
+               : nb_fail(err, NB_ERR_ARGUMENT,
+                         "prompt: expected a string, or a list of token ids; one prompt a request");
+}
+
+/* A message's content: a string, or a list of {"type": "text", "text"}, joined into `joined`. */
+static enum nb_status read_content(const json_t *content, size_t i, struct nb_buf *joined,
+                                   struct nb_chat_message *out, struct nb_error *err) {
+    if (json_is_string(content)) {
+        out->content = json_string_value(content);
+        out->bytes = json_string_length(content);
+        return NB_OK;
+    }
+    if (!json_is_array(content))
+        return nb_fail(err, NB_ERR_ARGUMENT, "messages[%zu].content: expected a string or a list",
+                       i);
+    for (size_t j = 0; j < json_array_size(content); j++) {
+        const json_t *part = json_array_get(content, j), *text = json_object_get(part, "text"),
+                     *type = json_object_get(part, "type");
+        if (!json_is_string(text) || !json_is_string(type) ||
+            strcmp(json_string_value(type), "text") != 0)
+            return nb_fail(err, NB_ERR_UNSUPPORTED,
+                           "messages[%zu].content[%zu]: expected {\"type\": \"text\", \"text\": …}",
+                           i, j);
+        nb_buf_add(joined, json_string_value(text), json_string_length(text));
+    }
+    nb_buf_add(joined, "", 0);
+    if (joined->failed)
+        return nb_fail_memory(err, joined->len, "a message");
+    out->content = joined->data;
+    out->bytes = joined->len;
+    return NB_OK;
+}
+
+static enum nb_status read_message(const json_t *message, size_t i, struct nb_buf *joined,
+                                   struct nb_chat_message *out, struct nb_error *err) {
+    const char *role = json_string_value(json_object_get(message, "role"));
+    if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 &&
+                  strcmp(role, "assistant") != 0 && strcmp(role, "developer") != 0))
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "messages[%zu].role: expected \"system\", \"user\" or \"assistant\"", i);
+    out->role = strcmp(role, "developer") == 0 ? "system" : role;
+    return read_content(json_object_get(message, "content"), i, joined, out, err);
+}
+
+static enum nb_status read_messages(struct nb_answering *a, struct nb_error *err) {
+    const struct nb_service *service = a->service;
+    if (!service->has_chat) {
+        *err = service->no_chat;
+        return nb_fail_prefix(err, err->code, "messages");
+    }
+    const json_t *list = field(a->body, "messages");
+    size_t n = json_is_array(list) ? json_array_size(list) : 0;
+    if (n == 0 || n > MAX_MESSAGES)
+        return nb_fail(err, NB_ERR_ARGUMENT, "messages: expected a list of 1 to %d", MAX_MESSAGES);
+    struct nb_chat_message *messages = calloc(n, sizeof *messages);
+    struct nb_buf *joined = calloc(n, sizeof *joined);
+    enum nb_status s = messages && joined ? NB_OK : nb_fail_memory(err, n, "the messages");
+    for (size_t i = 0; i < n && s == NB_OK; i++)
+        s = read_message(json_array_get(list, i), i, &joined[i], &messages[i], err);
+    if (s == NB_OK)
+        s = nb_chat_encode(&service->chat, service->engine->tokenizer, messages, n, true,
+                           &a->prompt_ids, err);
+    for (size_t i = 0; joined && i < n; i++)
+        nb_buf_free(&joined[i]);
+    free(joined);
+    free(messages);
+    return s;
+}
+
+static enum nb_status read_request(struct nb_answering *a, struct openai *o, struct nb_error *err) {
+    enum nb_status s = check_model(a, err);
+    if (s == NB_OK)
+        s = refuse_unsupported(a->body, err);
+    if (s == NB_OK)
+        s = read_stream(a, o, err);
+    if (s == NB_OK)
+        s = read_sampling(a, err);
+    if (s == NB_OK)
+        s = read_lengths(a, err);
+    if (s == NB_OK)
+        s = read_logprobs(a, o, err);
+    if (s == NB_OK)
+        s = read_stop(a, err);
+    if (s == NB_OK)
+        s = o->chat ? read_messages(a, err) : read_prompt(a, err);
+    if (s == NB_OK && !o->chat && !a->options.max_tokens)
+        a->options.max_tokens = 16; /* OpenAI's default */
+    return s;
+}
+
+/* ---- answers
+ * -------------------------------------------------------------------------------------
+ */
+
+static const char *object_name(const struct openai *o) {
+    return o->chat ? (o->stream ? "chat.completion.chunk" : "chat.completion") : "text_completion";
+}
+
+static const char *finish_name(const struct nb_choice *c) {
+    return c->generation.finish == NB_FINISH_LENGTH ? "length" : "stop";
+}
+
+static json_t *usage_of(const struct nb_answering *a) {
+    json_int_t prompt = 0, completion = 0, cached = 0;
+    for (int i = 0; i < a->n_choices; i++) {
+        const struct nb_choice *c = &a->choices[i];
+        prompt = (json_int_t)c->generation.n_prompt_tokens;
+        completion += (json_int_t)c->generation.n_tokens;
+        cached = i ? cached : (json_int_t)c->cached_tokens;
+    }
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
+                     completion, "total_tokens", prompt + completion, "prompt_tokens_details",
+                     "cached_tokens", cached);
+}
+
+/* An answer's or a chunk's frame; takes choices and usage (either may be NULL). */
+static json_t *frame(const struct nb_answering *a, json_t *choices, json_t *usage) {
+    const struct openai *o = a->route_context;
+    json_t *body =
+        json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", o->id, "object", object_name(o), "created",
+                  (json_int_t)o->created, "model", a->service->options.model_name, "choices",
+                  choices ? choices : json_array());
+    if (usage)
+        json_object_set_new(body, "usage", usage);
+    return body;
+}
+
+/* A token's text, which need not be UTF-8, as a string: bytes that are no character become U+FFFD.
+ */
+static json_t *token_string(const struct nb_service *s, int32_t id) {
+    size_t n;
+    const char *text = nb_token_text(s->engine, id, &n);
+    json_t *exact = json_stringn(text, n);
+    return exact ? exact : json_string("\xEF\xBF\xBD");
+}
+
+static json_t *token_bytes(const struct nb_service *s, int32_t id) {
+    size_t n;
+    const char *text = nb_token_text(s->engine, id, &n);
+    json_t *bytes = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(bytes, json_integer((unsigned char)text[i]));
+    return bytes;
+}
+
+/* JSON has no minus infinity. */
+static double bounded(double logprob) {
+    return logprob > -9999 ? logprob : -9999;
+}
+
+static json_t *chat_logprob(const struct nb_service *s, int32_t id, double logprob) {
+    return json_pack("{s:o, s:f, s:o}", "token", token_string(s, id), "logprob", bounded(logprob),
+                     "bytes", token_bytes(s, id));
+}
+
+static json_t *chat_logprobs(const struct nb_service *s, const struct nb_generation *g) {
+    json_t *content = json_array();
+    for (size_t i = 0; i < g->n_tokens; i++) {
+        json_t *token = chat_logprob(s, g->token_ids[i], g->logprobs[i]), *top = json_array();
+        for (size_t j = 0; j < g->n_top; j++)
+            json_array_append_new(top, chat_logprob(s, g->top_ids[i * g->n_top + j],
+                                                    g->top_logprobs[i * g->n_top + j]));
+        json_object_set_new(token, "top_logprobs", top);
+        json_array_append_new(content, token);
+    }
+    return json_pack("{s:o}", "content", content);
+}
+
+static json_t *completion_logprobs(const struct nb_service *s, const struct nb_generation *g) {
+    json_t *tokens = json_array(), *values = json_array(), *tops = json_array(),
+           *offsets = json_array();
+    json_int_t offset = 0;
+    for (size_t i = 0; i < g->n_tokens; i++) {
+        json_array_append_new(tokens, token_string(s, g->token_ids[i]));
+        json_array_append_new(values, json_real(bounded(g->logprobs[i])));
+        json_array_append_new(offsets, json_integer(offset));
+        size_t n;
+        nb_token_text(s->engine, g->token_ids[i], &n);
+        offset += (json_int_t)n;
+        json_t *top = json_object();
+        for (size_t j = 0; j < g->n_top; j++) {
+            json_t *name = token_string(s, g->top_ids[i * g->n_top + j]);
+            json_object_set_new(top, json_string_value(name),
+                                json_real(bounded(g->top_logprobs[i * g->n_top + j])));
+            json_decref(name);
+        }
+        json_array_append_new(tops, top);
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values,
+                     "top_logprobs", tops, "text_offset", offsets);
+}
+
+static json_t *logprobs_of(const struct nb_answering *a, const struct nb_choice *c) {
+    const struct openai *o = a->route_context;
+    if (!o->logprobs)
+        return json_null();
+    return o->chat ? chat_logprobs(a->service, &c->generation)
+                   : completion_logprobs(a->service, &c->generation);
+}
+
+static json_t *whole_choice(const struct nb_answering *a, const struct nb_choice *c) {
+    const struct openai *o = a->route_context;
+    size_t n;
+    const char *text = nb_choice_text(c, &n);
+    json_t *content = json_stringn(text, n);
+    if (o->chat)
+        return json_pack("{s:i, s:{s:s, s:o}, s:o, s:s}", "index", c->index, "message", "role",
+                         "assistant", "content", content, "logprobs", logprobs_of(a, c),
+                         "finish_reason", finish_name(c));
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", c->index, "text", content, "logprobs",
+                     logprobs_of(a, c), "finish_reason", finish_name(c));
+}
+
+/* A server-sent event; takes the document. */
+static void send_event(struct nb_answering *a, json_t *body) {
+    struct openai *o = a->route_context;
+    if (!o->streaming) {
+        o->streaming = true;
+        nb_http_stream(a->exchange, 200, "text/event-stream");
+    }
+    char *text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    struct nb_buf line = {0};
+    nb_buf_printf(&line, "data: %s\n\n", text ? text : "{}");
+    nb_http_write(a->exchange, line.data, line.len);
+    nb_buf_free(&line);
+    free(text);
+}
+
+/* A chunk of a choice: text, or, where finish is not NULL, its end. */
+static json_t *chunk(const struct nb_answering *a, const struct nb_choice *c, const char *text,
+                     size_t n, const char *finish) {
+    struct openai *o = a->route_context;
+    json_t *one;
+    if (o->chat) {
+        json_t *delta = json_object();
+        if (!o->told_role[c->index])
+            json_object_set_new(delta, "role", json_string("assistant"));
+        o->told_role[c->index] = true;
+        if (!finish || n)
+            json_object_set_new(delta, "content", json_stringn(text, n));
+        one = json_pack("{s:i, s:o, s:n, s:s?}", "index", c->index, "delta", delta, "logprobs",
+                        "finish_reason", finish);
+    } else {
+        one = json_pack("{s:i, s:o, s:n, s:s?}", "index", c->index, "text", json_stringn(text, n),
+                        "logprobs", "finish_reason", finish);
+    }
+    return frame(a, json_pack("[o]", one), o->usage ? json_null() : NULL);
+}
+
+static void on_text(struct nb_answering *a, struct nb_choice *c, const char *text, size_t n) {
+    send_event(a, chunk(a, c, text, n, NULL));
+}
+
+static const struct nb_choice *failed_choice(const struct nb_answering *a) {
+    for (int i = 0; i < a->n_choices; i++) {
+        if (a->choices[i].status != NB_OK)
+            return &a->choices[i];
+    }
+    return NULL;
+}
+
+static void end_stream(struct nb_answering *a) {
+    struct openai *o = a->route_context;
+    const struct nb_choice *failed = failed_choice(a);
+    if (failed && !o->streaming) {
+        nb_answer_failure(a->exchange, &failed->error);
+        return;
+    }
+    for (int i = 0; i < a->n_choices && !failed; i++)
+        send_event(a, chunk(a, &a->choices[i], "", 0, finish_name(&a->choices[i])));
+    if (failed)
+        send_event(a, json_pack("{s:{s:s, s:s, s:n}}", "error", "message", failed->error.message,
+                                "type", "server_error", "code"));
+    else if (o->usage)
+        send_event(a, frame(a, NULL, usage_of(a)));
+    static const char done[] = "data: [DONE]\n\n";
+    nb_http_write(a->exchange, done, sizeof done - 1);
+    nb_http_end(a->exchange);
+}
+
+static void on_over(struct nb_answering *a) {
+    const struct openai *o = a->route_context;
+    if (o->stream) {
+        end_stream(a);
+        return;
+    }
+    const struct nb_choice *failed = failed_choice(a);
+    if (failed) {
+        nb_answer_failure(a->exchange, &failed->error);
+        return;
+    }
+    json_t *choices = json_array();
+    for (int i = 0; i < a->n_choices; i++)
+        json_array_append_new(choices, whole_choice(a, &a->choices[i]));
+    nb_answer_json(a->exchange, 200, frame(a, choices, usage_of(a)));
+}
+
+/* ---- routes
+ * --------------------------------------------------------------------------------------
+ */
+
+static void route(struct nb_service *service, struct nb_exchange *x, uint64_t client, bool chat) {
+    struct nb_error err;
+    struct nb_answering *a = nb_answering_new(service, x);
+    struct openai *o = calloc(1, sizeof *o);
+    if (!a || !o) {
+        free(o);
+        if (a)
+            nb_answering_free(a);
+        nb_auth_leave(service->auth, client);
+        nb_answer_error(x, 503, "out of memory", NULL, NULL);
+        return;
+    }
+    a->client = client;
+    a->route_context = o;
+    o->chat = chat;
+    o->created = (int64_t)time(NULL);
+    snprintf(o->id, sizeof o->id, "%s-%s", chat ? "chatcmpl" : "cmpl", x->id);
+    int status = 0;
+    enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", &a->body, &err);
+    if (s != NB_OK)
+        status = 400;
+    if (s == NB_OK)
+        s = read_request(a, o, &err);
+    if (s != NB_OK) {
+        nb_auth_leave(service->auth, client);
+        nb_answering_free(a);
+    } else {
+        a->on_text = o->stream ? on_text : NULL;
+        a->on_over = on_over;
+        s = nb_answering_begin(a, &err);
+    }
+    if (s != NB_OK && status)
+        nb_answer_error(x, status, err.message, NULL, NULL);
+    else if (s != NB_OK)
+        nb_answer_failure(x, &err);
+}
+
+void nb_route_completions(struct nb_service *service, struct nb_exchange *exchange,
+                          uint64_t client) {
+    route(service, exchange, client, false);
+}
+
+void nb_route_chat(struct nb_service *service, struct nb_exchange *exchange, uint64_t client) {
+    route(service, exchange, client, true);
+}
+
+void nb_route_models(struct nb_service *service, struct nb_exchange *exchange, uint64_t client) {
+    nb_auth_leave(service->auth, client);
+    nb_answer_json(exchange, 200,
+                   json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:i}]}", "object", "list", "data", "id",
+                             service->options.model_name, "object", "model", "created",
+                             (json_int_t)service->created, "owned_by", "nibble", "max_model_len",
+                             (int)service->engine->context));
+}

@@ -1,0 +1,52 @@
+/* What the files of this room share. */
+#ifndef NB_SERVICE_SERVICE_IMPL_H
+#define NB_SERVICE_SERVICE_IMPL_H
+
+#include "engine/engine.h"
+#include "engine/scheduler.h"
+#include "model/chat.h"
+#include "service/auth.h"
+#include "service/http.h"
+#include "service/metrics.h"
+#include "service/service.h"
+
+#include <jansson.h>
+#include <stdatomic.h>
+
+struct nb_service {
+    struct nb_service_options options;
+    struct nb_engine *engine;
+    struct nb_scheduler *scheduler;
+    struct nb_http *http;
+    struct nb_auth *auth;
+    struct nb_metrics metrics;
+    struct nb_chat chat;
+    bool has_chat;
+    struct nb_error no_chat; /* why not */
+    int64_t created;         /* seconds since 1970 */
+    atomic_bool draining;
+};
+
+/* An error in OpenAI's shape: {"error": {message, type, param, code}}. param and code may be NULL.
+ */
+void nb_answer_error(struct nb_exchange *exchange, int status, const char *message,
+                     const char *param, const char *code);
+
+/* The same for what nibble itself said, with the status that fits it; Retry-After where it is for
+ * later. */
+void nb_answer_failure(struct nb_exchange *exchange, const struct nb_error *err);
+int nb_status_of(const struct nb_error *err);
+
+/* Sends a JSON document, which it takes. */
+void nb_answer_json(struct nb_exchange *exchange, int status, json_t *body);
+
+/* The routes of OpenAI's API. client: of nb_auth_enter; left by whoever answers. */
+void nb_route_models(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+void nb_route_completions(struct nb_service *service, struct nb_exchange *exchange,
+                          uint64_t client);
+void nb_route_chat(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+
+/* POST /v1/classify: {"text", …} to what nb_classify_text says. */
+void nb_route_classify(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+
+#endif

@@ -1,0 +1,176 @@
+#!/bin/sh
+# nibble serve, as its clients see it. TAP. Needs jq and curl.
+set -u
+. "$(dirname "$0")/program.sh"
+"$nibble" help serve >/dev/null 2>&1 || { echo "1..0 # SKIP this build has no libmicrohttpd"; exit 0; }
+
+server=
+trap 'kill -9 $server 2>/dev/null; rm -rf "$tmp"' EXIT
+# start OPTIONS…: a server on a free port, in $url.
+start() {
+    "$nibble" serve --port 0 "$@" >"$tmp/server.out" 2>"$tmp/server.err" &
+    server=$!
+    for i in $(seq 100); do
+        url=$(sed -n 's/.* listens on //p' "$tmp/server.out")
+        [ -n "$url" ] && return
+        sleep 0.1
+    done
+    echo "Bail out! the server does not start: $(cat "$tmp/server.err")"
+    exit 1
+}
+stop() { # its exit code in $code
+    kill -TERM "$server"
+    wait "$server"
+    code=$?
+}
+# ask PATH [CURL OPTIONS…]: the answer in $tmp/out, headers in $tmp/headers, the status in $status.
+ask() {
+    path=$1
+    shift
+    status=$(curl -s -m 60 -o "$tmp/out" -D "$tmp/headers" -w '%{http_code}' "$@" "$url$path" 2>"$tmp/err")
+    code=$status
+}
+answers() { [ "$status" = "$1" ] && json "$2"; }
+
+start --model "$root/models/demo" --max-sequences 4
+ask /healthz
+expect "alive" answers 200 '.status == "ok"'
+ask /readyz
+expect "ready" answers 200 '.status == "ready"'
+ask /v1/models
+expect "models" answers 200 '.data[0].id == "demo" and .object == "list"'
+
+# The same tokens as the command line.
+run generate --model "$root/models/demo" -p Invoice -n 12 --json
+want=$(jq -r .text "$tmp/out")
+ask /v1/completions -d '{"model": "demo", "prompt": "Invoice", "max_tokens": 12, "temperature": 0}'
+expect "a completion" answers 200 '.choices[0].finish_reason == "length" and .usage.completion_tokens == 12'
+expect "as nibble generate has it" [ "$(jq -r '.choices[0].text' "$tmp/out")" = "$want" ]
+ask /v1/completions -N -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "stream": true, "stream_options": {"include_usage": true}}'
+expect "a stream ends with [DONE]" [ "$(tail -2 "$tmp/out" | head -1)" = "data: [DONE]" ]
+sed -n 's/^data: {/{/p' "$tmp/out" >"$tmp/events"
+expect "its text joined is the same" [ "$(jq -rj '.choices[0].text // ""' "$tmp/events")" = "$want" ]
+expect "its usage" jq -es 'map(select(.usage != null)) | length == 1 and .[0].usage.total_tokens == 12 + .[0].usage.prompt_tokens' "$tmp/events"
+expect "its content type" grep -qi 'content-type: text/event-stream' "$tmp/headers"
+ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "logprobs": 2}'
+expect "log probabilities" answers 200 '.choices[0].logprobs | (.tokens | join("")) as $t | (.token_logprobs | length) == 12 and (.top_logprobs[0] | length) == 2 and ($t | length) > 0'
+stop_at=$(printf '%s' "$want" | cut -c 4-7 | head -1)
+ask /v1/completions -d "$(jq -n --arg s "No" '{prompt: "Invoice", max_tokens: 12, temperature: 0, stop: [$s, "never"]}')"
+expect "a stop string ends it and is not in it" answers 200 '.choices[0].finish_reason == "stop" and (.choices[0].text | contains("No") | not)'
+ask /v1/completions -N -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "stream": true, "stop": "No: X"}'
+expect "what might have become a stop string comes in the end" [ "$(sed -n 's/^data: {/{/p' "$tmp/out" | jq -rj '.choices[0].text // ""')" = "$want" ]
+ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 6, "n": 3, "seed": 5, "temperature": 1.5}'
+expect "several choices" answers 200 '(.choices | length) == 3 and ([.choices[].index] == [0, 1, 2]) and .usage.completion_tokens <= 18'
+cp "$tmp/out" "$tmp/first"
+ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 6, "n": 3, "seed": 5, "temperature": 1.5}'
+expect "a seed repeats them" [ "$(jq -c '[.choices[].text]' "$tmp/out")" = "$(jq -c '[.choices[].text]' "$tmp/first")" ]
+ask /v1/completions -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], max_tokens: 1}')"
+ask /v1/completions -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], max_tokens: 1}')"
+expect "a prompt that came before is found again" answers 200 '.usage.prompt_tokens == 300 and .usage.prompt_tokens_details.cached_tokens == 288'
+
+# A document, as the command line classifies it.
+document=$(ls "$root"/samples/*.txt | head -1)
+run classify --model "$root/models/demo" --json "$document"
+want=$(jq -Sc '{document_type, party, date, currency, total}' "$tmp/out")
+jq -n --rawfile text "$document" '{$text}' >"$tmp/body"
+ask /v1/classify -d @"$tmp/body"
+expect "a document" answers 200 '.confidence > 0 and .truncated == false'
+expect "as nibble classify has it" [ "$(jq -Sc '{document_type, party, date, currency, total}' "$tmp/out")" = "$want" ]
+
+# What cannot be done.
+ask /v1/completions -d '{"prompt": '
+expect "no JSON" answers 400 '.error.type == "invalid_request_error"'
+ask /v1/completions -d '[1]'
+expect "no object" answers 400 '.error.message | contains("an array")'
+for body in '{}' '{"prompt": 3}' '{"prompt": [1, "a"]}' '{"prompt": "a", "max_tokens": 0}' '{"prompt": "a", "temperature": -1}' \
+    '{"prompt": "a", "stop": ""}' '{"prompt": "a", "n": 17}' '{"prompt": "a", "logit_bias": {"1": 5}}' '{"prompt": [99999999]}' \
+    '{"prompt": "a", "model": "gpt-4"}' '{"prompt": "a", "presence_penalty": 1}'; do
+    ask /v1/completions -d "$body"
+    expect "refuses $body" answers 422 '.error.message | length > 10'
+done
+ask /v1/completions -d "$(jq -n '{prompt: [range(3000) | 5]}')"
+expect "a prompt that is too long" answers 400 '.error.code == "context_length_exceeded"'
+ask /v1/chat/completions -d '{"messages": [{"role": "user", "content": "hello"}]}'
+expect "a model without a chat template" answers 422 '.error.message | contains("chat template")'
+ask /v1/classify -d '{"text": ""}'
+expect "an empty document" answers 422 '.error.message | length > 10'
+ask /nowhere
+expect "no such path" answers 404 '.error.message | length > 10'
+ask /v1/models -X POST
+expect "no such method" answers 405 '.error.message | length > 10'
+head -c 9000000 /dev/zero >"$tmp/big"
+ask /v1/completions --data-binary @"$tmp/big"
+expect "a body that is too long" answers 413 '.error.message | contains("limit")'
+ask /v1/completions -H 'Transfer-Encoding: chunked' --data-binary @"$tmp/big"
+expect "a body that is too long and does not say so" answers 413 '.error.message | contains("limit")'
+ask /metrics
+expect "metrics" grep -q '^nibble_http_requests_total{route="/v1/completions",status="422"} 1' "$tmp/out"
+expect "tokens are counted" sh -c "awk '/^nibble_prompt_tokens_cached_total/ { n = \$2 } END { exit n < 288 }' '$tmp/out'"
+expect "the log has no prompt" sh -c "! grep -q Invoice '$tmp/server.err'"
+
+# A client that goes away frees its place.
+for i in 1 2 3 4 5 6; do
+    curl -s -m 1 -o /dev/null "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 1900, "ignore_eos": true}' &
+done
+sleep 1.2
+for i in $(seq 50); do
+    ask /metrics
+    [ "$(awk '/^nibble_(running|waiting) / { n += $2 } END { print n }' "$tmp/out")" = 0 ] && break
+    sleep 0.1
+done
+expect "clients that went away leave nothing running" [ "$i" -lt 50 ]
+expect "they are in the log" grep -q 'path=/v1/completions status=0' "$tmp/server.err"
+
+# SIGTERM waits for what runs.
+curl -s -m 60 -o "$tmp/last" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 200, "ignore_eos": true}' &
+client=$!
+sleep 0.3
+stop
+wait $client
+expect "SIGTERM drains: exit code" [ "$code" = 0 ]
+expect "SIGTERM drains: the answer" jq -e '.usage.completion_tokens == 200' "$tmp/last"
+
+# Keys.
+printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"
+start --model "$root/models/demo" --api-key-file "$tmp/keys" --cors https://example.com
+ask /v1/models
+expect "no key" answers 401 '.error.code == "missing_api_key"'
+ask /v1/models -H 'Authorization: Bearer sk-wrong-key'
+expect "a wrong key" answers 403 '.error.code == "invalid_api_key"'
+ask /v1/models -H 'Authorization: Bearer sk-first-key'
+expect "a key" answers 200 '.data | length == 1'
+ask /v1/models -H 'X-API-Key: sk-second-key'
+expect "a key in X-API-Key" answers 200 '.data | length == 1'
+ask /v1/models -H 'X-API-Key: sk-second-key'
+expect "more than its limit" answers 429 '.error.type == "rate_limit_error"'
+expect "and when to come again" grep -qiE '^retry-after: [1-9]' "$tmp/headers"
+ask /healthz
+expect "health needs no key" answers 200 '.status == "ok"'
+ask /v1/models -X OPTIONS
+expect "CORS" grep -qi 'access-control-allow-origin: https://example.com' "$tmp/headers"
+printf 'third sk-third-key\n' >"$tmp/keys"
+kill -HUP "$server"
+for i in $(seq 50); do
+    ask /v1/models -H 'X-API-Key: sk-third-key'
+    [ "$status" = 200 ] && break
+    sleep 0.1
+done
+expect "SIGHUP reads the keys again" [ "$status" = 200 ]
+ask /v1/models -H 'X-API-Key: sk-first-key'
+expect "a key that is gone" [ "$status" = 403 ]
+echo bad >"$tmp/keys"
+kill -HUP "$server"
+sleep 0.3
+ask /v1/models -H 'X-API-Key: sk-third-key'
+expect "a bad file changes nothing" [ "$status" = 200 ]
+expect "keys are not in the log" sh -c "! grep -q 'sk-' '$tmp/server.err'"
+stop
+expect "ends with 0" [ "$code" = 0 ]
+
+run serve --model "$root/models/demo" --api-key-file "$tmp/keys"
+expect "a bad file of keys" both 1 'keys:1: expected a name, a key'
+run serve --port 99999
+expect "a bad port" both 2 'port'
+run serve --model "$root/models/demo" --host nowhere --port 0
+expect "a bad host" both 1 'expected an address'
+echo "1..$number"
