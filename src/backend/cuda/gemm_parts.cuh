@@ -1,0 +1,412 @@
+/* What the kernels of gemm.cu share: copies and barriers, the walk over tiles, a warp's stream of
+ * weights, decoding, and what becomes of the sums.
+ */
+#ifndef NB_BACKEND_CUDA_GEMM_PARTS_CUH
+#define NB_BACKEND_CUDA_GEMM_PARTS_CUH
+
+#include "backend/cuda/gemm.h"
+
+#include <stdint.h>
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define NB_BULK 1 /* cp.async.bulk, and launches that overlap */
+#else
+#define NB_BULK 0
+#endif
+
+namespace {
+
+enum {
+    PIECE = 4,         /* chunks of a tile that are fetched at once; 1 of bf16 */
+    CODE_BYTES = 2048, /* of a slot: what a piece's codes or weights take */
+    MAX_GROUPS = 1024,
+};
+
+/* How the scales of a matrix are held; HALVES: ABSMAX with two a chunk. */
+enum form { NESTED, ABSMAX, HALVES, FLOATS };
+
+struct args {
+    struct nb_cuda_gemm g;
+    enum form form;
+    const float *values, *nested_values; /* [16], [256] */
+    float *partial;                      /* sums of parts of tiles: stream.cuh */
+    int32_t *flags;
+    int32_t m_blocks; /* tiles of the grid's kind, from top to bottom */
+    int32_t n_max;    /* most tokens of a tile */
+    int32_t x_chunks, x_vectors; /* of a row of x: chunks of 64, vectors of 8 */
+    int32_t piece;               /* chunks of a step */
+    int32_t pieces;              /* of a unit */
+    int32_t k_steps;             /* of a tile */
+    int32_t chunk_bytes, scale_stride, header_bytes, slot_bytes, block_shift;
+    uint32_t x_bytes; /* shared memory for x */
+};
+
+__host__ __device__ constexpr int div_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* ---- copies and barriers (PTX ISA: mbarrier, cp.async, cp.async.bulk, griddepcontrol) ---- */
+
+__device__ __forceinline__ uint32_t address_of(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t count) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+    asm volatile("{\n.reg .b64 t;\nmbarrier.arrive.shared.b64 t, [%0];\n}" ::"r"(barrier)
+                 : "memory");
+}
+
+/* An arrival when all that the thread has copied with copy_16 is there. */
+__device__ __forceinline__ void barrier_arrive_copied(uint32_t barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+    uint32_t done;
+    do {
+#if NB_BULK
+        asm volatile("{\n.reg .pred p;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+#else
+        asm volatile("{\n.reg .pred p;\n"
+                     "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+#endif
+    } while (!done);
+}
+
+__device__ __forceinline__ void copy_16(uint32_t to, const void *from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copy_wait_all() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+#if NB_BULK
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
+    asm volatile("{\n.reg .b64 t;\nmbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1;\n}" ::"r"(
+                     barrier),
+                 "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t bytes,
+                                          uint32_t barrier, uint64_t policy) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+#endif
+
+/* How the L2 cache treats weights: gone first where they are read once, so that x and partial sums
+ * stay. */
+__device__ __forceinline__ uint64_t cache_policy(bool once) {
+    uint64_t policy = 0;
+#if NB_BULK
+    if (once)
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    else
+        asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+#endif
+    return policy;
+}
+
+/* What threads wrote or copied to shared memory is seen by the tensor cores that read it there. */
+__device__ __forceinline__ void fence_async() {
+#if NB_BULK
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/* The kernel before may still run until this returns; only weights and tables, which no kernel
+ * writes, are read before. */
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if NB_BULK
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void start_kernel_after() {
+#if NB_BULK
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ uint32_t load_32(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address));
+    return v;
+}
+
+__device__ __forceinline__ float load_f32(uint32_t address) {
+    return __uint_as_float(load_32(address));
+}
+
+__device__ __forceinline__ uint32_t load_8(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address));
+    return v;
+}
+
+__device__ __forceinline__ float2 load_f32x2(uint32_t address) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address));
+    return v;
+}
+
+__device__ __forceinline__ void load_128(uint32_t (&v)[4], uint32_t address) {
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "r"(address));
+}
+
+/* ---- groups: how the rows of each are cut into tiles ---- */
+
+struct group {
+    int32_t begin, n; /* rows of y */
+    int32_t tiles;    /* cuts of these, from left to right */
+    int32_t blocks;   /* of 8 rows in each */
+};
+
+/* By the threads of a warp: groups [n_groups] and total[e] = the sum of cost(group) over the groups
+ * before e, [n_groups + 1]. `step`: the multiple that blocks is of. Returns the most blocks of a
+ * tile. */
+template <class F>
+__device__ __forceinline__ int32_t make_groups(const args &a, int32_t step, struct group *groups,
+                                               int64_t *total, F cost) {
+    int32_t lane = threadIdx.x % 32, most = 0;
+    int64_t before = 0;
+    for (int32_t first = 0; first < a.g.n_groups; first += 32) {
+        int32_t e = first + lane;
+        struct group s = {0, 0, 0, 0};
+        if (e < a.g.n_groups) {
+            s.begin = a.g.begin ? __ldcg(a.g.begin + e) : 0;
+            s.n = (a.g.begin ? __ldcg(a.g.begin + e + 1) : a.g.n) - s.begin;
+            s.tiles = div_up(s.n, a.n_max);
+            s.blocks = s.tiles ? div_up(div_up(s.n, s.tiles), 8 * step) * step : 0;
+            groups[e] = s;
+        }
+        int64_t sum = s.tiles ? cost(s) : 0;
+        for (int32_t d = 1; d < 32; d *= 2) {
+            int64_t other = __shfl_up_sync(~0u, sum, d);
+            sum += lane >= d ? other : 0;
+        }
+        if (e < a.g.n_groups)
+            total[e + 1] = before + sum;
+        before += __shfl_sync(~0u, sum, 31);
+        most = max(most, s.blocks);
+    }
+    if (lane == 0)
+        total[0] = 0;
+    return __reduce_max_sync(~0u, most);
+}
+
+/* The largest e in [0, n] with total[e] <= at. */
+__device__ __forceinline__ int32_t find_group(const int64_t *total, int32_t n, int64_t at) {
+    int32_t low = 0, high = n;
+    while (low < high) {
+        int32_t middle = (low + high + 1) / 2;
+        if (total[middle] <= at)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* ---- fetching weights ---- */
+
+/* Piece p of unit u of the tile at `tile` into a slot: codes (or bf16 weights), then the scales of
+ * its chunks, then, of NESTED, the unit's nested absmax and means. By one thread where there are bulk
+ * copies, with one arrival at `barrier` and as many bytes as come; by all lanes of a warp otherwise,
+ * which then owe it their barrier_arrive_copied. */
+__device__ __forceinline__ void fetch_weights(const args &a, const uint8_t *tile, int32_t u,
+                                              int32_t p, uint32_t to, uint32_t barrier,
+                                              uint64_t policy) {
+    const struct nb_cuda_shape &s = a.g.w.shape;
+    const uint8_t *unit = tile + (size_t)u * s.unit_bytes;
+    int32_t first = p * a.piece, n = min(a.piece, s.unit_chunks - first);
+    const uint8_t *codes = unit + s.code_bytes + first * a.chunk_bytes,
+                  *scales = unit + s.scale_bytes + first * a.scale_stride;
+    uint32_t to_scales = to + CODE_BYTES, to_header = to_scales + a.piece * a.scale_stride;
+    int32_t code_bytes = n * a.chunk_bytes, scale_bytes = n * a.scale_stride;
+#if NB_BULK
+    barrier_expect(barrier, code_bytes + scale_bytes + a.header_bytes);
+    copy_bulk(to, codes, code_bytes, barrier, policy);
+    if (scale_bytes)
+        copy_bulk(to_scales, scales, scale_bytes, barrier, policy);
+    if (a.header_bytes)
+        copy_bulk(to_header, unit, a.header_bytes, barrier, policy);
+#else
+    (void)barrier, (void)policy;
+    int32_t lane = threadIdx.x % 32;
+    for (int32_t i = 16 * lane; i < code_bytes; i += 512)
+        copy_16(to + i, codes + i);
+    for (int32_t i = 16 * lane; i < scale_bytes; i += 512)
+        copy_16(to_scales + i, scales + i);
+    for (int32_t i = 16 * lane; i < a.header_bytes; i += 512)
+        copy_16(to_header + i, unit + i);
+#endif
+}
+
+/* ---- scales and codes ---- */
+
+/* The first rows (of the matrix, or of gate and up alone) that the upper and lower half of a tile
+ * are. */
+__device__ __forceinline__ int2 rows_of(const struct nb_cuda_gemm &g, int32_t tile) {
+    if (g.epilogue == NB_CUDA_SILU)
+        return make_int2(8 * tile, 8 * tile);
+    if (16 * tile < g.rotary_rows) {
+        int32_t tiles = g.head_rows / 16, head = tile / tiles;
+        int32_t row = head * g.head_rows + tile % tiles * 8;
+        return make_int2(row, row + g.head_rows / 2);
+    }
+    return make_int2(16 * tile, 16 * tile + 8);
+}
+
+/* Where a lane finds its nested values; the rest of NB_CUDA_SLOT is in scales_of. */
+struct nested_rows {
+    int32_t upper, lower; /* first rows of the tile's halves times row_blocks */
+};
+
+__device__ __forceinline__ struct nested_rows nested_rows_of(const args &a, int32_t tile) {
+    int2 rows = rows_of(a.g, tile);
+    return {rows.x * a.g.w.shape.row_blocks, rows.y * a.g.w.shape.row_blocks};
+}
+
+/* Scales of rows g and g + 8 in chunk q = lane % 4 of piece p of unit u, which is in `slot`; of
+ * NESTED and ABSMAX. `nested_value(code)`: what a code of an absmax stands for. */
+template <class F>
+__device__ __forceinline__ float2 scales_of(const args &a, struct nested_rows rows, uint32_t slot,
+                                            int32_t u, int32_t p, F nested_value) {
+    int32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    if (a.form == ABSMAX) {
+        uint32_t at = slot + CODE_BYTES + 4 * (16 * q + g);
+        return make_float2(load_f32(at), load_f32(at + 32));
+    }
+    const struct nb_cuda_shape &s = a.g.w.shape;
+    uint32_t at = slot + CODE_BYTES + 16 * q + g, header = slot + CODE_BYTES + 16 * PIECE;
+    int32_t c0 = u * s.unit_chunks, first = c0 >> a.block_shift,
+            here = ((c0 + PIECE * p + q) >> a.block_shift) + g * s.row_blocks;
+    int32_t upper = ((rows.upper + here) >> 8) - ((rows.upper + first) >> 8),
+            lower = ((rows.lower + here) >> 8) - ((rows.lower + first) >> 8);
+    /* Chunks of padding have no value of their own, and need none. */
+    upper = min(upper, s.n_nested - 1), lower = min(lower, s.n_nested - 1) + s.n_nested;
+    float x = __fmul_rn(nested_value(load_8(at)), load_f32(header + 4 * upper)),
+          y = __fmul_rn(nested_value(load_8(at + 8)), load_f32(header + 4 * lower));
+    return make_float2(__fadd_rn(x, load_f32(header + 8 * s.n_nested)),
+                       __fadd_rn(y, load_f32(header + 8 * s.n_nested + 4)));
+}
+
+/* Byte b of w in bits 8 to 15, byte 0 of `low` below it. */
+template <int B> __device__ __forceinline__ uint32_t index_of(uint32_t w, uint32_t low) {
+    return __byte_perm(w, low, 0x5504 | B << 4);
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(uint32_t *)&pair;
+}
+
+/* ---- sums ---- */
+
+__device__ __forceinline__ float silu(float x) {
+    return x / (1.0f + __expf(-x));
+}
+
+/* Where column c of x is: its chunk's part permuted (NB_CUDA_K_OF). */
+__device__ __forceinline__ int32_t place_in_x(int32_t c) {
+    return (c & ~63) + 16 * (c / 4 % 4) + 8 * (c / 2 % 2) + 2 * (c / 16 % 4) + c % 2;
+}
+
+/* Two neighbours in memory from what lanes g and g + 1 have for tokens 0 and 1 of a pair: the lane
+ * whose g is even gets both of token 0, the other both of token 1. */
+__device__ __forceinline__ float2 exchange(float token_0, float token_1) {
+    bool odd = threadIdx.x & 4;
+    float other = __shfl_xor_sync(~0u, odd ? token_0 : token_1, 4);
+    return odd ? make_float2(other, token_1) : make_float2(token_0, other);
+}
+
+__device__ __forceinline__ void store_pair(__nv_bfloat16 *to, float2 pair, bool both) {
+    if (both && ((uintptr_t)to & 3) == 0) {
+        *(__nv_bfloat162 *)to = __floats2bfloat162_rn(pair.x, pair.y);
+        return;
+    }
+    to[0] = __float2bfloat16_rn(pair.x);
+    if (both)
+        to[1] = __float2bfloat16_rn(pair.y);
+}
+
+/* The sums of a tile's 16 rows for tokens [first, first + 8 BLOCKS) of a group; d as wgmma and mma
+ * leave them. By all lanes of a warp. */
+template <int BLOCKS>
+__device__ __forceinline__ void finish(const args &a, const struct group &s, int32_t first,
+                                       int32_t tile, const float (&d)[BLOCKS][4]) {
+    int32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, rows = a.g.w.shape.rows;
+    int32_t left = s.n - first - 2 * q; /* tokens from this lane's first on */
+    int2 at = rows_of(a.g, tile);
+    size_t token = (size_t)(s.begin + first + 2 * q);
+    if (a.g.epilogue == NB_CUDA_STORE_F32) {
+        float *upper = (float *)a.g.y + token * rows + at.x + g, *lower = upper + (at.y - at.x);
+        bool has_upper = at.x + g < rows, has_lower = at.y + g < rows;
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+#pragma unroll
+            for (int32_t r = 0; r < 2; r++) {
+                size_t offset = (size_t)(8 * i + r) * rows;
+                if (8 * i + r < left && has_upper)
+                    upper[offset] = d[i][r];
+                if (8 * i + r < left && has_lower)
+                    lower[offset] = d[i][2 + r];
+            }
+        }
+        return;
+    }
+    int32_t odd = g & 1, row = g & ~1;
+    __nv_bfloat16 *y = (__nv_bfloat16 *)a.g.y;
+    if (a.g.epilogue == NB_CUDA_STORE_BF16) {
+        __nv_bfloat16 *upper = y + (token + odd) * rows + at.x + row, *lower = upper + at.y - at.x;
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            float2 u = exchange(d[i][0], d[i][1]), l = exchange(d[i][2], d[i][3]);
+            size_t offset = (size_t)(8 * i) * rows;
+            if (8 * i + odd < left && at.x + row < rows)
+                store_pair(upper + offset, u, at.x + row + 1 < rows);
+            if (8 * i + odd < left && at.y + row < rows)
+                store_pair(lower + offset, l, at.y + row + 1 < rows);
+        }
+        return;
+    }
+    int32_t width = rows / 2, stride = div_up(width, 64) * 64;
+    y += (token + odd) * stride;
+#pragma unroll
+    for (int32_t i = 0; i < BLOCKS; i++) {
+        float2 pair =
+            exchange(silu(d[i][0]) * d[i][2], silu(d[i][1]) * d[i][3]); /* padding gives 0 */
+        if (8 * i + odd < left)
+            store_pair(y + (size_t)(8 * i) * stride + place_in_x(at.x + row), pair, true);
+    }
+    if (tile == a.g.w.shape.n_tiles - 1) { /* x of the product that follows ends in zeros */
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            for (int32_t f = 8 * (tile + 1) + row; 8 * i + odd < left && f < stride; f += 8)
+                store_pair(y + (size_t)(8 * i) * stride + place_in_x(f), make_float2(0, 0), true);
+        }
+    }
+}
+
+} // namespace
+
+#endif

@@ -1,0 +1,579 @@
+/* Products with few tokens a group, where reading weights is what takes time, and with any number
+ * of them on GPUs that have no wgmma.
+ *
+ * A block is WARPS warps that multiply and one that fetches. A tile of the grid is 16 WARPS rows of
+ * W by up to n_max tokens of a group: each warp has 16 rows, one tile of layout.h, all of K, and so
+ * sums of its own. A step is a piece of K, 4 chunks of 64; a ring of STAGES holds the weights of
+ * steps, a slot for each warp, and what x has for them.
+ *
+ * All steps of all tiles of all groups make one line, cut into as many pieces of equal cost as
+ * there are blocks (stream-K: Osama et al., "Stream-K: Work-centric Parallel Decomposition for
+ * Dense Matrix-Matrix Multiplication on the GPU", 2023). A block whose piece begins within a tile
+ * leaves its sums of that tile in global memory; the block that has the tile's first step adds
+ * them, in order of K, warp by warp, so the result does not depend on who comes first.
+ *
+ * A byte of codes becomes a pair of bf16 by a table in shared memory that has a copy for each lane,
+ * so that all lanes read at once. Its address is one byte permutation, `byte << 8 | lane * 4`,
+ * where rows of 256 bytes fit (ROW_BITS 8; the free half of a row is the same kind of table of the
+ * nested absmax code). Scales multiply the sums of a chunk.
+ *
+ * With WGMMA four warps multiply together, B comes from shared memory once for 64 rows; otherwise
+ * mma.sync, B by ldmatrix.
+ */
+#ifndef NB_BACKEND_CUDA_GEMM_STREAM_CUH
+#define NB_BACKEND_CUDA_GEMM_STREAM_CUH
+
+#include "backend/cuda/gemm_parts.cuh"
+#include "backend/cuda/gemm_wgmma.cuh"
+
+namespace {
+
+enum {
+    STREAM_BLOCKS = 4, /* of 8 tokens, at most */
+};
+
+/* SHARED: bytes that a block may take. */
+struct hopper {
+    static constexpr bool WGMMA = true;
+    static constexpr int WARPS = 16, STAGES = 3, ROW_BITS = 8, SHARED = 232448;
+};
+
+struct generic {
+    static constexpr bool WGMMA = false;
+    static constexpr int WARPS = 8, STAGES = 2, ROW_BITS = 7, SHARED = 101376;
+};
+
+template <class T> constexpr int stream_threads = 32 * T::WARPS + 32;
+
+/* What a step costs next to one of 8 tokens, in 16ths. */
+__host__ __device__ constexpr int step_cost(int blocks) {
+    return blocks <= 2 ? 15 + blocks : 17 + 3 * (blocks - 2);
+}
+
+/* The line of steps, and a block's part of it. */
+struct line {
+    const struct group *groups;
+    const int64_t *cost, *steps; /* [n_groups + 1]: before each group */
+    int32_t n_groups, blocks;    /* blocks that have a part */
+    int64_t all, first;          /* what all steps cost; the first step of this block */
+
+    /* The first step that costs at least `at` have gone before. */
+    __device__ __forceinline__ int64_t step_at(int64_t at, int32_t *group_of) const {
+        int32_t e = find_group(cost, n_groups, at);
+        *group_of = e;
+        if (e == n_groups)
+            return steps[e];
+        int64_t w = step_cost(groups[e].blocks);
+        return steps[e] + (at - cost[e] + w - 1) / w;
+    }
+
+    __device__ __forceinline__ int64_t begin_of(int32_t block) const {
+        return all * block / blocks;
+    }
+
+    /* The block that has step `step` of group e. */
+    __device__ __forceinline__ int32_t block_of(int32_t e, int64_t step) const {
+        return (int32_t)(((cost[e] + step * step_cost(groups[e].blocks) + 1) * blocks - 1) / all);
+    }
+};
+
+/* Shared memory: tables, stages of x, stages of weights, then barriers and groups. */
+template <class T>
+constexpr int stream_table_bytes = (256 << T::ROW_BITS) + (T::ROW_BITS == 7) * 1024;
+
+template <class T> __host__ __device__ constexpr int stream_plan_bytes(int n_groups) {
+    return 16 * T::STAGES + 16 * (n_groups + 1) + n_groups * (int)sizeof(struct group) +
+           (int)sizeof(struct line);
+}
+
+/* A place on the line: piece p of unit u of tile (m, n) of group e. */
+struct cursor {
+    int32_t e, m, n, u, p, left; /* left: steps to the end of the block's part */
+
+    __device__ __forceinline__ void open(const args &a, const line &l, int32_t block) {
+        e = left = m = n = u = p = 0;
+        if (block >= l.blocks)
+            return;
+        int32_t last;
+        int64_t step = l.first, end = l.step_at(l.begin_of(block + 1), &last);
+        left = (int32_t)(end - step);
+        e = find_group(l.steps, l.n_groups, step);
+        int32_t at = (int32_t)(step - l.steps[e]), tile = at / a.k_steps,
+                tiles = l.groups[e].tiles;
+        u = at % a.k_steps / a.pieces, p = at % a.k_steps % a.pieces;
+        m = tile / tiles, n = tile % tiles;
+    }
+
+    /* To the next step; whether the tile has no more and next_tile is due. */
+    __device__ __forceinline__ bool step(const args &a) {
+        left--;
+        if (++p == a.pieces)
+            p = 0, u++;
+        return is_end(a);
+    }
+
+    __device__ __forceinline__ bool is_end(const args &a) const {
+        return u * a.pieces + p == a.k_steps;
+    }
+
+    __device__ __forceinline__ void next_tile(const args &a, const line &l) {
+        u = p = 0;
+        if (++n < l.groups[e].tiles)
+            return;
+        n = 0;
+        if (++m < a.m_blocks)
+            return;
+        m = 0;
+        do
+            e++;
+        while (e < l.n_groups && l.groups[e].tiles == 0);
+    }
+
+    /* Chunks of this step that are of the matrix. */
+    __device__ __forceinline__ int32_t chunks(const args &a) const {
+        int32_t first = a.piece * p, c0 = u * a.g.w.shape.unit_chunks + first;
+        return min(min(a.piece, a.g.w.shape.unit_chunks - first), a.x_chunks - c0);
+    }
+};
+
+__device__ __forceinline__ void store_flag(int32_t *flag) {
+    asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
+}
+
+__device__ __forceinline__ int32_t load_flag(const int32_t *flag) {
+    int32_t v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(flag) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t (&b)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t *a, uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* The ring, as each side goes round it; shared addresses. */
+template <class T> struct ring {
+    uint32_t base; /* of shared memory: the tables */
+    int32_t stage;
+    uint32_t parity;
+
+    __device__ __forceinline__ uint32_t x(const args &a) const {
+        return base + stream_table_bytes<T> + stage * a.x_bytes;
+    }
+    __device__ __forceinline__ uint32_t w(const args &a, int32_t warp) const {
+        return base + stream_table_bytes<T> + T::STAGES * a.x_bytes +
+               (stage * T::WARPS + warp) * a.slot_bytes;
+    }
+    __device__ __forceinline__ uint32_t full(const args &a) const {
+        return base + stream_table_bytes<T> + T::STAGES * a.x_bytes +
+               T::STAGES * T::WARPS * a.slot_bytes + 8 * stage;
+    }
+    __device__ __forceinline__ uint32_t empty(const args &a) const {
+        return full(a) + 8 * T::STAGES;
+    }
+    __device__ __forceinline__ void next() {
+        if (++stage == T::STAGES)
+            stage = 0, parity ^= 1;
+    }
+};
+
+/* A warp that multiplies. SCALED: NESTED and ABSMAX, whose scales multiply sums of chunks; HALVES
+ * and FLOATS have whole weights. */
+template <class T, bool SCALED> struct worker {
+    const args &a;
+    const line &l;
+    struct ring<T> r;
+    struct cursor at;
+    int32_t warp, lane;
+
+    __device__ __forceinline__ uint32_t look_up(uint32_t index) const {
+        return load_32(r.base + index);
+    }
+
+    /* A operands of chunk c in `slot`: a[4 j + b]. */
+    __device__ __forceinline__ void decode(uint32_t (&out)[16], uint32_t slot, int32_t c) const {
+        if (!SCALED && a.form == FLOATS) {
+#pragma unroll
+            for (int32_t j = 0; j < 4; j++) {
+                uint32_t v[4];
+                load_128(v, slot + 64 * lane + 16 * j);
+#pragma unroll
+                for (int32_t b = 0; b < 4; b++)
+                    out[4 * j + b] = v[b];
+            }
+            return;
+        }
+        uint32_t codes[4], own = 4 * lane;
+        load_128(codes, slot + 512 * c + 16 * lane);
+#pragma unroll
+        for (int32_t j = 0; j < 4; j++) {
+            if constexpr (T::ROW_BITS == 8) {
+                out[4 * j] = look_up(index_of<0>(codes[j], own));
+                out[4 * j + 1] = look_up(index_of<1>(codes[j], own));
+                out[4 * j + 2] = look_up(index_of<2>(codes[j], own));
+                out[4 * j + 3] = look_up(index_of<3>(codes[j], own));
+            } else {
+                out[4 * j] = look_up((codes[j] << 7 & 0x7F80) | own);
+                out[4 * j + 1] = look_up((codes[j] >> 1 & 0x7F80) | own);
+                out[4 * j + 2] = look_up((codes[j] >> 9 & 0x7F80) | own);
+                out[4 * j + 3] = look_up((codes[j] >> 17 & 0x7F80) | own);
+            }
+        }
+        if constexpr (!SCALED) {
+            uint32_t scales = slot + CODE_BYTES + 4 * (16 * (2 * c + lane % 4 / 2) + lane / 4);
+            float scale[2] = {load_f32(scales), load_f32(scales + 32)};
+#pragma unroll
+            for (int32_t i = 0; i < 16; i++) {
+                float low = __uint_as_float(out[i] << 16),
+                      high = __uint_as_float(out[i] & 0xFFFF0000);
+                out[i] = pack_bf16(low * scale[i & 1], high * scale[i & 1]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ float2 scales(uint32_t slot, struct nested_rows rows) const {
+        return scales_of(a, rows, slot, at.u, at.p, [&](uint32_t code) {
+            return T::ROW_BITS == 8 ? load_f32(r.base + 128 + (code << 8 | 4 * lane))
+                                    : load_f32(r.base + (256 << T::ROW_BITS) + 4 * code);
+        });
+    }
+
+    /* sums += the scales of chunk c (in lane q = c of each row) times part */
+    template <int BLOCKS>
+    __device__ __forceinline__ void scale(float (&sums)[BLOCKS][4], const float (&part)[BLOCKS][4],
+                                          float2 scale, int32_t c) const {
+        float upper = __shfl_sync(~0u, scale.x, (lane & ~3) | c),
+              lower = __shfl_sync(~0u, scale.y, (lane & ~3) | c);
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            sums[i][0] += upper * part[i][0], sums[i][1] += upper * part[i][1];
+            sums[i][2] += lower * part[i][2], sums[i][3] += lower * part[i][3];
+        }
+    }
+
+    /* The product of decoded weights with chunk c of x's stage. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void start(float (&d)[BLOCKS][4], const uint32_t (&w)[16],
+                                          uint32_t stage, int32_t c, bool add) const {
+        wgmma_fence();
+#pragma unroll
+        for (int32_t j = 0; j < 4; j++)
+            wgmma<BLOCKS>(d, w + 4 * j, wgmma_descriptor(stage + c * (BLOCKS * 1024), j), add || j);
+        wgmma_commit();
+    }
+
+    template <int BLOCKS>
+    __device__ __forceinline__ void multiply(float (&sums)[BLOCKS][4], const uint32_t (&w)[16],
+                                             uint32_t stage, int32_t c, float2 scale) const {
+        float upper = 0, lower = 0;
+        if (SCALED) {
+            upper = __shfl_sync(~0u, scale.x, (lane & ~3) | c);
+            lower = __shfl_sync(~0u, scale.y, (lane & ~3) | c);
+        }
+        uint32_t row = lane % 8, vector = lane / 8;
+        uint32_t from = stage + c * (BLOCKS * 1024) + row * 128;
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            float part[4] = {0, 0, 0, 0};
+            uint32_t b[4];
+#pragma unroll
+            for (int32_t half = 0; half < 2; half++) {
+                load_matrices(b, from + 1024 * i + ((vector + 4 * half) ^ row) * 16);
+                mma(SCALED ? part : sums[i], w + 8 * half, b[0], b[1]);
+                mma(SCALED ? part : sums[i], w + 8 * half + 4, b[2], b[3]);
+            }
+            if (SCALED) {
+                sums[i][0] += upper * part[0], sums[i][1] += upper * part[1];
+                sums[i][2] += lower * part[2], sums[i][3] += lower * part[3];
+            }
+        }
+    }
+
+    template <int BLOCKS>
+    __device__ __forceinline__ void chunk(float (&sums)[BLOCKS][4], uint32_t slot, uint32_t stage,
+                                          int32_t c, float2 scale_of) const {
+        uint32_t w[16];
+        decode(w, slot, c);
+        if constexpr (!T::WGMMA) {
+            multiply(sums, w, stage, c, scale_of);
+        } else if constexpr (SCALED) {
+            float part[BLOCKS][4];
+            start(part, w, stage, c, false);
+            wgmma_wait<0>();
+            scale(sums, part, scale_of, c);
+        } else {
+            start(sums, w, stage, c, true);
+            wgmma_wait<0>();
+        }
+    }
+
+    /* The four chunks of a whole step: a chunk is decoded while the one before is multiplied. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void chunks(float (&sums)[BLOCKS][4], uint32_t slot, uint32_t stage,
+                                           float2 scale_of) const {
+        if constexpr (T::WGMMA && SCALED) {
+            uint32_t w[2][16];
+            decode(w[0], slot, 0);
+#pragma unroll
+            for (int32_t c = 0; c < PIECE; c++) {
+                float part[BLOCKS][4];
+                start(part, w[c & 1], stage, c, false);
+                if (c + 1 < PIECE)
+                    decode(w[(c + 1) & 1], slot, c + 1);
+                wgmma_wait<0>();
+                scale(sums, part, scale_of, c);
+            }
+        } else {
+#pragma unroll 1
+            for (int32_t c = 0; c < PIECE; c++)
+                chunk(sums, slot, stage, c, scale_of);
+        }
+    }
+
+    /* Steps of a tile, up to its end or that of the block's part, and what is to become of the sums.
+     */
+    template <int BLOCKS> __device__ __forceinline__ void tile() {
+        float sums[BLOCKS][4];
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++)
+            sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
+        int32_t tile = at.m * T::WARPS + warp;
+        struct nested_rows rows = {0, 0};
+        if (a.form == NESTED)
+            rows = nested_rows_of(a, tile);
+        for (bool end = false; !end && at.left > 0; end = at.step(a)) {
+            uint32_t slot = r.w(a, warp), stage = r.x(a);
+            barrier_wait(r.full(a), r.parity);
+            if (T::WGMMA)
+                fence_async();
+            float2 scale_of = SCALED ? scales(slot, rows) : make_float2(0, 0);
+            int32_t n = at.chunks(a);
+            if (n == PIECE) {
+                chunks(sums, slot, stage, scale_of);
+            } else {
+                for (int32_t c = 0; c < n; c++)
+                    chunk(sums, slot, stage, c, scale_of);
+            }
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(r.empty(a));
+            r.next();
+        }
+        if (tile < a.g.w.shape.n_tiles)
+            leave(sums, tile);
+        if (at.is_end(a))
+            at.next_tile(a, l);
+    }
+
+    /* Sums of a warp's tile: to the block that has the tile's first step, or, in that block, all
+     * together. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void leave(float (&sums)[BLOCKS][4], int32_t tile) {
+        const struct group &s = l.groups[at.e];
+        int64_t first = (int64_t)(at.m * s.tiles + at.n) * a.k_steps; /* of the tile */
+        constexpr int SUMS = STREAM_BLOCKS * 32; /* float4 of a warp */
+        size_t slot_of = (size_t)blockIdx.x * T::WARPS + warp;
+        if (l.first > l.steps[at.e] + first) {
+            float4 *to = (float4 *)a.partial + slot_of * SUMS + lane;
+#pragma unroll
+            for (int32_t i = 0; i < BLOCKS; i++)
+                __stcg(to + 32 * i, make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]));
+            __syncwarp();
+            if (lane == 0)
+                store_flag(a.flags + slot_of);
+            return;
+        }
+        int32_t last_block = l.block_of(at.e, first + a.k_steps - 1);
+        for (int32_t b = blockIdx.x + 1; b <= last_block; b++) {
+            slot_of += T::WARPS;
+            if (lane == 0) {
+                while (!load_flag(a.flags + slot_of))
+                    ;
+            }
+            __syncwarp();
+            const float4 *part = (const float4 *)a.partial + slot_of * SUMS + lane;
+#pragma unroll
+            for (int32_t i = 0; i < BLOCKS; i++) {
+                float4 v = __ldcg(part + 32 * i);
+                sums[i][0] += v.x, sums[i][1] += v.y, sums[i][2] += v.z, sums[i][3] += v.w;
+            }
+            __syncwarp();
+            if (lane == 0)
+                a.flags[slot_of] = 0;
+        }
+        finish(a, s, at.n * 8 * s.blocks, tile, sums);
+    }
+
+    __device__ __forceinline__ void run() {
+        while (at.left > 0) {
+            switch (l.groups[at.e].blocks) {
+            case 1:
+                tile<1>();
+                break;
+            case 2:
+                tile<2>();
+                break;
+            case 3:
+                tile<3>();
+                break;
+            default:
+                tile<4>();
+                break;
+            }
+        }
+    }
+};
+
+/* The warp that fetches. Of x, lane t copies vectors of 8 columns, vector t % 8 of a chunk, of rows
+ * t / 8 + 4 i. Weights of the first stages do not wait for the kernel before. */
+template <class T>
+__device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<T> r,
+                                      struct cursor at) {
+    const struct nb_cuda_shape &shape = a.g.w.shape;
+    int32_t lane = threadIdx.x % 32, vector = lane % 8;
+    uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
+    auto fetch_all = [&](const cursor &c, const ring<T> &r) {
+        uint32_t barrier = r.full(a);
+        const uint8_t *tile = a.g.w.data + (size_t)c.e * shape.bytes +
+                              (size_t)c.m * T::WARPS * shape.n_units * shape.unit_bytes;
+        int32_t n = min(T::WARPS, shape.n_tiles - c.m * T::WARPS);
+        for (int32_t i = NB_BULK ? lane : 0; i < T::WARPS; i += NB_BULK ? 32 : 1) {
+            if (i < n)
+                fetch_weights(a, tile + (size_t)i * shape.n_units * shape.unit_bytes, c.u, c.p,
+                              r.w(a, i), barrier, policy);
+            else if (NB_BULK)
+                barrier_arrive(barrier);
+        }
+    };
+    struct cursor first = at;
+    struct ring<T> stage = r;
+    int32_t early = 0;
+    for (; early < T::STAGES && first.left > 0; early++) {
+        fetch_all(first, stage);
+        if (first.step(a))
+            first.next_tile(a, l);
+        stage.next();
+    }
+    wait_for_kernel_before();
+    const uint4 *from = (const uint4 *)a.g.x;
+    while (at.left > 0) {
+        const struct group &s = l.groups[at.e];
+        int32_t row[2 * STREAM_BLOCKS], blocks = s.blocks;
+#pragma unroll
+        for (int32_t i = 0; i < 2 * STREAM_BLOCKS; i++) {
+            int32_t in_group = 8 * blocks * at.n + lane / 8 + 4 * i;
+            row[i] = -1;
+            if (i < 2 * blocks && in_group < s.n) {
+                row[i] = s.begin + in_group;
+                if (a.g.gather)
+                    row[i] = __ldcg(a.g.gather + row[i]);
+            }
+        }
+        for (bool end = false; !end && at.left > 0; end = at.step(a)) {
+            if (early > 0) {
+                early--;
+            } else {
+                barrier_wait(r.empty(a), r.parity ^ 1);
+                fetch_all(at, r);
+            }
+            int32_t n = at.chunks(a), c0 = at.u * shape.unit_chunks + a.piece * at.p;
+            for (int32_t c = 0; c < n; c++) {
+                uint32_t to = r.x(a) + c * blocks * 1024 + lane / 8 * 128;
+#pragma unroll
+                for (int32_t i = 0; i < 2 * STREAM_BLOCKS; i++) {
+                    if (i < 2 * blocks && row[i] >= 0)
+                        copy_16(to + 512 * i + (vector ^ ((lane / 8 + 4 * i) & 7)) * 16,
+                                from + (size_t)row[i] * a.x_vectors + 8 * (c0 + c) + vector);
+                }
+            }
+            barrier_arrive_copied(r.full(a));
+            r.next();
+        }
+        if (at.is_end(a))
+            at.next_tile(a, l);
+    }
+    copy_wait_all();
+}
+
+template <class T, bool SCALED>
+__global__ void __launch_bounds__(stream_threads<T>, 1)
+    stream_kernel(const __grid_constant__ args a) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (T::WGMMA && !NB_WGMMA)
+        return;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    constexpr int TABLE = stream_table_bytes<T>, ROW = 1 << T::ROW_BITS;
+    uint8_t *barriers = shared + TABLE + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
+    int64_t *cost = (int64_t *)(barriers + 16 * T::STAGES), *steps = cost + a.g.n_groups + 1;
+    struct group *groups = (struct group *)(steps + a.g.n_groups + 1);
+    struct line &l = *(struct line *)(groups + a.g.n_groups);
+    int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t full = address_of(barriers), empty = full + 8 * T::STAGES;
+
+    start_kernel_after();
+    if (threadIdx.x == 0) {
+        for (int32_t i = 0; i < T::STAGES; i++) {
+            barrier_init(full + 8 * i, 32 + NB_BULK * T::WARPS);
+            barrier_init(empty + 8 * i, T::WARPS);
+        }
+        fence_async();
+    }
+    for (int32_t v = warp; v < 256; v += T::WARPS + 1) {
+        uint32_t *row = (uint32_t *)(shared + ROW * v);
+        row[lane] = pack_bf16(a.values[v >> 4], a.values[v & 15]);
+        if (ROW == 256)
+            row[32 + lane] = __float_as_uint(a.nested_values[v]);
+        else if (lane == 0)
+            ((float *)(shared + 256 * ROW))[v] = a.nested_values[v];
+    }
+    if (a.g.begin)
+        wait_for_kernel_before();
+    if (warp == 0) {
+        int32_t tile_steps = a.m_blocks * a.k_steps;
+        int32_t n = make_groups(a, 1, groups, cost, [&](const struct group &s) {
+            return (int64_t)s.tiles * tile_steps * step_cost(s.blocks);
+        });
+        make_groups(a, 1, groups, steps,
+                    [&](const struct group &s) { return (int64_t)s.tiles * tile_steps; });
+        __syncwarp();
+        if (lane == 0) { /* no more blocks than have a step each */
+            int64_t all = cost[a.g.n_groups], blocks = n ? all / step_cost(n) : 0;
+            l = {groups,
+                 cost,
+                 steps,
+                 a.g.n_groups,
+                 (int32_t)(blocks < gridDim.x ? blocks : gridDim.x),
+                 all,
+                 0};
+            int32_t e;
+            if (blockIdx.x < l.blocks)
+                l.first = l.step_at(l.begin_of(blockIdx.x), &e);
+        }
+    }
+    __syncthreads();
+
+    struct cursor at;
+    at.open(a, l, blockIdx.x);
+    struct ring<T> r = {address_of(shared), 0, 0};
+    if (warp == T::WARPS) {
+        fetch<T>(a, l, r, at);
+        return;
+    }
+    wait_for_kernel_before(); /* it may use the memory of y and of partial sums */
+    worker<T, SCALED> worker = {a, l, r, at, warp, lane};
+    worker.run();
+#endif
+}
+
+} // namespace
+
+#endif
