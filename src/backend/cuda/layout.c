@@ -225,18 +225,32 @@ static void pack_absmax(const struct tile *t, int i) {
     }
 }
 
+/* The nested values of half a tile in the unit that begins with chunk c: as many as there is room
+ * for, needed or not, and 0 beyond the matrix. */
+static void pack_nested_values(const struct tile *t, int half, int32_t c, uint8_t *unit) {
+    const struct nb_cuda_shape *s = t->shape;
+    if (!t->matrix[8 * half])
+        return;
+    const struct nb_quant_view *v = &t->matrix[8 * half]->quant;
+    size_t n = nb_quant_nested_blocks(v->n, v->block, v->nested_block),
+           first =
+               (size_t)(t->row[8 * half] * s->row_blocks + c / s->block_chunks) / NB_NESTED_BLOCK;
+    float *nested = (float *)unit + half * s->n_nested;
+    for (size_t i = 0; i < (size_t)s->n_nested; i++)
+        nested[i] = first + i < n ? v->nested_absmax[first + i] : 0;
+    ((float *)unit)[2 * s->n_nested + half] = v->nested_offset;
+}
+
 static void pack_nested(const struct tile *t, int i) {
     const struct nb_cuda_shape *s = t->shape;
     for (int32_t c = 0; t->matrix[i] && c < s->columns / NB_CUDA_CHUNK; c++) {
-        const struct nb_quant_view *v = &t->matrix[i]->quant;
-        int32_t chunk, first = t->row[i] - i % 8;
+        int32_t chunk;
         uint8_t *unit = unit_of(t, c, &chunk);
         int32_t block = t->row[i] * s->row_blocks + c / s->block_chunks;
-        unit[s->scale_bytes + (uint32_t)(chunk * NB_CUDA_TILE + i)] = v->absmax_code[block];
-        int32_t slot = NB_CUDA_SLOT(s, t->row[i], c, first, c - chunk);
-        float *nested = (float *)unit + (i / 8) * s->n_nested;
-        nested[slot] = v->nested_absmax[block / NB_NESTED_BLOCK];
-        ((float *)unit)[2 * s->n_nested + i / 8] = v->nested_offset;
+        unit[s->scale_bytes + (uint32_t)(chunk * NB_CUDA_TILE + i)] =
+            t->matrix[i]->quant.absmax_code[block];
+        if (chunk == 0 && i % 8 == 0)
+            pack_nested_values(t, i / 8, c, unit);
     }
 }
 

@@ -418,6 +418,11 @@ static enum nb_status finish_scales(struct loader *l, struct worker *w, const st
                                    "quantizing absmax", err);
         job.absmax_code[p] = w->absmax_code[p];
         job.nested[p] = w->nested[p];
+        if (status == NB_OK && s->item->shape->kind == NB_CUDA_ABSMAX)
+            status = nb_cuda_check(
+                nb_cuda_dequantize_absmax(w->absmax_code[p], blocks, w->nested[p], job.offset[p],
+                                          l->values_device, w->absmax[p], w->stream),
+                "quantizing absmax", err);
     }
     if (status == NB_OK)
         status = nb_cuda_check(nb_cuda_repack_4bit(&job, w->stream), "repacking scales", err);

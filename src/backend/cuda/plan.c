@@ -161,10 +161,13 @@ static uint64_t estimate_workspace(const struct nb_config *c, size_t tokens) {
     return stream + attention + experts + ((uint64_t)64 << 20);
 }
 
+/* Loading borrows it, so that it is never so small that little is on its way at a time. */
 static uint64_t workspace_of(const struct nb_config *c, const struct nb_cuda_plan_options *o,
                              size_t tokens) {
-    return aligned(o->workspace ? o->workspace(o->workspace_context, tokens)
-                                : estimate_workspace(c, tokens));
+    const uint64_t least = (uint64_t)48 << 20;
+    uint64_t bytes =
+        o->workspace ? o->workspace(o->workspace_context, tokens) : estimate_workspace(c, tokens);
+    return aligned(bytes > least ? bytes : least);
 }
 
 /* Completes a plan for batches of so many tokens. */

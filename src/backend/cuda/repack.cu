@@ -264,6 +264,14 @@ __global__ void __launch_bounds__(256) quantize_absmax(const float *absmax, int6
         nested[blockIdx.x] = most;
 }
 
+__global__ void __launch_bounds__(256)
+    dequantize_absmax(const uint8_t *codes, int64_t n, const float *nested, float offset,
+                      const float *values, float *absmax) {
+    int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (i < n)
+        absmax[i] = __fadd_rn(multiply_flushed(values[codes[i]], nested[i / 256]), offset);
+}
+
 /* ---- measuring ---- */
 
 __global__ void __launch_bounds__(1024) read_all(const uint4 *p, size_t n, uint32_t *sum) {
@@ -339,6 +347,14 @@ cudaError_t nb_cuda_quantize_absmax(const float *absmax, int64_t n, float offset
                                     cudaStream_t stream) {
     quantize_absmax<<<(unsigned)((n + 255) / 256), 256, 0, stream>>>(absmax, n, offset, values,
                                                                      codes, nested);
+    return cudaGetLastError();
+}
+
+cudaError_t nb_cuda_dequantize_absmax(const uint8_t *codes, int64_t n, const float *nested,
+                                      float offset, const float *values, float *absmax,
+                                      cudaStream_t stream) {
+    dequantize_absmax<<<(unsigned)((n + 255) / 256), 256, 0, stream>>>(codes, n, nested, offset,
+                                                                       values, absmax);
     return cudaGetLastError();
 }
 

@@ -64,6 +64,11 @@ cudaError_t nb_cuda_quantize_absmax(const float *absmax, int64_t n, float offset
                                     const float *values, uint8_t *codes, float *nested,
                                     cudaStream_t stream);
 
+/* And back: values[code] * nested + offset, each rounded, as nb_quant_absmax does. */
+cudaError_t nb_cuda_dequantize_absmax(const uint8_t *codes, int64_t n, const float *nested,
+                                      float offset, const float *values, float *absmax,
+                                      cudaStream_t stream);
+
 /* Reads n bytes (a multiple of 16, p aligned to 16) once; *sum is changed so that it is done. */
 cudaError_t nb_cuda_read(const void *p, size_t n, uint32_t *sum, int sm_count, cudaStream_t stream);
 
