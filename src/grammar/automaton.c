@@ -21,8 +21,8 @@ static enum nb_status finish(struct nb_lazy *lazy, nb_lazy_expr expr, struct nb_
 }
 
 enum nb_status nb_pattern_compile(const char *pattern, size_t n, enum nb_regex_mode mode,
-                                const struct nb_automaton_limits *limits, struct nb_arena *arena,
-                                struct nb_automaton *out, struct nb_error *err) {
+                                  const struct nb_automaton_limits *limits, struct nb_arena *arena,
+                                  struct nb_automaton *out, struct nb_error *err) {
     struct nb_lazy *lazy;
     nb_lazy_expr expr;
     TRY(nb_lazy_open(limits, &lazy, err));

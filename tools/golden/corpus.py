@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/corpus/{safetensors,config,document,tokenizer}/: what the fuzz targets begin with, and tests run over.
+"""Writes tests/corpus/{safetensors,config,document,tokenizer,regex}/: what the fuzz targets begin with, and tests run over.
 
     python3 tools/golden/corpus.py     # needs nothing but Python
 """
@@ -126,3 +126,19 @@ TOKENIZER = {
               "vocab": {piece: i for i, piece in enumerate(PIECES)}, "merges": ["a b", "▁ a", "▁ ab"]},
 }
 write("tokenizer", "fallback", json.dumps(TOKENIZER, ensure_ascii=False).encode() + b"\xffab a</s>b \xf0\x9f\x98\x80")
+
+# ---- regex: a byte of flags, a pattern, NUL, a text (tests/fuzz_regex.c)
+
+REGEX = {
+    "lookahead": (0, r"^(?=.*[A-Z])(?!.*--)[A-Za-z-]{2,9}$", "Ab-c"),
+    "lookbehind": (0, r"(?<!\d{2})x(?<=ax|b)\b", "1ax"),
+    "unicode": (0, r"^\p{Lu}[^\u0000-\u00ff\u{1F600}-\u{1F64F}]\P{L}*$", "É漢9"),
+    "whole": (1, r"(a|ab)(c|bcd)(d*)", "abcd"),
+    "not": (2, r"^(?:\w+\s?){1,3}$", "a b"),
+    "length": (0x4C, r"^[^a]*?b{2,}|[a-c\-]+$", "abb"),
+    "odd": (0, r"\07\c1[\b\c_]{,2}]a{", "\x07"),
+    "counted": (4, r"^[a-z]{1,1000}$", "abc"),
+    "no-pattern": (0, r"(?<n>a)\k<n>[z-a]", "aa"),
+}
+for name, (flags, pattern, text) in REGEX.items():
+    write("regex", name, bytes([flags]) + pattern.encode() + b"\0" + text.encode())

@@ -34,12 +34,13 @@ struct nb_cuda_gemm {
     void *y;
 };
 
-/* Bytes of scratch for the largest call that limits allow, aligned to 256, and the launch. The first
- * NB_CUDA_GEMM_FLAGS bytes of the scratch must be zero before the first call, and every call leaves
- * them so. The result has the same bits on every run; a row's result does not depend on which other
- * rows are in the batch beyond rounding. From compute capability 9.0 on the kernel starts while the
- * one before in the stream ends (programmatic dependent launch); it reads and writes nothing but
- * weights and tables until that one has ended. cudaErrorInvalidValue for more than 1,024 groups. */
+/* Bytes of scratch for the largest call that limits allow, aligned to 256, and the launch. The
+ * first NB_CUDA_GEMM_FLAGS bytes of the scratch must be zero before the first call, and every call
+ * leaves them so. The result has the same bits on every run; a row's result does not depend on
+ * which other rows are in the batch beyond rounding. From compute capability 9.0 on the kernel
+ * starts while the one before in the stream ends (programmatic dependent launch); it reads and
+ * writes nothing but weights and tables until that one has ended. cudaErrorInvalidValue for more
+ * than 1,024 groups. */
 enum { NB_CUDA_GEMM_FLAGS = 65536 };
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
