@@ -50,6 +50,9 @@ static inline struct bounds bounds_of(const char *version) {
     return (struct bounds){false, 0.5f, 2e-2, strcmp(version, "cuda plain") == 0 ? 0.2 : 1};
 }
 
+/* "mapped" or "packed"; NULL: packed, where memory allows. */
+static const char *golden_weights;
+
 /* Weights stay in the type that the checkpoint has them in. */
 static inline struct nb_engine *open_engine(const char *checkpoint, const char *version,
                                             int sequences) {
@@ -59,6 +62,7 @@ static inline struct nb_engine *open_engine(const char *checkpoint, const char *
     struct nb_options options = {.threads = 2,
                                  .backend = gpu ? "cuda" : "cpu",
                                  .cpu = gpu ? version + 5 : version,
+                                 .weights = golden_weights,
                                  .sequences = sequences,
                                  .quantize = "none"};
     assert_ok(nb_engine_open(test_path(checkpoint), &options, &engine, &err), err);

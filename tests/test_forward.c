@@ -3,6 +3,9 @@
  * all kinds. */
 #include "golden.h"
 
+#include "base/pool.h"
+#include "model/synthetic.h"
+
 static const char *const checkpoints[] = {
     "tests/golden/mixtral-tiny-bf16",
     "tests/golden/mixtral-tiny-nf4",
@@ -194,6 +197,45 @@ static void shared_prefix(void **state) {
     nb_tensors_close(&g.tensors);
 }
 
+/* A model that is large enough for every layout: each gives the distributions of plain C. */
+static void layouts(void **state) {
+    (void)state;
+    enum { TOKENS = 21, VOCABULARY = 512 };
+    struct nb_error err;
+    struct nb_pool *pool;
+    int32_t ids[TOKENS];
+    for (int i = 0; i < TOKENS; i++)
+        ids[i] = (i * 37 + 11) % VOCABULARY;
+    float *plain = NULL;
+    static const char *const how[][2] = {{"plain", NULL},
+                                         {"avx2", "mapped"},
+                                         {"avx2", "packed"},
+                                         {"avx512", "mapped"},
+                                         {"avx512", "packed"}};
+    for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
+        if (!nb_kernels_find(how[i][0]))
+            continue;
+        struct nb_model model;
+        struct nb_engine *engine;
+        struct nb_options options = {
+            .threads = 2, .backend = "cpu", .cpu = how[i][0], .weights = how[i][1]};
+        assert_ok(nb_pool_create(2, &pool, &err), err);
+        assert_ok(nb_model_synthetic("tiny", pool, &model, &err), err);
+        nb_pool_free(pool);
+        assert_ok(nb_engine_open_model(&model, "tiny", &options, &engine, &err), err);
+        float *got = all_logits(engine, ids, TOKENS);
+        for (size_t t = 0; plain && t < TOKENS; t++)
+            assert_true(divergence(plain + t * VOCABULARY, got + t * VOCABULARY, VOCABULARY) <
+                        1e-6);
+        if (!plain)
+            plain = got;
+        else
+            free(got);
+        nb_engine_close(engine);
+    }
+    free(plain);
+}
+
 /* What cannot be done is an error, and leaves the sequence as it was. */
 static void refusals(void **state) {
     (void)state;
@@ -245,17 +287,38 @@ static void refusals(void **state) {
     assert_int_equal(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err),
                      NB_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "plain"));
+    options = (struct nb_options){.backend = "cpu", .weights = "folded"};
+    assert_int_equal(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err),
+                     NB_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "packed"));
     options = (struct nb_options){.context = 1 << 30};
     assert_int_equal(nb_engine_open(test_path(checkpoints[1]), &options, &engine, &err),
                      NB_ERR_ARGUMENT);
     assert_null(engine);
 }
 
+static int mapped(void **state) {
+    (void)state;
+    golden_weights = "mapped";
+    return 0;
+}
+
+static int not_mapped(void **state) {
+    (void)state;
+    golden_weights = NULL;
+    return 0;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_of_transformers), cmocka_unit_test(greedy_continuations),
-        cmocka_unit_test(batches_change_nothing), cmocka_unit_test(truncation),
-        cmocka_unit_test(shared_prefix),          cmocka_unit_test(refusals),
+        {"logits_of_transformers_mapped", logits_of_transformers, mapped, not_mapped, NULL},
+        cmocka_unit_test(layouts),
+        cmocka_unit_test(logits_of_transformers),
+        cmocka_unit_test(greedy_continuations),
+        cmocka_unit_test(batches_change_nothing),
+        cmocka_unit_test(truncation),
+        cmocka_unit_test(shared_prefix),
+        cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
