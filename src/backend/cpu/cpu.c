@@ -153,11 +153,17 @@ struct products_job {
     bool fixed; /* cpu->fixed holds x */
 };
 
+/* Whether a matrix is multiplied in fixed point. */
+static bool in_fixed(const struct cpu *cpu, const struct weights *w) {
+    const struct nb_fixed_kernels *fixed = cpu->kernels->fixed;
+    return w->packed.codes || (fixed && !fixed->packed_only && nb_fixed_takes(w->m));
+}
+
 /* Rows [r, r + rows) of one product, a strip. */
 static void multiply_strip(const struct products_job *job, int thread, const struct product *p,
                            size_t r, size_t rows) {
     struct cpu *cpu = job->cpu;
-    if (job->fixed && nb_fixed_takes(p->w->m)) {
+    if (job->fixed && in_fixed(cpu, p->w)) {
         size_t token = (size_t)(p->x - job->x) / job->columns;
         const struct nb_fixed_job fixed = {
             .w = &p->w->m->quant,
@@ -219,7 +225,7 @@ static void multiply(struct cpu *cpu, const float *x, size_t tokens, const struc
     size_t strips = 0;
     for (size_t i = 0; i < n; i++) {
         strips += nb_div_up((size_t)products[i].w->m->rows, NB_FIXED_ROWS);
-        job.fixed |= cpu->kernels->fixed && nb_fixed_takes(products[i].w->m);
+        job.fixed |= in_fixed(cpu, products[i].w);
     }
     if (job.fixed)
         nb_pool_run(cpu->pool, tokens, 4, run_to_fixed, &job);

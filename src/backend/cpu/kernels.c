@@ -119,3 +119,17 @@ void nb_fixed_pack(const struct nb_matrix *m, const struct nb_fixed_packed *to, 
             ((uint8_t *)to->planes)[p * 256 + i] = bytes[p];
     }
 }
+
+size_t nb_fixed_nested(const struct nb_fixed_job *job, size_t piece, float *out) {
+    const struct nb_quant_view *view = job->w;
+    size_t pieces = job->columns / NB_FIXED_BLOCK, least = pieces;
+    int pieces_each =
+        __builtin_ctzll(view->block / NB_FIXED_BLOCK) + __builtin_ctzll(view->nested_block);
+    for (size_t r = 0; r < NB_FIXED_ROWS; r++) {
+        size_t first = (job->row + r) * pieces, n = (first + piece) >> pieces_each;
+        size_t until = ((n + 1) << pieces_each) - first;
+        out[r] = view->nested_absmax[n];
+        least = until < least ? until : least;
+    }
+    return least;
+}

@@ -17,7 +17,17 @@ enum {
     NB_FIXED_BLOCK = 64,  /* columns of activations that share a scale */
     NB_FIXED_ROWS = 32,   /* of a strip, the unit in which work is given to threads */
     NB_FIXED_DEPTH = 256, /* columns of a strip that are worked on at a time */
+
+    /* Sums of products must fit 32 bits, whatever the numbers are. Where lanes are rows, all 64
+     * products of a block go into a sum: its activations are therefore made to have magnitudes that
+     * sum to no more than X_SUM, of weights up to W_MAX. Gaussian activations then reach about
+     * 14,000, and are off by 1 in 10,000 of their standard deviation. */
+    NB_FIXED_X_MAX = 16383,
+    NB_FIXED_X_SUM = 262000,
+    NB_FIXED_W_MAX = 8191,
 };
+_Static_assert((NB_FIXED_X_SUM + NB_FIXED_BLOCK / 2 + 1LL) * NB_FIXED_W_MAX < INT32_MAX,
+               "sums of products overflow");
 
 /* Activations of several tokens: x[t, k] is q[t * q_stride + place of k] * scale[t * scale_stride +
  * k / NB_FIXED_BLOCK]. The place is up to the version; the last of an odd number of blocks has an
@@ -74,6 +84,8 @@ struct nb_fixed_job {
 };
 
 struct nb_fixed_kernels {
+    bool packed_only; /* jobs need a packed matrix */
+
     /* A token's activations x[n], n a multiple of NB_FIXED_BLOCK, to fixed point. */
     void (*to_fixed)(const float *x, size_t n, int16_t *q, float *scale);
 
@@ -90,6 +102,11 @@ bool nb_fixed_packs(const struct nb_matrix *m);
 
 /* The parts of a packed matrix, in a layout whose sizes are being learnt or that has memory. */
 struct nb_fixed_packed nb_fixed_place(const struct nb_matrix *m, struct nb_layout *layout);
+
+/* What versions share: the nested absmax of each row of a job's strip for its columns from
+ * piece * NB_FIXED_BLOCK on, to out[NB_FIXED_ROWS]. Returns the piece at which one of them changes.
+ */
+size_t nb_fixed_nested(const struct nb_fixed_job *job, size_t piece, float *out);
 
 /* Fills strips [begin, end) of a matrix that was placed; the planes with strip 0. */
 void nb_fixed_pack(const struct nb_matrix *m, const struct nb_fixed_packed *to, size_t begin,

@@ -20,17 +20,9 @@
 #include <string.h>
 
 enum {
-    /* Sums of products must fit 32 bits, whatever the numbers are. Where a vector holds a row, 8
-     * products go into a sum; where it holds 16 rows, all 64 of a block, whose activations are
-     * therefore made to have magnitudes that sum to no more than X_SUM. Gaussian activations then
-     * reach about 14,000, and are off by 1 in 10,000 of their standard deviation. */
-    X_MAX = 16383,
-    X_SUM = 262000,
-    W_MAX_ROW = 16383,
+    W_MAX_ROW = 16383, /* where a vector holds a row, 8 products go into a sum */
 };
-_Static_assert(8LL * X_MAX * W_MAX_ROW < INT32_MAX &&
-                   (X_SUM + BLOCK / 2 + 1LL) * W_MAX_ROWS < INT32_MAX,
-               "sums of products overflow");
+_Static_assert(8LL * X_MAX * W_MAX_ROW < INT32_MAX, "sums of products overflow");
 
 /* ---- activations -------------------------------------------------------------------------------
  */

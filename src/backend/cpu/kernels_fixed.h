@@ -24,9 +24,9 @@
 enum {
     BLOCK = NB_FIXED_BLOCK, /* columns that share a scale */
     CHUNK = 2 * BLOCK,      /* columns whose codes fill a vector */
-    /* Weights as integers, where a sum is of a block of 64: what activations are made to sum to is
-     * in kernels_fixed.c. */
-    W_MAX_ROWS = 8191,
+    X_MAX = NB_FIXED_X_MAX,
+    X_SUM = NB_FIXED_X_SUM,
+    W_MAX_ROWS = NB_FIXED_W_MAX,
 };
 
 /* The values as integers up to `max`, twice over, so that the fifth bit of an index says nothing.

@@ -23,24 +23,11 @@ enum {
     AHEAD = 4096,              /* bytes that are fetched before they are needed */
 };
 
-/* The nested absmax of each row of a strip, where a piece of 64 columns is. */
+/* The nested absmax of each row of a strip, up to the piece at which one of them changes. */
 struct nested {
     alignas(64) float at[ROWS];
-    size_t until; /* the piece at which one of them changes */
+    size_t until;
 };
-
-static void find_nested(const struct nb_fixed_job *job, size_t piece, struct nested *out) {
-    const struct nb_quant_view *view = job->w;
-    int pieces_each = __builtin_ctzll(view->block / BLOCK) + __builtin_ctzll(view->nested_block);
-    size_t pieces = job->columns / BLOCK;
-    out->until = pieces;
-    for (size_t r = 0; r < ROWS; r++) {
-        size_t first = (job->row + r) * pieces, n = (first + piece) >> pieces_each;
-        size_t until = ((n + 1) << pieces_each) - first;
-        out->at[r] = view->nested_absmax[n];
-        out->until = until < out->until ? until : out->until;
-    }
-}
 
 /* absmax of 128 columns: a[half * VECTORS + v]. */
 VNNI INLINE void load_absmax(const struct nb_fixed_job *job, size_t piece, struct nested *nested,
@@ -53,7 +40,7 @@ VNNI INLINE void load_absmax(const struct nb_fixed_job *job, size_t piece, struc
         return;
     }
     if (piece >= nested->until)
-        find_nested(job, piece, nested);
+        nested->until = nb_fixed_nested(job, piece, nested->at);
     const uint8_t *codes = job->packed->absmax_code + at;
     _mm_prefetch((const char *)codes + AHEAD / 32, _MM_HINT_T1);
     values_of_codes(job->packed->planes, _mm512_loadu_si512(codes), a);

@@ -381,6 +381,7 @@ AVX512 static void products_bf16_avx512(const float *x, size_t x_stride, int tok
 
 const struct nb_kernels nb_kernels_avx2 = {
     .name = "avx2",
+    .fixed = &nb_fixed_avx2,
     .dequantize = dequantize_avx2,
     .widen_bf16 = widen_bf16_avx2,
     .products = products_avx2,
