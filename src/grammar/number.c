@@ -1,0 +1,241 @@
+/* Whether a number that has been begun can become one that its schema allows. */
+#include "grammar/state.h"
+
+/* An interval on the side of its sign: magnitudes from `from` up to `to`, `to` itself not, unless
+ * they are equal. */
+struct span {
+    struct nb_decimal from, to;
+    bool negative;
+};
+
+static struct nb_decimal magnitude(struct nb_decimal v) {
+    v.negative = false;
+    return v;
+}
+
+static bool is_zero(struct nb_decimal v) {
+    return !v.digits && !v.more;
+}
+
+static struct nb_decimal signed_as(struct nb_decimal v, bool negative) {
+    v.negative = negative && !is_zero(v);
+    return v;
+}
+
+/* A bound of the conjunction of all atoms. */
+struct bounds {
+    struct nb_decimal least, most, multiple_of;
+    bool has_least, has_most, above, below, integer, has_multiple;
+    const struct nb_atom *list; /* one of these numbers, too */
+};
+
+static void gather(const struct nb_shape *shape, struct bounds *b) {
+    *b = (struct bounds){0};
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        const struct nb_atom *a = shape->atoms[i];
+        if (a->kind == NB_ATOM_NUMBERS) {
+            if (!b->list || a->n < b->list->n)
+                b->list = a;
+            continue;
+        }
+        b->integer |= a->integer;
+        if (a->has_multiple) {
+            b->has_multiple = true;
+            b->multiple_of = a->multiple_of;
+        }
+        if (a->has_least) {
+            int c = b->has_least ? nb_decimal_compare(a->least, b->least) : 1;
+            if (c > 0 || (c == 0 && a->above_least)) {
+                b->least = a->least;
+                b->above = a->above_least;
+            }
+            b->has_least = true;
+        }
+        if (a->has_most) {
+            int c = b->has_most ? nb_decimal_compare(a->most, b->most) : -1;
+            if (c < 0 || (c == 0 && a->below_most)) {
+                b->most = a->most;
+                b->below = a->below_most;
+            }
+            b->has_most = true;
+        }
+    }
+}
+
+static bool all_hold(const struct nb_shape *shape, struct nb_decimal v) {
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        if (!nb_number_holds(shape->atoms[i], v, nb_decimal_is_integer(v)))
+            return false;
+    }
+    return true;
+}
+
+static bool within(const struct span *span, struct nb_decimal v) {
+    if (!is_zero(v) && v.negative != span->negative)
+        return false;
+    int c = nb_decimal_compare(magnitude(v), span->from);
+    return c == 0 || (c > 0 && nb_decimal_compare(magnitude(v), span->to) < 0);
+}
+
+static struct nb_decimal plus(struct nb_decimal v, struct nb_decimal step) {
+    /* Small numbers only: both fit where nb_decimal_next_multiple found v. */
+    int32_t e = v.exponent < step.exponent ? v.exponent : step.exponent;
+    __int128 a = (__int128)v.digits, b = (__int128)step.digits;
+    for (int32_t i = v.exponent; i > e; i--)
+        a *= 10;
+    for (int32_t i = step.exponent; i > e; i--)
+        b *= 10;
+    a = (v.negative ? -a : a) + b;
+    struct nb_decimal sum = {
+        .digits = (unsigned __int128)(a < 0 ? -a : a), .exponent = e, .negative = a < 0};
+    return nb_decimal_normal(sum);
+}
+
+/* Whether some multiple of `step` is at least `low` (above it, if `open`), and below or at what
+ * `fits` says. */
+static bool multiple_fits(const struct nb_shape *shape, const struct span *span,
+                          struct nb_decimal low, bool open, struct nb_decimal step) {
+    struct nb_decimal v;
+    if (!nb_decimal_next_multiple(low, step, &v))
+        return true; /* too many digits to tell */
+    if (open && nb_decimal_compare(v, low) == 0)
+        v = plus(v, step);
+    /* A second multipleOf may want some more steps. */
+    for (int i = 0; i < 64; i++, v = plus(v, step)) {
+        if (all_hold(shape, v) && (within(span, v)))
+            return true;
+        if (v.digits >> 100)
+            return true;
+    }
+    return false;
+}
+
+/* Whether the span holds a number that fulfils all atoms. */
+static bool span_fits(const struct nb_shape *shape, const struct bounds *b,
+                      const struct span *span) {
+    if (b->list) {
+        for (uint32_t i = 0; i < b->list->n; i++) {
+            if (within(span, b->list->numbers[i]) && all_hold(shape, b->list->numbers[i]))
+                return true;
+        }
+        return false;
+    }
+    if (nb_decimal_compare(span->from, span->to) == 0)
+        return all_hold(shape, signed_as(span->from, span->negative));
+    /* The lower end, as a value, and whether it is part of the span. */
+    struct nb_decimal low = span->from, high = span->to;
+    bool low_open = false, high_open = true;
+    if (span->negative) {
+        low = signed_as(span->to, true);
+        high = signed_as(span->from, true);
+        low_open = true;
+        high_open = false;
+    }
+    if (b->has_least) {
+        int c = nb_decimal_compare(b->least, low);
+        if (c >= 0) {
+            low_open = c > 0 ? b->above : low_open || b->above;
+            low = b->least;
+        }
+    }
+    if (b->has_most) {
+        int c = nb_decimal_compare(b->most, high);
+        if (c <= 0) {
+            high_open = c < 0 ? b->below : high_open || b->below;
+            high = b->most;
+        }
+    }
+    int c = nb_decimal_compare(low, high);
+    if (c > 0 || (c == 0 && (low_open || high_open)))
+        return false;
+    if (b->has_multiple)
+        return multiple_fits(shape, span, low, low_open, b->multiple_of);
+    if (b->integer)
+        return multiple_fits(shape, span, low, low_open, nb_decimal_from_int(1));
+    return true;
+}
+
+static struct nb_decimal scaled(struct nb_decimal v, int32_t by) {
+    if (!is_zero(v))
+        v.exponent += by;
+    return v;
+}
+
+/* digits + 1 in the last place. */
+static struct nb_decimal next_up(const struct nb_number *n, int32_t scale) {
+    return nb_decimal_normal((struct nb_decimal){.digits = n->digits + 1, .exponent = scale});
+}
+
+/* Exponents that are written: floats are, from 1e16 up and below 1e-4. */
+static bool exponent_fits(const struct nb_shape *shape, const struct nb_state *s, int32_t e) {
+    const struct nb_number *n = &s->number;
+    struct nb_decimal v = {
+        .digits = n->digits, .exponent = n->scale + e, .negative = n->negative && n->digits};
+    return all_hold(shape, nb_decimal_normal(v));
+}
+
+static bool exponent_alive(const struct nb_shape *shape, const struct nb_state *s) {
+    const struct nb_number *n = &s->number;
+    bool fresh = s->phase == NB_NUMBER_E, signless = s->phase <= NB_NUMBER_SIGN;
+    for (int32_t e = 0; e <= 300; e++) {
+        int32_t prefix = e;
+        /* What was written must begin e, zeros in front aside. */
+        while (!signless && prefix > n->exponent)
+            prefix /= 10;
+        if (!signless && prefix != n->exponent)
+            continue;
+        if (!signless && e != n->exponent && n->n_exponent >= 3)
+            continue;
+        bool negative = n->exponent_negative;
+        if ((fresh || negative) && exponent_fits(shape, s, -e))
+            return true;
+        if ((fresh || !negative) && exponent_fits(shape, s, e))
+            return true;
+    }
+    return false;
+}
+
+bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
+    (void)r;
+    struct nb_shape *shape = s->shape;
+    const struct nb_number *n = &s->number;
+    if (!shape->n_atoms || !shape->conjunction || !s->kills)
+        return true;
+    if (s->phase >= NB_NUMBER_E)
+        return exponent_alive(shape, s);
+    struct bounds b;
+    gather(shape, &b);
+    struct nb_decimal value = {.digits = n->digits, .exponent = n->scale};
+    struct span span = {.negative = n->negative};
+    value = nb_decimal_normal(value);
+    if (s->phase == NB_NUMBER_POINT || s->phase == NB_NUMBER_FRACTION) {
+        for (uint32_t i = 0; i < shape->n_atoms; i++) {
+            if (shape->atoms[i]->integer && shape->atoms[i]->written_integer)
+                return false;
+        }
+        span.from = value;
+        span.to = next_up(n, n->scale);
+        if (span_fits(shape, &b, &span))
+            return true;
+    } else {
+        if (s->phase == NB_NUMBER_MINUS)
+            span.to = (struct nb_decimal){.digits = 1, .exponent = 60};
+        for (int32_t more = 0; more < NB_DECIMAL_DIGITS; more++) {
+            if (s->phase != NB_NUMBER_MINUS) {
+                span.from = scaled(value, more);
+                span.to = scaled(next_up(n, n->scale), more);
+            }
+            if (span_fits(shape, &b, &span))
+                return true;
+            if (s->phase != NB_NUMBER_INTEGER)
+                break;
+            if ((b.has_most || b.list) && !n->negative && !b.list &&
+                nb_decimal_compare(span.from, b.most) > 0)
+                break;
+        }
+    }
+    /* An exponent can still come after one digit. */
+    return n->n_whole == 1 && n->digits && s->phase != NB_NUMBER_POINT &&
+           (exponent_fits(shape, s, 16) || exponent_fits(shape, s, 300) ||
+            exponent_fits(shape, s, -6) || exponent_fits(shape, s, -300));
+}

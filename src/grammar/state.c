@@ -1,0 +1,1178 @@
+#include "grammar/state.h"
+
+#include "model/tokenizer_map.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- frames -----------------------------------------------------------------------------------
+ */
+
+static size_t frame_bytes(uint32_t n_extra) {
+    return sizeof(struct nb_frame) + n_extra * sizeof(uint64_t);
+}
+
+/* Room for a frame with n_extra, all zero. */
+static struct nb_frame *draft(struct nb_reader *r, uint32_t n_extra) {
+    size_t bytes = frame_bytes(n_extra);
+    if (bytes > r->draft_bytes) {
+        struct nb_frame *more = realloc(r->draft, bytes);
+        if (!more) {
+            r->failed = NB_ERR_MEMORY;
+            return NULL;
+        }
+        r->draft = more;
+        r->draft_bytes = bytes;
+    }
+    memset(r->draft, 0, bytes);
+    r->draft->n_extra = n_extra;
+    return r->draft;
+}
+
+static struct nb_frame *draft_of(struct nb_reader *r, const struct nb_frame *frame) {
+    struct nb_frame *d = draft(r, frame->n_extra);
+    if (d)
+        memcpy(d, frame, frame_bytes(frame->n_extra));
+    return d;
+}
+
+static uint32_t frame_hash(const struct nb_frame *f) {
+    return (uint32_t)(nb_hash_text((const char *)f, frame_bytes(f->n_extra)) >> 32);
+}
+
+static bool grow_slots(struct nb_reader *r) {
+    if (r->n_frames * 2 < r->n_slots)
+        return true;
+    uint32_t n = r->n_slots ? r->n_slots * 2 : 64;
+    struct nb_frame **slots = calloc(n, sizeof *slots);
+    if (!slots) {
+        r->failed = NB_ERR_MEMORY;
+        return false;
+    }
+    for (uint32_t i = 0; i < r->n_slots; i++) {
+        if (!r->slots[i])
+            continue;
+        uint32_t at = frame_hash(r->slots[i]) & (n - 1);
+        while (slots[at])
+            at = (at + 1) & (n - 1);
+        slots[at] = r->slots[i];
+    }
+    free(r->slots);
+    r->slots = slots;
+    r->n_slots = n;
+    return true;
+}
+
+/* The draft, for good. */
+static const struct nb_frame *keep(struct nb_reader *r) {
+    struct nb_frame *d = r->draft;
+    size_t bytes = frame_bytes(d->n_extra);
+    if (!grow_slots(r))
+        return NULL;
+    uint32_t at = frame_hash(d) & (r->n_slots - 1);
+    for (; r->slots[at]; at = (at + 1) & (r->n_slots - 1)) {
+        if (r->slots[at]->n_extra == d->n_extra && memcmp(r->slots[at], d, bytes) == 0)
+            return r->slots[at];
+    }
+    struct nb_frame *f = nb_arena_alloc(&r->arena, 1, bytes);
+    if (!f) {
+        r->failed = NB_ERR_MEMORY;
+        return NULL;
+    }
+    memcpy(f, d, bytes);
+    r->n_frames++;
+    return r->slots[at] = f;
+}
+
+void nb_reader_free(struct nb_reader *r) {
+    nb_arena_free(&r->arena);
+    free(r->slots);
+    free(r->draft);
+    *r = (struct nb_reader){0};
+}
+
+/* ---- what follows from a root that is false ---------------------------------------------------
+ */
+
+/* The shape of a container once a member's or item's roots in `wrong` are false. */
+static struct nb_shape *shape_after(struct nb_reader *r, struct nb_shape *shape,
+                                    const struct nb_link *link, const uint64_t *wrong) {
+    for (uint32_t i = 0; i < link->n_effects && shape; i++) {
+        const struct nb_effect *e = &link->effects[i];
+        if (e->counter == UINT32_MAX && nb_bit(wrong, e->root))
+            shape = nb_shape_fail(r->space, shape, e->atom);
+    }
+    return shape;
+}
+
+/* Whether it is all over if those roots of the value in `link` below `parent` are false. */
+static bool doomed(struct nb_reader *r, const struct nb_frame *parent, const struct nb_link *link,
+                   const uint64_t *wrong) {
+    if (!nb_any_bit(wrong, NB_WORDS(link->site->n_roots)))
+        return false;
+    if (!parent || (link->all_kill && parent->kills))
+        return true;
+    struct nb_shape *shape = shape_after(r, parent->shape, link, wrong);
+    if (!shape)
+        return true;
+    return shape != parent->shape && doomed(r, parent->parent, parent->link, shape->false_roots);
+}
+
+/* ---- the end of a value -----------------------------------------------------------------------
+ */
+
+static uint64_t mix(uint64_t h, uint64_t v) {
+    return nb_fold_u64(h ^ v, UINT64_C(0x9E3779B97F4A7C15)) + v;
+}
+
+static bool was_seen(const struct nb_seen *seen, uint64_t hash) {
+    for (; seen; seen = seen->next) {
+        if (seen->hash == hash)
+            return true;
+    }
+    return false;
+}
+
+static const struct nb_seen *add_seen(struct nb_reader *r, const struct nb_seen *seen,
+                                      uint64_t hash) {
+    struct nb_seen *more = nb_arena_alloc(&r->arena, 1, sizeof *more);
+    if (!more) {
+        r->failed = NB_ERR_MEMORY;
+        return NULL;
+    }
+    *more = (struct nb_seen){hash, seen};
+    return more;
+}
+
+/* Counts an item for contains; atoms with too many fail. */
+static struct nb_shape *count_contained(struct nb_reader *r, struct nb_frame *f,
+                                        struct nb_shape *shape, const struct nb_link *link,
+                                        const uint64_t *wrong) {
+    for (uint32_t i = 0; i < link->n_effects && shape; i++) {
+        const struct nb_effect *e = &link->effects[i];
+        if (e->counter == UINT32_MAX || nb_bit(wrong, e->root))
+            continue;
+        if (++f->extra[e->counter] > e->atom->max_contains)
+            shape = nb_shape_fail(r->space, shape, e->atom);
+    }
+    return shape;
+}
+
+/* An item whose value came before. */
+static struct nb_shape *fail_unique(struct nb_reader *r, struct nb_shape *shape) {
+    struct nb_shape *to = shape;
+    for (uint32_t i = 0; i < shape->n_atoms && to; i++) {
+        if (shape->atoms[i]->unique)
+            to = nb_shape_fail(r->space, to, shape->atoms[i]);
+    }
+    return to;
+}
+
+/* A value ended, and roots of its link's site in `wrong` are false. */
+static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb_link *link,
+                      const uint64_t *wrong, uint64_t hash) {
+    const struct nb_frame *top = out->top;
+    bool fails = nb_any_bit(wrong, NB_WORDS(link->site->n_roots));
+    out->hash = 0;
+    out->link = NULL;
+    out->shape = NULL;
+    if (!top) {
+        out->mode = NB_MODE_DONE;
+        return !fails;
+    }
+    if (fails && link->all_kill && top->kills)
+        return false;
+    out->mode = NB_MODE_AFTER;
+    bool array = top->shape->kind == NB_VALUE_ARRAY;
+    if (!array && !fails && !top->hashes)
+        return true; /* the key was counted when it ended */
+    struct nb_frame *f = draft_of(r, top);
+    if (!f)
+        return false;
+    struct nb_shape *shape = fails ? shape_after(r, top->shape, link, wrong) : top->shape;
+    if (array) {
+        f->count++;
+        if (shape && link->counts)
+            shape = count_contained(r, f, shape, link, wrong);
+        if (shape && shape->unique) {
+            if (was_seen(f->seen, hash))
+                shape = fail_unique(r, shape);
+            else if (!(f->seen = add_seen(r, f->seen, hash)))
+                return false;
+        }
+        f->hash = top->hashes ? mix(f->hash, hash) : 0;
+    } else {
+        f->hash += mix(f->key, hash); /* the same in any order */
+        f->key = 0;
+    }
+    if (!shape)
+        return false;
+    f->shape = shape;
+    if (shape != top->shape && doomed(r, top->parent, top->link, shape->false_roots))
+        return false;
+    if (shape != top->shape) {
+        /* Roots that are false and not the end: others may still be. */
+        f->kills = top->kills && !nb_any_bit(shape->false_roots, shape->n_words);
+    }
+    out->top = keep(r);
+    return out->top;
+}
+
+/* ---- atoms at the end of a container ----------------------------------------------------------
+ */
+
+static bool object_holds(const struct nb_frame *f, uint32_t in_family, const struct nb_atom *a) {
+    const struct nb_family *family = f->shape->family;
+    const struct nb_trie *keys = &family->keys;
+    if (a->kind == NB_ATOM_HAS)
+        return nb_bit(f->extra, (uint32_t)nb_trie_find(keys, a->keys[0].text, a->keys[0].n));
+    if (f->count < a->min || f->count > a->max)
+        return false;
+    const uint64_t *required = family->required + (size_t)in_family * family->n_words;
+    for (uint32_t w = 0; w < family->n_words; w++) {
+        if (required[w] & ~f->extra[w])
+            return false;
+    }
+    for (uint32_t i = 0; i < a->n_dependencies; i++) {
+        const struct nb_dependency *d = &a->dependencies[i];
+        if (nb_bit(f->extra, (uint32_t)nb_trie_find(keys, d->key.text, d->key.n)) &&
+            !nb_bit(f->extra, (uint32_t)nb_trie_find(keys, d->needs.text, d->needs.n)))
+            return false;
+    }
+    return true;
+}
+
+static bool container_holds(const struct nb_frame *f, uint32_t i) {
+    const struct nb_atom *a = f->shape->atoms[i];
+    uint32_t in_family = f->shape->in_family[i];
+    if (f->shape->kind == NB_VALUE_OBJECT)
+        return object_holds(f, in_family, a);
+    if (f->count < a->min || f->count > a->max)
+        return false;
+    uint32_t counter = f->shape->family->counter[in_family];
+    return counter == UINT32_MAX || f->extra[counter] >= a->min_contains;
+}
+
+/* Which roots are false, once space->value says which atoms hold; puts the values back. */
+static void judge(struct nb_reader *r, const struct nb_shape *shape, uint64_t *wrong) {
+    nb_formula_begin(r->space);
+    for (uint32_t i = 0; i < shape->n_roots; i++) {
+        if (nb_formula_value(r->space, shape->roots[i]) != NB_TRUE)
+            nb_set_bit(wrong, i);
+    }
+    for (uint32_t i = 0; i < shape->n_atoms; i++)
+        r->space->value[shape->atoms[i]->id] = 2;
+}
+
+enum { FEW_ROOTS = 512 };
+
+/* Room for a set of roots, zeroed: the buffer, or malloc'd. */
+static uint64_t *root_set(struct nb_reader *r, uint32_t n_roots, uint64_t buffer[FEW_ROOTS / 64]) {
+    uint64_t *set = buffer;
+    if (n_roots > FEW_ROOTS)
+        set = calloc(NB_WORDS(n_roots), sizeof *set);
+    else
+        memset(buffer, 0, NB_WORDS(n_roots) * sizeof *set);
+    if (!set)
+        r->failed = NB_ERR_MEMORY;
+    return set;
+}
+
+static bool close_container(struct nb_reader *r, struct nb_state *out) {
+    const struct nb_frame *f = out->top;
+    struct nb_shape *shape = f->shape;
+    uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer);
+    if (!wrong)
+        return false;
+    bool good = true;
+    if (shape->conjunction && f->kills) {
+        for (uint32_t i = 0; i < shape->n_atoms && good; i++)
+            good = container_holds(f, i);
+    } else {
+        for (uint32_t i = 0; i < shape->n_atoms; i++)
+            r->space->value[shape->atoms[i]->id] = container_holds(f, i);
+        judge(r, shape, wrong);
+        good = !doomed(r, f->parent, f->link, wrong);
+    }
+    if (good) {
+        uint64_t hash = mix(f->hash, shape->kind + UINT64_C(0x51));
+        out->top = f->parent;
+        out->hash = 0;
+        good = end_value(r, out, f->link, wrong, hash);
+    }
+    if (wrong != buffer)
+        free(wrong);
+    return good;
+}
+
+/* ---- members ----------------------------------------------------------------------------------
+ */
+
+/* In the schema's order: the first place from frame->place on whose member must come. */
+static uint32_t next_required(const struct nb_frame *f) {
+    const struct nb_family *family = f->shape->family;
+    if (!f->shape->conjunction)
+        return UINT32_MAX;
+    for (uint32_t place = f->place; place < family->keys.n; place++) {
+        uint32_t rank = family->by_order[place];
+        if (nb_bit(f->shape->required, rank) && !nb_bit(f->extra, rank))
+            return place;
+    }
+    return UINT32_MAX;
+}
+
+static bool keys_ready(struct nb_reader *r, const struct nb_frame *f) {
+    return !f->shape->conjunction || f->shape->allowed || nb_shape_keys(r->space, f->shape);
+}
+
+/* Members that must come and have not. */
+static uint32_t count_missing(const struct nb_frame *f) {
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < f->shape->family->n_words; w++)
+        n += (uint32_t)__builtin_popcountll(f->shape->required[w] & ~f->extra[w]);
+    return n;
+}
+
+/* Whether with one more member, required or not, there can be neither too many nor too few. */
+static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool required,
+                         uint32_t place) {
+    const struct nb_shape *shape = f->shape;
+    const struct nb_family *family = shape->family;
+    if (!shape->conjunction)
+        return true;
+    if (shape->most != UINT32_MAX &&
+        f->count + 1 + count_missing(f) - (required ? 1 : 0) > shape->most)
+        return false;
+    if (shape->least <= f->count + 1 || shape->other_keys)
+        return true;
+    uint32_t room = 0;
+    if (r->flags & NB_READ_ANY_ORDER) {
+        for (uint32_t w = 0; w < family->n_words; w++)
+            room += (uint32_t)__builtin_popcountll(shape->allowed[w] & ~f->extra[w]);
+        return f->count + room >= shape->least;
+    }
+    for (uint32_t p = place + 1; p < family->keys.n; p++)
+        room += nb_bit(shape->allowed, family->by_order[p]);
+    return f->count + 1 + room >= shape->least;
+}
+
+bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
+    const struct nb_shape *shape = f->shape;
+    if (nb_bit(f->extra, rank))
+        return false;
+    uint32_t place = shape->family->order[rank];
+    if (!(r->flags & NB_READ_ANY_ORDER) && (place < f->place || place > next_required(f)))
+        return false;
+    return !shape->conjunction || (nb_bit(shape->allowed, rank) &&
+                                   counts_allow(r, f, nb_bit(shape->required, rank), place));
+}
+
+bool nb_others_possible(struct nb_reader *r, const struct nb_frame *f) {
+    if (!f->shape->other_keys)
+        return false;
+    if (!(r->flags & NB_READ_ANY_ORDER) && next_required(f) != UINT32_MAX)
+        return false;
+    return counts_allow(r, f, false, f->shape->family->keys.n);
+}
+
+/* Whether some key can follow from this node of the trie. */
+static bool named_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t node) {
+    const struct nb_shape *shape = f->shape;
+    const struct nb_trie_node *n = &shape->family->keys.nodes[node];
+    if (!node)
+        return false;
+    if (shape->conjunction && (r->flags & NB_READ_ANY_ORDER) && shape->most == UINT32_MAX &&
+        shape->least <= f->count + 1) {
+        for (uint32_t w = n->first / 64; w < NB_WORDS(n->end); w++) {
+            uint64_t bits = shape->allowed[w] & ~f->extra[w];
+            if (w == n->first / 64)
+                bits &= ~UINT64_C(0) << n->first % 64;
+            if (w == n->end / 64)
+                bits &= (UINT64_C(1) << n->end % 64) - 1;
+            if (bits)
+                return true;
+        }
+        return false;
+    }
+    for (uint32_t rank = n->first; rank < n->end; rank++) {
+        if (nb_member_possible(r, f, rank))
+            return true;
+    }
+    return false;
+}
+
+/* Whether a key that no atom names can be, or (all) is, what the bytes up to `state` begin. */
+static bool others_allow(const struct nb_shape *shape, uint32_t state, bool all) {
+    const struct nb_family *f = shape->family;
+    if (!shape->conjunction || !f->machine.n)
+        return true;
+    const struct nb_machine_state *m = &f->machine.states[state];
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        uint32_t allow = f->allow[shape->in_family[i]];
+        if (shape->atoms[i]->kind == NB_ATOM_OBJECT && allow < NB_ALLOW_NONE &&
+            !nb_bit(all ? m->accepts : m->alive, allow))
+            return false;
+    }
+    return true;
+}
+
+static bool key_alive(struct nb_reader *r, const struct nb_state *s) {
+    return named_possible(r, s->top, s->node) ||
+           (nb_others_possible(r, s->top) && others_allow(s->top->shape, s->at, false));
+}
+
+static bool begin_key(struct nb_reader *r, const struct nb_state *in, struct nb_state *out) {
+    *out = *in;
+    if (!keys_ready(r, in->top))
+        return false;
+    out->mode = NB_MODE_IN_KEY;
+    out->node = NB_TRIE_ROOT;
+    out->hash = 0;
+    out->lexis = NB_LEX_PLAIN;
+    struct nb_machine *m = &in->top->shape->family->machine;
+    out->at = m->n ? nb_machine_start(r->space, m) : 0;
+    return !r->space->failed && key_alive(r, out);
+}
+
+/* Whether another member can come at all. */
+static bool more_members(struct nb_reader *r, const struct nb_frame *f) {
+    return keys_ready(r, f) && (named_possible(r, f, NB_TRIE_ROOT) || nb_others_possible(r, f));
+}
+
+/* Atoms that one more member is too many for fail. */
+static struct nb_shape *count_member(struct nb_reader *r, struct nb_shape *shape, uint32_t count) {
+    struct nb_shape *to = shape;
+    for (uint32_t i = 0; i < shape->n_atoms && to; i++) {
+        if (shape->atoms[i]->kind == NB_ATOM_OBJECT && shape->atoms[i]->max < count)
+            to = nb_shape_fail(r->space, to, shape->atoms[i]);
+    }
+    return to;
+}
+
+static bool end_key(struct nb_reader *r, struct nb_state *out) {
+    const struct nb_frame *top = out->top;
+    struct nb_shape *shape = top->shape;
+    struct nb_trie_node *node = &shape->family->keys.nodes[out->node];
+    struct nb_link *link;
+    bool named = out->node && node->ends;
+    if (named ? !nb_member_possible(r, top, node->ends - 1)
+              : !nb_others_possible(r, top) || !others_allow(shape, out->at, true) ||
+                    was_seen(top->seen, out->hash))
+        return false;
+    link = named ? nb_link_key(r->space, shape, node->ends - 1)
+                 : nb_link_other(r->space, shape, out->at);
+    struct nb_frame *f = link ? draft_of(r, top) : NULL;
+    if (!f)
+        return false;
+    if (named) {
+        nb_set_bit(f->extra, node->ends - 1);
+        f->place = shape->family->order[node->ends - 1] + 1;
+    } else {
+        f->place = shape->family->keys.n;
+        if (!(f->seen = add_seen(r, top->seen, out->hash)))
+            return false;
+    }
+    if (r->flags & NB_READ_ANY_ORDER)
+        f->place = 0;
+    f->count++;
+    f->shape = count_member(r, link->after, f->count);
+    if (!f->shape)
+        return false;
+    if (f->shape != shape) {
+        if (doomed(r, top->parent, top->link, f->shape->false_roots))
+            return false;
+        f->kills = top->kills && !nb_any_bit(f->shape->false_roots, f->shape->n_words);
+        if (f->shape != link->after || link->after != shape) {
+            /* Atoms that failed ask nothing of the member any more. */
+            link = named ? nb_link_key(r->space, f->shape, node->ends - 1)
+                         : nb_link_other(r->space, f->shape, out->at);
+            if (!link || !keys_ready(r, f))
+                return false;
+        }
+    }
+    f->key = top->hashes ? out->hash : 0;
+    if (link->dead && f->kills)
+        return false;
+    out->top = keep(r);
+    out->link = link;
+    out->mode = NB_MODE_COLON;
+    out->at = out->node = 0;
+    out->hash = 0;
+    return out->top;
+}
+
+/* ---- strings ----------------------------------------------------------------------------------
+ */
+
+/* A root of an open string is false: the end, or not. */
+static bool lose(struct nb_reader *r, struct nb_state *s, const uint64_t *wrong) {
+    if (s->kills || doomed(r, s->top, s->link, wrong))
+        return false;
+    s->lost = true;
+    return true;
+}
+
+static bool lose_only(struct nb_reader *r, struct nb_state *s) {
+    static const uint64_t first[1] = {1};
+    return s->lost || lose(r, s, first);
+}
+
+/* The roots of a string's machine that are false in a state; with `all`, all that do not accept. */
+static void machine_wrong(const struct nb_shape *shape, uint32_t state, bool all, uint64_t *wrong) {
+    const struct nb_machine_state *m = &shape->machine.states[state];
+    for (uint32_t i = 0; i < shape->n_roots; i++) {
+        uint32_t c = shape->component[i];
+        bool good =
+            c == UINT32_MAX ? shape->roots[i] == NB_TRUE : nb_bit(all ? m->accepts : m->alive, c);
+        if (!good)
+            nb_set_bit(wrong, i);
+    }
+}
+
+static bool follow_machine(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    struct nb_shape *shape = s->shape;
+    uint32_t from = s->at;
+    s->at = nb_machine_next(r->space, &shape->machine, from, byte);
+    if (r->space->failed)
+        return false;
+    const struct nb_machine_state *m = shape->machine.states;
+    if (memcmp(m[from].alive, m[s->at].alive, NB_WORDS(shape->machine.n) * sizeof(uint64_t)) == 0)
+        return true;
+    uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer);
+    if (!wrong)
+        return false;
+    machine_wrong(shape, s->at, false, wrong);
+    bool good = !nb_any_bit(wrong, shape->n_words) || lose(r, s, wrong);
+    if (wrong != buffer)
+        free(wrong);
+    return good;
+}
+
+/* One byte of a string's or key's decoded text; `first` of a character. */
+static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool first) {
+    if (s->mode == NB_MODE_IN_KEY) {
+        struct nb_family *f = s->top->shape->family;
+        s->hash = mix(s->hash, byte + UINT64_C(0x100));
+        s->node = nb_trie_next(&f->keys, s->node, byte);
+        if (f->machine.n)
+            s->at = nb_machine_next(r->space, &f->machine, s->at, byte);
+        return !r->space->failed;
+    }
+    struct nb_shape *shape = s->shape;
+    if (s->hashes)
+        s->hash = mix(s->hash, byte + UINT64_C(0x100));
+    switch (shape->string) {
+    case NB_STRING_FREE:
+        return true;
+    case NB_STRING_LENGTH:
+        s->length += first;
+        return s->length <= shape->max || lose_only(r, s);
+    case NB_STRING_SET:
+        s->at = nb_trie_next(&shape->set, s->at, byte);
+        return s->at || lose_only(r, s);
+    case NB_STRING_LAZY:
+        s->at = nb_lazy_next(shape->language->lazy, s->at, byte);
+        if (shape->language->lazy->failed)
+            r->space->failed = shape->language->lazy->failed;
+        return s->at || lose_only(r, s);
+    case NB_STRING_MACHINE:
+        return follow_machine(r, s, byte);
+    }
+    return false;
+}
+
+static bool feed_code(struct nb_reader *r, struct nb_state *s, uint32_t cp) {
+    if (cp < 0x80)
+        return feed(r, s, (uint8_t)cp, true);
+    if (cp < 0x800)
+        return feed(r, s, (uint8_t)(0xC0 | cp >> 6), true) &&
+               feed(r, s, (uint8_t)(0x80 | (cp & 0x3F)), false);
+    if (cp < 0x10000)
+        return feed(r, s, (uint8_t)(0xE0 | cp >> 12), true) &&
+               feed(r, s, (uint8_t)(0x80 | (cp >> 6 & 0x3F)), false) &&
+               feed(r, s, (uint8_t)(0x80 | (cp & 0x3F)), false);
+    return feed(r, s, (uint8_t)(0xF0 | cp >> 18), true) &&
+           feed(r, s, (uint8_t)(0x80 | (cp >> 12 & 0x3F)), false) &&
+           feed(r, s, (uint8_t)(0x80 | (cp >> 6 & 0x3F)), false) &&
+           feed(r, s, (uint8_t)(0x80 | (cp & 0x3F)), false);
+}
+
+/* Whether characters have one spelling here. */
+static bool one_spelling(const struct nb_reader *r, const struct nb_state *s) {
+    return !(r->flags & NB_READ_ANY_SPELLING) &&
+           (s->mode == NB_MODE_IN_KEY || s->shape->string > NB_STRING_LENGTH);
+}
+
+static bool alive_in_string(struct nb_reader *r, const struct nb_state *s) {
+    return s->mode != NB_MODE_IN_KEY || key_alive(r, s);
+}
+
+static bool code_alive(struct nb_reader *r, const struct nb_state *s, uint32_t cp) {
+    struct nb_state probe = *s;
+    return feed_code(r, &probe, cp) && alive_in_string(r, &probe);
+}
+
+/* Whether some control character from `low` to `high` that has no short escape can come. */
+static bool control_alive(struct nb_reader *r, const struct nb_state *s, uint32_t low,
+                          uint32_t high) {
+    for (uint32_t cp = low; cp <= high && cp < 0x20; cp++) {
+        if ((cp < 8 || cp > 13 || cp == 11) && code_alive(r, s, cp))
+            return true;
+    }
+    return false;
+}
+
+static bool begin_escape(struct nb_reader *r, struct nb_state *s) {
+    static const uint8_t escaped[] = "\"\\\b\f\n\r\t";
+    s->lexis = NB_LEX_ESCAPE;
+    if (!one_spelling(r, s))
+        return true;
+    for (size_t i = 0; i < sizeof escaped - 1; i++) {
+        if (code_alive(r, s, escaped[i]))
+            return true;
+    }
+    return control_alive(r, s, 0, 0x1F);
+}
+
+static bool end_code(struct nb_reader *r, struct nb_state *s, uint32_t cp) {
+    s->lexis = NB_LEX_PLAIN;
+    s->code = s->high = 0;
+    s->digits = 0;
+    return feed_code(r, s, cp) && alive_in_string(r, s);
+}
+
+static bool escape_letter(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *known = byte ? strchr(from, byte) : NULL;
+    if (byte == 'u') {
+        s->lexis = NB_LEX_HEX;
+        s->code = 0;
+        s->digits = 0;
+        return !one_spelling(r, s) || control_alive(r, s, 0, 0x1F);
+    }
+    if (!known || (byte == '/' && one_spelling(r, s)))
+        return false;
+    return end_code(r, s, (uint8_t)to[known - from]);
+}
+
+static bool escape_digit(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    uint32_t digit = 99;
+    if (byte >= '0' && byte <= '9')
+        digit = byte - (uint32_t)'0';
+    if ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'f')
+        digit = (byte | 0x20u) - 'a' + 10;
+    if (digit == 99)
+        return false;
+    s->code = (uint16_t)(s->code << 4 | digit);
+    s->digits++;
+    unsigned left = 4 - s->digits;
+    uint32_t low = (uint32_t)s->code << 4 * left, high = low | ((1u << 4 * left) - 1);
+    if (one_spelling(r, s) && !control_alive(r, s, low, high))
+        return false;
+    if (s->high) {
+        if (high < 0xDC00 || low > 0xDFFF)
+            return false;
+        if (left)
+            return true;
+        return end_code(r, s, 0x10000 + ((uint32_t)(s->high - 0xD800) << 10) + (s->code - 0xDC00u));
+    }
+    if (low >= 0xDC00 && high <= 0xDFFF)
+        return false;
+    if (left)
+        return true;
+    if (s->code >= 0xD800 && s->code <= 0xDBFF) {
+        s->high = s->code;
+        s->code = 0;
+        s->digits = 0;
+        s->lexis = NB_LEX_PAIR;
+        return true;
+    }
+    return end_code(r, s, s->code);
+}
+
+static bool in_range(uint8_t byte, uint8_t low, uint8_t high) {
+    return byte >= low && byte <= high;
+}
+
+/* A byte from 0x80 on, or one that must be. */
+static bool utf8_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    bool first = s->lexis == NB_LEX_PLAIN;
+    switch (s->lexis) {
+    case NB_LEX_PLAIN:
+        if (in_range(byte, 0xC2, 0xDF))
+            s->lexis = NB_LEX_TAIL_1;
+        else if (byte == 0xE0)
+            s->lexis = NB_LEX_E0;
+        else if (byte == 0xED)
+            s->lexis = NB_LEX_ED;
+        else if (in_range(byte, 0xE1, 0xEF))
+            s->lexis = NB_LEX_TAIL_2;
+        else if (byte == 0xF0)
+            s->lexis = NB_LEX_F0;
+        else if (in_range(byte, 0xF1, 0xF3))
+            s->lexis = NB_LEX_TAIL_3;
+        else if (byte == 0xF4)
+            s->lexis = NB_LEX_F4;
+        else
+            return false;
+        break;
+    case NB_LEX_E0:
+        if (!in_range(byte, 0xA0, 0xBF))
+            return false;
+        s->lexis = NB_LEX_TAIL_1;
+        break;
+    case NB_LEX_ED:
+        if (!in_range(byte, 0x80, 0x9F))
+            return false;
+        s->lexis = NB_LEX_TAIL_1;
+        break;
+    case NB_LEX_F0:
+        if (!in_range(byte, 0x90, 0xBF))
+            return false;
+        s->lexis = NB_LEX_TAIL_2;
+        break;
+    case NB_LEX_F4:
+        if (!in_range(byte, 0x80, 0x8F))
+            return false;
+        s->lexis = NB_LEX_TAIL_2;
+        break;
+    default: /* NB_LEX_TAIL_1 to 3 */
+        if (!in_range(byte, 0x80, 0xBF))
+            return false;
+        s->lexis--;
+        break;
+    }
+    return feed(r, s, byte, first) && alive_in_string(r, s);
+}
+
+static bool end_string(struct nb_reader *r, struct nb_state *s) {
+    struct nb_shape *shape = s->shape;
+    uint64_t buffer[FEW_ROOTS / 64] = {0}, *wrong = buffer;
+    bool right = true;
+    switch (shape->string) {
+    case NB_STRING_FREE:
+        wrong = shape->false_roots;
+        break;
+    case NB_STRING_LENGTH:
+        right = s->length >= shape->min && s->length <= shape->max;
+        break;
+    case NB_STRING_SET:
+        right = s->at && shape->set.nodes[s->at].ends;
+        break;
+    case NB_STRING_LAZY:
+        right = s->at && shape->language->lazy->accepts[s->at];
+        break;
+    case NB_STRING_MACHINE:
+        wrong = root_set(r, shape->n_roots, buffer);
+        if (!wrong)
+            return false;
+        machine_wrong(shape, s->at, true, wrong);
+        break;
+    }
+    if (!right)
+        wrong[0] = 1;
+    bool good = right || !s->kills;
+    s->lexis = 0;
+    s->at = s->length = 0;
+    s->lost = false;
+    good = good && end_value(r, s, s->link, wrong, s->hash);
+    if (wrong != buffer && wrong != shape->false_roots)
+        free(wrong);
+    return good;
+}
+
+static bool string_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    switch (s->lexis) {
+    case NB_LEX_PLAIN:
+        if (byte == '"')
+            return s->mode == NB_MODE_IN_KEY ? end_key(r, s) : end_string(r, s);
+        if (byte == '\\')
+            return begin_escape(r, s);
+        if (byte < 0x20)
+            return false;
+        if (byte < 0x80)
+            return feed(r, s, byte, true) && alive_in_string(r, s);
+        return utf8_byte(r, s, byte);
+    case NB_LEX_ESCAPE:
+        return escape_letter(r, s, byte);
+    case NB_LEX_HEX:
+        return escape_digit(r, s, byte);
+    case NB_LEX_PAIR:
+        s->lexis = NB_LEX_PAIR_U;
+        return byte == '\\';
+    case NB_LEX_PAIR_U:
+        s->lexis = NB_LEX_HEX;
+        return byte == 'u';
+    default:
+        return utf8_byte(r, s, byte);
+    }
+}
+
+/* ---- numbers ----------------------------------------------------------------------------------
+ */
+
+struct nb_decimal nb_state_number(const struct nb_state *s) {
+    const struct nb_number *n = &s->number;
+    int32_t e = n->exponent_negative ? -n->exponent : n->exponent;
+    return nb_decimal_normal((struct nb_decimal){.digits = n->digits,
+                                                 .exponent = n->scale + e,
+                                                 .negative = n->negative && (n->digits || n->more),
+                                                 .more = n->more});
+}
+
+static void add_digit(struct nb_number *n, uint8_t byte, bool fraction) {
+    if (n->n_digits < NB_DECIMAL_DIGITS) {
+        n->digits = n->digits * 10 + (unsigned)(byte - '0');
+        n->n_digits += n->digits != 0;
+        n->scale -= fraction;
+    } else {
+        n->more |= byte != '0';
+        n->scale += !fraction;
+    }
+    if (!fraction && n->n_whole < 255)
+        n->n_whole++;
+}
+
+static bool is_digit(uint8_t byte) {
+    return byte >= '0' && byte <= '9';
+}
+
+/* Phases, by RFC 8259; false where the byte does not go on with a number. */
+static bool number_phase(struct nb_state *s, uint8_t byte) {
+    struct nb_number *n = &s->number;
+    bool digit = is_digit(byte), e = byte == 'e' || byte == 'E';
+    switch (s->phase) {
+    case NB_NUMBER_MINUS:
+        s->phase = byte == '0' ? NB_NUMBER_ZERO : NB_NUMBER_INTEGER;
+        if (digit)
+            add_digit(n, byte, false);
+        return digit;
+    case NB_NUMBER_INTEGER:
+        if (digit) {
+            add_digit(n, byte, false);
+            return true;
+        }
+        /* fall through */
+    case NB_NUMBER_ZERO:
+        s->phase = e ? NB_NUMBER_E : NB_NUMBER_POINT;
+        return e || byte == '.';
+    case NB_NUMBER_POINT:
+    case NB_NUMBER_FRACTION:
+        if (digit)
+            add_digit(n, byte, true);
+        e &= s->phase == NB_NUMBER_FRACTION;
+        s->phase = e ? NB_NUMBER_E : NB_NUMBER_FRACTION;
+        return digit || e;
+    case NB_NUMBER_E:
+        if (byte == '+' || byte == '-') {
+            s->phase = NB_NUMBER_SIGN;
+            n->exponent_negative = byte == '-';
+            return true;
+        }
+        /* fall through */
+    default:
+        s->phase = NB_NUMBER_EXPONENT;
+        if (digit && n->exponent < NB_DECIMAL_MAX_EXPONENT)
+            n->exponent = n->exponent * 10 + (byte - '0');
+        n->n_exponent += n->n_exponent < 255;
+        return digit;
+    }
+}
+
+static bool number_complete(const struct nb_state *s) {
+    return s->phase == NB_NUMBER_ZERO || s->phase == NB_NUMBER_INTEGER ||
+           s->phase == NB_NUMBER_FRACTION || s->phase == NB_NUMBER_EXPONENT;
+}
+
+bool nb_number_holds(const struct nb_atom *a, struct nb_decimal v, bool written_whole) {
+    if (a->kind == NB_ATOM_NUMBERS) {
+        for (uint32_t i = 0; i < a->n; i++) {
+            if (nb_decimal_compare(a->numbers[i], v) == 0)
+                return true;
+        }
+        return false;
+    }
+    if (a->integer && (a->written_integer ? !written_whole : !nb_decimal_is_integer(v)))
+        return false;
+    if (a->has_least) {
+        int c = nb_decimal_compare(v, a->least);
+        if (c < 0 || (c == 0 && a->above_least))
+            return false;
+    }
+    if (a->has_most) {
+        int c = nb_decimal_compare(v, a->most);
+        if (c > 0 || (c == 0 && a->below_most))
+            return false;
+    }
+    return !a->has_multiple || nb_decimal_is_multiple(v, a->multiple_of);
+}
+
+static bool end_number(struct nb_reader *r, struct nb_state *s) {
+    struct nb_shape *shape = s->shape;
+    if (!number_complete(s))
+        return false;
+    uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer), hash = 0;
+    if (!wrong)
+        return false;
+    bool good = true;
+    struct nb_decimal v = {0};
+    if (shape->n_atoms || s->hashes)
+        v = nb_state_number(s);
+    if (s->hashes)
+        hash = mix(nb_decimal_hash(v), 3);
+    if (shape->n_atoms) {
+        bool whole = s->phase == NB_NUMBER_ZERO || s->phase == NB_NUMBER_INTEGER;
+        for (uint32_t i = 0; i < shape->n_atoms; i++)
+            r->space->value[shape->atoms[i]->id] = nb_number_holds(shape->atoms[i], v, whole);
+        judge(r, shape, wrong);
+    } else {
+        memcpy(wrong, shape->false_roots, shape->n_words * sizeof *wrong);
+    }
+    if (s->kills && nb_any_bit(wrong, shape->n_words))
+        good = false;
+    s->phase = 0;
+    s->number = (struct nb_number){0};
+    good = good && end_value(r, s, s->link, wrong, hash);
+    if (wrong != buffer)
+        free(wrong);
+    return good;
+}
+
+/* Spellings that are not for writing: see NB_READ_ANY_SPELLING. */
+static bool number_spelling(const struct nb_state *s) {
+    const struct nb_number *n = &s->number;
+    if (s->phase >= NB_NUMBER_E)
+        return n->n_whole == 1 && n->exponent <= 300 && n->n_exponent <= 3;
+    return n->n_digits < NB_DECIMAL_DIGITS && n->scale > -60;
+}
+
+static bool number_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    if (!number_phase(s, byte))
+        return false;
+    if (r->flags & NB_READ_ANY_SPELLING)
+        return true;
+    return number_spelling(s) && nb_number_alive(r, s);
+}
+
+/* ---- the beginning of a value -----------------------------------------------------------------
+ */
+
+static bool begin_container(struct nb_reader *r, struct nb_state *out, bool object) {
+    struct nb_shape *shape = out->shape;
+    uint32_t n_extra = object ? shape->family->n_words : shape->family->n_counters;
+    struct nb_frame *f = draft(r, n_extra);
+    if (!f)
+        return false;
+    f->parent = out->top;
+    f->link = out->link;
+    f->shape = shape;
+    f->depth = out->top ? out->top->depth + 1 : 1;
+    f->kills = out->kills;
+    f->hashes = out->hashes;
+    if (f->depth > NB_MAX_NESTING)
+        return false;
+    out->top = keep(r);
+    out->mode = object ? NB_MODE_MEMBER : NB_MODE_ITEM;
+    out->link = NULL;
+    out->shape = NULL;
+    out->kills = out->hashes = false;
+    return out->top;
+}
+
+static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
+                        const struct nb_link *link, uint8_t byte) {
+    static const uint8_t of_byte[256] = {
+        ['n'] = NB_VALUE_NULL + 1,   ['f'] = NB_VALUE_FALSE + 1,  ['t'] = NB_VALUE_TRUE + 1,
+        ['"'] = NB_VALUE_STRING + 1, ['['] = NB_VALUE_ARRAY + 1,  ['{'] = NB_VALUE_OBJECT + 1,
+        ['-'] = NB_VALUE_NUMBER + 1, ['0'] = NB_VALUE_NUMBER + 1, ['1'] = NB_VALUE_NUMBER + 1,
+        ['2'] = NB_VALUE_NUMBER + 1, ['3'] = NB_VALUE_NUMBER + 1, ['4'] = NB_VALUE_NUMBER + 1,
+        ['5'] = NB_VALUE_NUMBER + 1, ['6'] = NB_VALUE_NUMBER + 1, ['7'] = NB_VALUE_NUMBER + 1,
+        ['8'] = NB_VALUE_NUMBER + 1, ['9'] = NB_VALUE_NUMBER + 1};
+    if (!of_byte[byte])
+        return false;
+    enum nb_value_kind kind = (enum nb_value_kind)(of_byte[byte] - 1);
+    struct nb_shape *shape = nb_shape_of(r->space, link->site, kind);
+    if (!shape)
+        return false;
+    bool kills = link->all_kill && (!in->top || in->top->kills);
+    if (nb_any_bit(shape->false_roots, shape->n_words)) {
+        if (kills || doomed(r, in->top, link, shape->false_roots))
+            return false;
+    }
+    *out = *in;
+    out->link = link;
+    out->shape = shape;
+    out->kills = kills;
+    out->hashes = in->top && (in->top->hashes || in->top->shape->unique);
+    out->hash = 0;
+    switch (kind) {
+    case NB_VALUE_STRING:
+        out->mode = NB_MODE_STRING;
+        out->lexis = NB_LEX_PLAIN;
+        out->length = 0;
+        out->lost = false;
+        if (shape->string == NB_STRING_LAZY)
+            out->at = shape->language->start;
+        else if (shape->string == NB_STRING_MACHINE)
+            out->at = nb_machine_start(r->space, &shape->machine);
+        else
+            out->at = NB_TRIE_ROOT;
+        if (shape->string == NB_STRING_SET ? !shape->set.n
+                                           : shape->string == NB_STRING_LAZY && !out->at)
+            return lose_only(r, out);
+        return true;
+    case NB_VALUE_NUMBER:
+        out->mode = NB_MODE_NUMBER;
+        out->number = (struct nb_number){.negative = byte == '-'};
+        out->phase = NB_NUMBER_MINUS;
+        if (byte == '-')
+            return (r->flags & NB_READ_ANY_SPELLING) || nb_number_alive(r, out);
+        return number_byte(r, out, byte);
+    case NB_VALUE_ARRAY:
+    case NB_VALUE_OBJECT:
+        return begin_container(r, out, kind == NB_VALUE_OBJECT);
+    default:
+        out->mode = NB_MODE_WORD;
+        out->word = 1;
+        return true;
+    }
+}
+
+static bool word_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    static const char *const words[] = {"null", "false", "true"};
+    const char *word = words[s->shape->kind];
+    if (byte != (uint8_t)word[s->word])
+        return false;
+    if (word[++s->word])
+        return true;
+    s->word = 0;
+    return end_value(r, s, s->link, s->shape->false_roots, mix(s->shape->kind, 11));
+}
+
+/* The next item of an array. */
+static bool begin_item(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
+                       uint8_t byte) {
+    const struct nb_frame *top = in->top;
+    struct nb_state moved;
+    struct nb_shape *shape = top->shape;
+    for (uint32_t i = 0; i < top->shape->n_atoms && shape; i++) {
+        if (top->shape->atoms[i]->max <= top->count)
+            shape = nb_shape_fail(r->space, shape, top->shape->atoms[i]);
+    }
+    if (!shape)
+        return false;
+    if (shape != top->shape) {
+        if (doomed(r, top->parent, top->link, shape->false_roots))
+            return false;
+        struct nb_frame *f = draft_of(r, top);
+        if (!f)
+            return false;
+        f->shape = shape;
+        f->kills = top->kills && !nb_any_bit(shape->false_roots, shape->n_words);
+        moved = *in;
+        moved.top = keep(r);
+        in = &moved;
+        if (!moved.top)
+            return false;
+    }
+    const struct nb_link *link = nb_link_item(r->space, shape, top->count);
+    return link && begin_value(r, in, out, link, byte);
+}
+
+/* Whether an array can go on. */
+static bool more_items(struct nb_reader *r, const struct nb_frame *f) {
+    if (!f->shape->conjunction || !f->kills)
+        return true;
+    if (f->count >= f->shape->most)
+        return false;
+    const struct nb_link *link = nb_link_item(r->space, f->shape, f->count);
+    return link && !link->dead;
+}
+
+static bool after_value(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
+                        uint8_t byte) {
+    bool object = in->top->shape->kind == NB_VALUE_OBJECT;
+    *out = *in;
+    if (byte == ',') {
+        out->mode = object ? NB_MODE_KEY : NB_MODE_VALUE;
+        return object ? more_members(r, in->top) : more_items(r, in->top);
+    }
+    return byte == (object ? '}' : ']') && close_container(r, out);
+}
+
+static bool is_space(uint8_t byte) {
+    return byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t';
+}
+
+bool nb_state_step(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
+                   uint8_t byte) {
+    switch (in->mode) {
+    case NB_MODE_STRING:
+    case NB_MODE_IN_KEY:
+        *out = *in;
+        return string_byte(r, out, byte);
+    case NB_MODE_WORD:
+        *out = *in;
+        return word_byte(r, out, byte);
+    case NB_MODE_NUMBER: {
+        *out = *in;
+        if (is_digit(byte) || byte == '.' || byte == 'e' || byte == 'E' || byte == '+' ||
+            byte == '-')
+            return number_byte(r, out, byte);
+        struct nb_state ended = *in;
+        return end_number(r, &ended) && nb_state_step(r, &ended, out, byte);
+    }
+    case NB_MODE_RAW:
+        *out = *in;
+        out->at = nb_lazy_next(r->raw, in->at, byte);
+        return out->at;
+    default:
+        break;
+    }
+    if (is_space(byte)) {
+        *out = *in;
+        return r->flags & NB_READ_FLEXIBLE && in->mode != NB_MODE_DEAD;
+    }
+    switch (in->mode) {
+    case NB_MODE_VALUE:
+        if (!in->link)
+            return begin_item(r, in, out, byte);
+        return begin_value(r, in, out, in->link, byte);
+    case NB_MODE_ITEM:
+        if (byte == ']') {
+            *out = *in;
+            return close_container(r, out);
+        }
+        return more_items(r, in->top) && begin_item(r, in, out, byte);
+    case NB_MODE_MEMBER:
+        if (byte == '}') {
+            *out = *in;
+            return close_container(r, out);
+        }
+        /* fall through */
+    case NB_MODE_KEY:
+        return byte == '"' && begin_key(r, in, out);
+    case NB_MODE_COLON:
+        *out = *in;
+        out->mode = NB_MODE_VALUE;
+        return byte == ':';
+    case NB_MODE_AFTER:
+        return after_value(r, in, out, byte);
+    default:
+        return false;
+    }
+}
+
+void nb_state_start(struct nb_reader *r, struct nb_state *out) {
+    *out = (struct nb_state){.mode = NB_MODE_VALUE, .link = &r->space->root};
+}
+
+bool nb_state_can_end(struct nb_reader *r, const struct nb_state *s) {
+    if (s->mode == NB_MODE_RAW)
+        return r->raw->accepts[s->at];
+    if (s->mode == NB_MODE_NUMBER && !s->top) {
+        struct nb_state ended = *s;
+        return end_number(r, &ended);
+    }
+    return s->mode == NB_MODE_DONE;
+}

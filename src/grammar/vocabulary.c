@@ -1,0 +1,222 @@
+#include "grammar/vocabulary.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A string that goes into a tree. */
+struct entry {
+    const char *p;
+    uint32_t n;
+    int32_t token;
+    uint16_t before;
+};
+
+static int compare_entries(const void *a, const void *b) {
+    const struct entry *x = a, *y = b;
+    uint32_t n = x->n < y->n ? x->n : y->n;
+    int order = n ? memcmp(x->p, y->p, n) : 0;
+    if (order)
+        return order;
+    if (x->n != y->n)
+        return x->n < y->n ? -1 : 1;
+    return (x->token > y->token) - (x->token < y->token);
+}
+
+static void free_trie(struct nb_token_trie *t) {
+    free(t->byte);
+    free(t->end);
+    free(t->depth);
+    free(t->entry);
+    free(t->same);
+    free(t->token);
+    free(t->before);
+}
+
+static bool build_trie(struct nb_token_trie *t, struct entry *entries, uint32_t n) {
+    size_t bytes = 1;
+    qsort(entries, n, sizeof *entries, compare_entries);
+    for (uint32_t i = 0; i < n; i++)
+        bytes += entries[i].n;
+    t->byte = calloc(bytes, 1);
+    t->end = calloc(bytes, sizeof *t->end);
+    t->depth = calloc(bytes, sizeof *t->depth);
+    t->entry = calloc(bytes, sizeof *t->entry);
+    t->same = calloc((size_t)n + 1, sizeof *t->same);
+    t->token = calloc((size_t)n + 1, sizeof *t->token);
+    t->before = calloc((size_t)n + 1, sizeof *t->before);
+    uint32_t *path = calloc(UINT16_MAX + 1, sizeof *path); /* node at each depth */
+    if (!t->byte || !t->end || !t->depth || !t->entry || !t->same || !t->token || !t->before ||
+        !path) {
+        free(path);
+        return false;
+    }
+    t->n = 1;
+    uint32_t depth = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct entry *e = &entries[i], *last = i ? e - 1 : NULL;
+        uint32_t shared = 0;
+        while (last && shared < last->n && shared < e->n && last->p[shared] == e->p[shared])
+            shared++;
+        for (; depth > shared; depth--)
+            t->end[path[depth]] = t->n;
+        for (; depth < e->n; depth++) {
+            uint32_t node = t->n++;
+            t->byte[node] = (uint8_t)e->p[depth];
+            t->depth[node] = (uint16_t)(depth + 1);
+            path[depth + 1] = node;
+            if (depth == 0)
+                t->child[t->byte[node]] = node;
+        }
+        t->max_depth = depth > t->max_depth ? (uint16_t)depth : t->max_depth;
+        t->token[i] = e->token;
+        t->before[i] = e->before;
+        t->same[i] = t->entry[path[depth]];
+        t->entry[path[depth]] = i + 1;
+    }
+    for (; depth > 0; depth--)
+        t->end[path[depth]] = t->n;
+    t->end[0] = t->n;
+    free(path);
+    return true;
+}
+
+/* How a token reads within a string: the bytes that stay inside, the characters that these begin,
+ * and whether only escapes that must be are among them. False if it cannot be there at all. A token
+ * may end anywhere, also within a character or an escape. */
+static bool read_inside(const char *p, uint32_t n, uint32_t *inside, uint16_t *characters,
+                        bool *plain) {
+    uint32_t i = 0, tail = 0;
+    uint8_t low = 0x80, high = 0xBF;
+    *characters = 0;
+    *plain = true;
+    while (i < n) {
+        uint8_t b = (uint8_t)p[i];
+        if (tail) {
+            if (b < low || b > high)
+                return false;
+            low = 0x80;
+            high = 0xBF;
+            tail--;
+            i++;
+            continue;
+        }
+        if (b == '"')
+            break;
+        if (b < 0x20)
+            return false;
+        ++*characters;
+        if (b == '\\') {
+            if (i + 1 == n) {
+                i++;
+                break;
+            }
+            uint8_t c = (uint8_t)p[i + 1];
+            if (!strchr("\"\\/bfnrtu", c) || !c)
+                return false;
+            i += 2;
+            if (c == '/')
+                *plain = false;
+            if (c == 'u') {
+                *plain = false;
+                /* Surrogates are for the general walk: rare within one token. */
+                for (int k = 0; k < 4 && i < n; k++, i++) {
+                    uint8_t h = (uint8_t)p[i] | 0x20;
+                    if (!(h >= '0' && h <= '9') && !(h >= 'a' && h <= 'f'))
+                        return false;
+                    if (k == 0 && h == 'd')
+                        return false;
+                }
+            }
+            continue;
+        }
+        if (b >= 0x80) {
+            if (b < 0xC2 || b > 0xF4)
+                return false;
+            tail = b < 0xE0 ? 1 : b < 0xF0 ? 2 : 3;
+            low = b == 0xE0 ? 0xA0 : b == 0xF0 ? 0x90 : 0x80;
+            high = b == 0xED ? 0x9F : b == 0xF4 ? 0x8F : 0xBF;
+        }
+        i++;
+    }
+    *inside = i;
+    return true;
+}
+
+static bool fill(struct nb_vocabulary *v) {
+    struct entry *all = calloc((size_t)v->size * 3 + 1, sizeof *all);
+    if (!all)
+        return false;
+    struct entry *closers = all + v->size, *endings = closers + v->size;
+    uint32_t n = 0, n_closers = 0;
+    for (int32_t id = 0; id < v->size; id++) {
+        size_t bytes;
+        const char *p = nb_tokenizer_bytes(v->tokenizer, id, &bytes);
+        uint32_t inside;
+        uint16_t characters;
+        bool plain;
+        if (nb_tokenizer_is_special(v->tokenizer, id) || !bytes || bytes >= UINT16_MAX)
+            continue;
+        all[n++] = (struct entry){p, (uint32_t)bytes, id, 0};
+        if (!read_inside(p, (uint32_t)bytes, &inside, &characters, &plain))
+            continue;
+        if (inside < bytes) {
+            closers[n_closers] = all[n - 1];
+            endings[n_closers++] =
+                (struct entry){p + inside + 1, (uint32_t)bytes - inside - 1, id, characters};
+            continue;
+        }
+        v->inside[id / 64] |= UINT64_C(1) << id % 64;
+        if (plain)
+            v->plain[id / 64] |= UINT64_C(1) << id % 64;
+        v->characters[id] = characters < 255 ? (uint8_t)characters : 255;
+        if (characters > v->most_characters)
+            v->most_characters = characters;
+        for (uint32_t k = characters; k < NB_MAX_COUNTED; k++)
+            v->shorter[(size_t)k * v->n_words + (uint32_t)id / 64] |= UINT64_C(1) << id % 64;
+    }
+    bool good = build_trie(&v->tokens, all, n) && build_trie(&v->closers, closers, n_closers) &&
+                build_trie(&v->endings, endings, n_closers);
+    free(all);
+    return good;
+}
+
+enum nb_status nb_vocabulary_open(const struct nb_tokenizer *tokenizer, const int32_t *ends,
+                                  size_t n_ends, struct nb_vocabulary **out, struct nb_error *err) {
+    struct nb_vocabulary *v = *out = calloc(1, sizeof *v);
+    int32_t size = nb_tokenizer_size(tokenizer);
+    for (size_t i = 0; i < n_ends; i++)
+        size = ends[i] >= size ? ends[i] + 1 : size;
+    if (v) {
+        v->tokenizer = tokenizer;
+        v->size = size;
+        v->n_words = ((uint32_t)size + 63) / 64;
+        v->inside = calloc(v->n_words + 1, sizeof *v->inside);
+        v->plain = calloc(v->n_words + 1, sizeof *v->plain);
+        v->shorter = calloc((size_t)NB_MAX_COUNTED * v->n_words + 1, sizeof *v->shorter);
+        v->characters = calloc((size_t)size + 1, 1);
+        v->ends = calloc(n_ends + 1, sizeof *v->ends);
+    }
+    if (!v || !v->inside || !v->plain || !v->shorter || !v->characters || !v->ends || !fill(v)) {
+        nb_vocabulary_close(v);
+        *out = NULL;
+        return nb_fail_memory(err, (size_t)size * 64, "a vocabulary");
+    }
+    if (n_ends)
+        memcpy(v->ends, ends, n_ends * sizeof *ends);
+    v->n_ends = n_ends;
+    return NB_OK;
+}
+
+void nb_vocabulary_close(struct nb_vocabulary *v) {
+    if (!v)
+        return;
+    free_trie(&v->tokens);
+    free_trie(&v->closers);
+    free_trie(&v->endings);
+    free(v->inside);
+    free(v->plain);
+    free(v->shorter);
+    free(v->characters);
+    free(v->ends);
+    free(v);
+}

@@ -1,0 +1,49 @@
+/* A tokenizer's tokens as byte strings, for masks: made once for a tokenizer, then shared. */
+#ifndef NB_GRAMMAR_VOCABULARY_H
+#define NB_GRAMMAR_VOCABULARY_H
+
+#include "model/tokenizer.h"
+
+/* Byte strings as a tree in depth-first order. Node 0 is the root. */
+struct nb_token_trie {
+    uint32_t n;
+    uint8_t *byte;    /* [n] */
+    uint32_t *end;    /* [n] the node after the last one below */
+    uint16_t *depth;  /* [n] */
+    uint32_t *entry;  /* [n] + 1; 0: no string ends here */
+    uint32_t *same;   /* [entries] the next entry with the same string, + 1, or 0 */
+    int32_t *token;   /* [entries] */
+    uint16_t *before; /* [entries] see nb_vocabulary.endings */
+    uint16_t max_depth;
+    uint32_t child[256]; /* of the root, by byte; 0: none */
+};
+
+enum { NB_MAX_COUNTED = 64 };
+
+struct nb_vocabulary {
+    const struct nb_tokenizer *tokenizer;
+    int32_t size;     /* one more than the highest id */
+    uint32_t n_words; /* of a mask: a bit for each id, in words of 64 */
+    int32_t *ends;    /* [n_ends] tokens that end a text */
+    size_t n_ends;
+
+    struct nb_token_trie tokens; /* all but special ones and those without bytes */
+
+    /* Tokens that, begun within a JSON string between two characters, stay in it; of `plain` the
+     * only escapes are those that must be (", \, control characters). */
+    uint64_t *inside, *plain;
+    uint8_t *characters; /* [size] how many characters a token of `inside` begins */
+    uint64_t *shorter;   /* [NB_MAX_COUNTED, n_words] tokens of `inside` with at most so many */
+    int32_t most_characters;
+
+    struct nb_token_trie closers; /* tokens with the quote that ends the string */
+    /* What follows that quote in them; entry->before is how many characters come before it. */
+    struct nb_token_trie endings;
+};
+
+/* The tokenizer outlives the vocabulary; ends are copied. */
+enum nb_status nb_vocabulary_open(const struct nb_tokenizer *tokenizer, const int32_t *ends,
+                                  size_t n_ends, struct nb_vocabulary **out, struct nb_error *err);
+void nb_vocabulary_close(struct nb_vocabulary *vocabulary); /* NULL is allowed */
+
+#endif

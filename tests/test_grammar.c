@@ -1,0 +1,217 @@
+/* Structured output: schemas as validators, and masks against the plain walk over every token. */
+#include "test.h"
+
+#include "grammar/grammar.h"
+#include "grammar/mask.h"
+
+static struct nb_grammar *compile(const char *schema, const struct nb_grammar_options *options,
+                                  const struct nb_vocabulary *vocabulary) {
+    struct nb_grammar *g;
+    struct nb_error err;
+    assert_ok(nb_grammar_schema(schema, strlen(schema), options, vocabulary, &g, &err), err);
+    return g;
+}
+
+/* A schema, texts that fulfil it and texts that do not; lists end in NULL. */
+struct verdicts {
+    const char *schema;
+    const char *valid[12], *invalid[12];
+};
+
+static const struct verdicts cases[] = {
+    {"true", {"1", "[]", " {\"a\": [1, 2]} "}, {"", "[", "tru", "01", "[1,]", "{\"a\":1,\"a\":2}"}},
+    {"{\"enum\":[\"eq\",\"neq\",1,null,[1,{\"a\":2}]]}",
+     {"\"eq\"", "\"n\\u0065q\"", "1.0", "null", "[1, {\"a\": 2.0}]"},
+     {"\"e\"", "2", "true", "[1]", "[1, {\"a\": 2, \"b\": 1}]"}},
+    {"{\"type\":\"integer\",\"minimum\":-3,\"exclusiveMaximum\":20,\"multipleOf\":3}",
+     {"-3", "0", "18", "1.8e1", "9.0"},
+     {"-6", "21", "1", "1e2", "\"3\""}},
+    {"{\"multipleOf\":0.01}", {"4.35", "1e300", "0"}, {"0.0075", "1.001"}},
+    {"{\"minLength\":2,\"maxLength\":3}",
+     {"\"ab\"", "\"\\ud83d\\ude00b\"", "\"\xF0\x9F\x98\x80x\""},
+     {"\"a\"", "\"abcd\"", "\"\xF0\x9F\x98\x80\""}},
+    {"{\"required\":[\"a\"],\"properties\":{\"a\":{\"type\":\"string\"}},\"patternProperties\":{\"^"
+     "x\":"
+     "{\"type\":\"null\"}},\"additionalProperties\":{\"type\":\"boolean\"}}",
+     {"{\"a\":\"\"}", "{\"x1\":null,\"a\":\"b\",\"q\":true}"},
+     {"{}", "{\"a\":1}", "{\"a\":\"\",\"x\":1}", "{\"a\":\"\",\"q\":0}"}},
+    {"{\"oneOf\":[{\"multipleOf\":2},{\"multipleOf\":3}]}", {"2", "3", "9"}, {"6", "1", "\"a\""}},
+    {"{\"not\":{\"type\":\"object\",\"required\":[\"a\"]}}",
+     {"{}", "1", "{\"b\":1}"},
+     {"{\"a\":1}"}},
+    {"{\"if\":{\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"]},\"then\":{\"required\":["
+     "\"a\"]},"
+     "\"else\":{\"maxProperties\":1}}",
+     {"{\"k\":1,\"a\":0}", "{\"k\":2}", "{}"},
+     {"{\"k\":1}", "{\"k\":2,\"a\":1}"}},
+    {"{\"uniqueItems\":true}",
+     {"[1,2,\"1\"]", "[{\"a\":1,\"b\":2},{\"a\":2,\"b\":1}]"},
+     {"[1,1.0]", "[{\"a\":1,\"b\":2},{\"b\":2,\"a\":1}]", "[[],[]]", "[\"a\",\"\\u0061\"]"}},
+    {"{\"contains\":{\"const\":1},\"minContains\":2,\"maxContains\":3}",
+     {"[1,1]", "[1,2,1,1]"},
+     {"[1]", "[1,1,1,1]", "[]"}},
+    {"{\"prefixItems\":[{\"type\":\"null\"}],\"items\":{\"type\":\"integer\"},\"maxItems\":3}",
+     {"[]", "[null]", "[null,1,2]"},
+     {"[1]", "[null,\"\"]", "[null,1,2,3]"}},
+    {"{\"propertyNames\":{\"maxLength\":2},\"minProperties\":1}",
+     {"{\"ab\":1}"},
+     {"{}", "{\"abc\":1}"}},
+    {"{\"dependentRequired\":{\"a\":[\"b\"]},\"dependentSchemas\":{\"c\":{\"required\":[\"d\"]}}}",
+     {"{}", "{\"a\":1,\"b\":1}", "{\"c\":1,\"d\":1}"},
+     {"{\"a\":1}", "{\"c\":1}"}},
+    {"{\"$defs\":{\"t\":{\"properties\":{\"v\":{\"type\":\"integer\"},\"n\":{\"$ref\":\"#/$defs/"
+     "t\"}},\"additionalProperties\":false}},\"$ref\":\"#/$defs/t\"}",
+     {"{\"n\":{\"n\":{\"v\":1}}}"},
+     {"{\"n\":{\"n\":{\"v\":\"\"}}}", "{\"n\":{\"x\":1}}"}},
+    {"{\"$schema\":\"http://json-schema.org/draft-04/"
+     "schema#\",\"minimum\":1,\"exclusiveMinimum\":true}",
+     {"1.1"},
+     {"1"}},
+    {"{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"definitions\":{\"s\":{\"type\":"
+     "\"string\"}},\"properties\":{\"a\":{\"$ref\":\"#/definitions/s\",\"maxLength\":1}}}",
+     {"{\"a\":\"long\"}"},
+     {"{\"a\":1}"}},
+};
+
+static void test_verdicts(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct nb_grammar *g = compile(cases[i].schema, NULL, NULL);
+        for (int right = 0; right < 2; right++) {
+            const char *const *texts = right ? cases[i].valid : cases[i].invalid;
+            for (int k = 0; k < 12 && texts[k]; k++) {
+                struct nb_error err;
+                bool valid;
+                size_t where;
+                assert_ok(nb_grammar_validate(g, texts[k], strlen(texts[k]), &valid, &where, &err),
+                          err);
+                if (valid != right)
+                    fail_msg("%s: %s: %s", cases[i].schema, texts[k],
+                             valid ? "accepted" : "refused");
+            }
+        }
+        nb_grammar_release(g);
+    }
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *message;
+        enum nb_status status;
+    } bad[] = {
+        {"[1", "not valid JSON", NB_ERR_FORMAT},
+        {"3", "expected a schema", NB_ERR_FORMAT},
+        {"{\"properties\":{\"a/b\":{\"minimum\":\"1\"}}}", "#/properties/a~1b: minimum is a string",
+         NB_ERR_FORMAT},
+        {"{\"items\":{\"type\":\"strin\"}}", "#/items: type names \"strin\"", NB_ERR_FORMAT},
+        {"{\"$ref\":\"#/$defs/x\"}", "leads nowhere", NB_ERR_FORMAT},
+        {"{\"$ref\":\"http://example.com/x\"}", "not at hand", NB_ERR_FORMAT},
+        {"{\"$ref\":\"#\"}", "leads back to itself", NB_ERR_FORMAT},
+        {"{\"unevaluatedProperties\":false}", "unevaluatedProperties", NB_ERR_UNSUPPORTED},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct nb_grammar *g;
+        struct nb_error err;
+        assert_int_equal(
+            nb_grammar_schema(bad[i].schema, strlen(bad[i].schema), NULL, NULL, &g, &err),
+            bad[i].status);
+        assert_null(g);
+        if (!strstr(err.message, bad[i].message))
+            fail_msg("%s: \"%s\" has no \"%s\"", bad[i].schema, err.message, bad[i].message);
+    }
+}
+
+static const char *const masked[] = {
+    "true",
+    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"names\":{\"type\":"
+    "\"array\","
+    "\"items\":{\"type\":\"string\",\"maxLength\":4}},\"n\":{\"type\":\"integer\",\"minimum\":12,"
+    "\"maximum\":345}},\"required\":[\"name\"],\"additionalProperties\":false}",
+    "{\"type\":\"object\",\"patternProperties\":{\"^[a-c]+$\":{\"type\":\"string\",\"pattern\":\"^["
+    "a-z]"
+    "{2,5}$\"}},\"additionalProperties\":false}",
+    "{\"oneOf\":[{\"type\":\"string\",\"enum\":[\"one\",\"two\",\"on\"]},{\"type\":\"number\"},{"
+    "\"type\":"
+    "\"object\",\"properties\":{\"kind\":{\"const\":\"a\"}},\"required\":[\"kind\"]},{\"type\":"
+    "\"object\","
+    "\"properties\":{\"kind\":{\"const\":\"b\"},\"v\":{\"type\":\"null\"}},\"required\":[\"kind\"]}"
+    "]}",
+    "{\"type\":\"array\",\"items\":{\"type\":\"string\"},\"uniqueItems\":true,\"minItems\":1}",
+};
+
+/* Random texts, each token drawn from the mask, which is held to the plain walk at each step. */
+static void walk_randomly(const char *schema, const struct nb_vocabulary *v, unsigned seed,
+                          const struct nb_grammar_options *options) {
+    struct nb_grammar *g = compile(schema, options, v);
+    struct nb_matcher *m;
+    struct nb_error err;
+    struct nb_buf text = {0};
+    uint64_t *plain = calloc(v->n_words, sizeof *plain);
+    assert_ok(nb_matcher_open(g, &m, &err), err);
+    for (int step = 0; step < 60; step++) {
+        const uint64_t *bits;
+        assert_ok(nb_matcher_mask(m, &bits, &err), err);
+        assert_ok(nb_matcher_mask_plain(m, plain, &err), err);
+        size_t n = 0;
+        int32_t pick = -1;
+        for (int32_t id = 0; id < v->size; id++) {
+            bool is = bits[id / 64] >> id % 64 & 1, should = plain[id / 64] >> id % 64 & 1;
+            size_t bytes;
+            if (is != should)
+                fail_msg("%s: after %.*s: token %d \"%s\" is %s", schema, (int)text.len,
+                         text.data ? text.data : "", id,
+                         nb_tokenizer_bytes(v->tokenizer, id, &bytes),
+                         is ? "allowed and may not come" : "not allowed and may come");
+            seed = seed * 1664525 + 1013904223;
+            if (is && (seed >> 8) % ++n == 0)
+                pick = id;
+        }
+        if (pick < 0)
+            fail_msg("%s: after %.*s: nothing may come", schema, (int)text.len, text.data);
+        assert_true(nb_matcher_accept(m, pick));
+        if (pick == v->ends[0]) {
+            bool valid;
+            size_t where;
+            assert_ok(nb_grammar_validate(g, text.data, text.len, &valid, &where, &err), err);
+            if (!valid)
+                fail_msg("%s: made %s, not valid at %zu", schema, text.data, where);
+            break;
+        }
+        size_t bytes;
+        const char *p = nb_tokenizer_bytes(v->tokenizer, pick, &bytes);
+        nb_buf_add(&text, p, bytes);
+    }
+    nb_buf_free(&text);
+    free(plain);
+    nb_matcher_close(m);
+    nb_grammar_release(g);
+}
+
+static void test_masks(void **state) {
+    (void)state;
+    struct nb_tokenizer *tokenizer;
+    struct nb_vocabulary *v;
+    struct nb_error err;
+    assert_ok(nb_tokenizer_open(test_path("models/demo/tokenizer.json"), &tokenizer, &err), err);
+    int32_t end = nb_tokenizer_find(tokenizer, "</s>");
+    assert_true(end >= 0);
+    assert_ok(nb_vocabulary_open(tokenizer, &end, 1, &v, &err), err);
+    for (size_t i = 0; i < sizeof masked / sizeof *masked; i++) {
+        for (unsigned seed = 0; seed < 6; seed++) {
+            struct nb_grammar_options options = {.flexible = seed & 1, .any_order = seed & 2};
+            walk_randomly(masked[i], v, seed, &options);
+        }
+    }
+    nb_vocabulary_close(v);
+    nb_tokenizer_close(tokenizer);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_masks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
