@@ -13,17 +13,21 @@ static const char help[] =
     "Measures how fast memory can be read, and how fast the model decodes and prefills.\n\n"
     "  --model CHECKPOINT  a folder or a repository name (default: the model that comes with "
     "nibble)\n"
-    "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b or tiny;\n"
+    "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b or "
+    "tiny;\n"
     "                      mixtral-8x7b:8 is the first 8 layers\n"
-    "  --decode B,…        sequences in a decode step (default: 1,8)\n"
-    "  --context N         positions that they already have (default: 128)\n"
-    "  --prefill N,…       tokens of a prompt (default: 128,512)\n"
+    "  --decode B,…        sequences in a decode step; B@N: with N positions each that they\n"
+    "                      already have (default: 1,8; of a GPU 1,1@8192,8,32)\n"
+    "  --context N         positions where no @ says (default: 128)\n"
+    "  --prefill N,…       tokens of a prompt (default: 128,512; of a GPU 512,2048,8192)\n"
+    "  --request N@M,…     whole requests: N tokens in, M out (default: none; of a GPU 10000@500)\n"
     "  --seconds S         at least for each figure (default: 3)\n"
     "  --threads N         threads that compute (default: one for each processor)\n"
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
     "here)\n" NB_CLI_WEIGHTS_HELP NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
     "  --json              one JSON object\n"
-    "\nWith --decode or --prefill, only what is asked for is measured. The limit of decode is the\n"
+    "\nWith --decode, --prefill or --request, only what is asked for is measured. The limit of "
+    "decode is the\n"
     "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
     "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
     "Figures are medians.\n"
@@ -34,8 +38,10 @@ struct request {
     bool json;
 };
 
-/* "1,8" into out[0..NB_BENCH_MAX). */
-static bool parse_list(const char *option, const char *text, int32_t max, int32_t *out, int *n) {
+/* "1,8@4096" into out[0..NB_BENCH_MAX) and, of what is after an @, at[]; NULL: there may be none.
+ */
+static bool parse_list(const char *option, const char *text, int32_t max, int32_t *out, int32_t *at,
+                       int *n) {
     char copy[256];
     if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy) {
         nb_cli_usage("bench", "%s: the list is too long", option);
@@ -43,13 +49,19 @@ static bool parse_list(const char *option, const char *text, int32_t max, int32_
     }
     *n = 0;
     for (char *rest, *item = strtok_r(copy, ",", &rest); item; item = strtok_r(NULL, ",", &rest)) {
-        int64_t value;
-        if (!nb_cli_int("bench", option, item, 1, max, &value))
+        int64_t value, after = 0;
+        char *sign = at ? strchr(item, '@') : NULL;
+        if (sign)
+            *sign = 0;
+        if (!nb_cli_int("bench", option, item, 1, max, &value) ||
+            (sign && !nb_cli_int("bench", option, sign + 1, 1, 1 << 20, &after)))
             return false;
         if (*n == NB_BENCH_MAX) {
             nb_cli_usage("bench", "%s: more than %d numbers", option, NB_BENCH_MAX);
             return false;
         }
+        if (at)
+            at[*n] = (int32_t)after;
         out[(*n)++] = (int32_t)value;
     }
     if (*n == 0)
@@ -57,7 +69,30 @@ static bool parse_list(const char *option, const char *text, int32_t max, int32_
     return *n > 0;
 }
 
-enum { OPT_SYNTHETIC = NB_OPT_COMMAND + 1, OPT_DECODE, OPT_PREFILL, OPT_SECONDS, OPT_JSON };
+static bool parse_requests(const char *text, struct nb_bench_options *o) {
+    int32_t prompts[NB_BENCH_MAX], generated[NB_BENCH_MAX];
+    if (!parse_list("--request", text, 1 << 20, prompts, generated, &o->n_requests))
+        return false;
+    for (int i = 0; i < o->n_requests; i++) {
+        if (!generated[i]) {
+            nb_cli_usage("bench", "--request is \"%s\", expected tokens in, @, and tokens out",
+                         text);
+            return false;
+        }
+        o->requests[i][0] = prompts[i];
+        o->requests[i][1] = generated[i];
+    }
+    return true;
+}
+
+enum {
+    OPT_SYNTHETIC = NB_OPT_COMMAND + 1,
+    OPT_DECODE,
+    OPT_PREFILL,
+    OPT_REQUEST,
+    OPT_SECONDS,
+    OPT_JSON
+};
 
 static bool parse_option(int code, const char *name, struct request *r) {
     struct nb_bench_options *o = &r->options;
@@ -97,9 +132,12 @@ static bool parse_option(int code, const char *name, struct request *r) {
         o->depth = (int32_t)n;
         return true;
     case OPT_DECODE:
-        return parse_list("--decode", optarg, NB_BENCH_MAX_BATCH, o->batches, &o->n_batches);
+        return parse_list("--decode", optarg, NB_BENCH_MAX_BATCH, o->batches, o->depths,
+                          &o->n_batches);
     case OPT_PREFILL:
-        return parse_list("--prefill", optarg, 1 << 20, o->prefills, &o->n_prefills);
+        return parse_list("--prefill", optarg, 1 << 20, o->prefills, NULL, &o->n_prefills);
+    case OPT_REQUEST:
+        return parse_requests(optarg, o);
     case OPT_SECONDS:
         return nb_cli_number("bench", "--seconds", optarg, 0.001, 3600, &o->seconds);
     case OPT_JSON:
@@ -117,6 +155,7 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"synthetic", required_argument, NULL, OPT_SYNTHETIC},
         {"decode", required_argument, NULL, OPT_DECODE},
         {"prefill", required_argument, NULL, OPT_PREFILL},
+        {"request", required_argument, NULL, OPT_REQUEST},
         {"seconds", required_argument, NULL, OPT_SECONDS},
         {"json", no_argument, NULL, OPT_JSON},
         {0},
@@ -139,6 +178,9 @@ static void print_text(const struct nb_bench *b) {
     printf("%s: %.2f GB of weights, %.2f GB of them read for a token\n", b->model,
            (double)b->model_bytes * 1e-9, (double)b->step_bytes * 1e-9);
     printf("%s: %s, reads %.1f GB/s\n", b->backend, b->device, b->read_gb_per_s);
+    if (b->device_bytes)
+        printf("ready in %.2f s; %.2f GiB of the device's memory, batches of %zu tokens\n",
+               b->load_seconds, (double)b->device_bytes / 0x1p30, b->max_batch_tokens);
     if (b->n_decode)
         printf("\n%-22s %10s %10s %8s %8s\n", "", "tokens/s", "limit", "GB/s", "share");
     for (int i = 0; i < b->n_decode; i++) {
@@ -155,10 +197,17 @@ static void print_text(const struct nb_bench *b) {
         snprintf(what, sizeof what, "prefill %d", b->prefill[i].tokens);
         printf("%-22s %10.2f\n", what, b->prefill[i].tokens_per_s);
     }
+    if (b->n_requests)
+        printf("\n%-22s %10s %10s\n", "", "seconds", "prefill");
+    for (int i = 0; i < b->n_requests; i++) {
+        char what[64];
+        snprintf(what, sizeof what, "%d in, %d out", b->request[i].prompt, b->request[i].generated);
+        printf("%-22s %10.3f %10.3f\n", what, b->request[i].seconds, b->request[i].prefill_seconds);
+    }
 }
 
 static bool print_json(const struct nb_bench *b) {
-    json_t *decode = json_array(), *prefill = json_array();
+    json_t *decode = json_array(), *prefill = json_array(), *request = json_array();
     for (int i = 0; i < b->n_decode; i++) {
         const struct nb_bench_decode *d = &b->decode[i];
         json_array_append_new(decode,
@@ -170,10 +219,18 @@ static bool print_json(const struct nb_bench *b) {
     for (int i = 0; i < b->n_prefill; i++)
         json_array_append_new(prefill, json_pack("{s:i, s:f}", "tokens", (int)b->prefill[i].tokens,
                                                  "tokens_per_s", b->prefill[i].tokens_per_s));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o}", "backend", b->backend,
-                          "device", b->device, "model", b->model, "model_bytes",
-                          (json_int_t)b->model_bytes, "step_bytes", (json_int_t)b->step_bytes,
-                          "read_gb_per_s", b->read_gb_per_s, "decode", decode, "prefill", prefill);
+    for (int i = 0; i < b->n_requests; i++)
+        json_array_append_new(request, json_pack("{s:i, s:i, s:f, s:f}", "prompt_tokens",
+                                                 (int)b->request[i].prompt, "generated_tokens",
+                                                 (int)b->request[i].generated, "seconds",
+                                                 b->request[i].seconds, "prefill_seconds",
+                                                 b->request[i].prefill_seconds));
+    json_t *o = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:o, s:o}", "backend", b->backend,
+        "device", b->device, "model", b->model, "model_bytes", (json_int_t)b->model_bytes,
+        "step_bytes", (json_int_t)b->step_bytes, "read_gb_per_s", b->read_gb_per_s, "load_seconds",
+        b->load_seconds, "device_bytes", (json_int_t)b->device_bytes, "max_batch_tokens",
+        (json_int_t)b->max_batch_tokens, "decode", decode, "prefill", prefill, "request", request);
     bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) == 0;
     json_decref(o);
     putchar('\n');

@@ -18,6 +18,7 @@ enum {
     MAX_TIMES = 1024,
     MIN_STEPS = 5,
     MIN_PREFILLS = 2,
+    MIN_REQUESTS = 2,
     DEFAULT_DEPTH = 128,
 };
 
@@ -33,6 +34,8 @@ struct bench {
     struct nb_pool *pool;
     uint64_t *memory; /* [READ_BYTES / 8] */
     struct times reads;
+    uint64_t read_bytes; /* of a pass */
+    double load_seconds;
     void (*progress)(void *context, const char *what);
     void *progress_context;
     uint64_t sum; /* of what was read, so that reading it is not optimized away */
@@ -74,26 +77,41 @@ static void read_words(void *context, int thread, size_t begin, size_t end) {
     __atomic_fetch_xor(&b->sum, sum[0], __ATOMIC_RELAXED);
 }
 
-static void read_memory(struct bench *b) {
+/* A pass over the device's memory, if it has its own, or else over the machine's. */
+static enum nb_status read_memory(struct bench *b, struct nb_error *err) {
+    const struct nb_backend_ops *ops = b->engine->backend->ops;
+    if (ops->read_memory) {
+        double seconds;
+        enum nb_status s = ops->read_memory(b->engine->backend, &b->read_bytes, &seconds, err);
+        if (s == NB_OK)
+            add_time(&b->reads, seconds);
+        return s;
+    }
     int64_t start = nb_now_us();
     nb_pool_run(b->pool, READ_BYTES / sizeof *b->memory, READ_GRAIN / sizeof *b->memory, read_words,
                 b);
     add_time(&b->reads, (double)(nb_now_us() - start) * 1e-6);
+    b->read_bytes = READ_BYTES;
+    return NB_OK;
 }
 
 /* Huge pages where the system gives them: the limit should be the memory's, not that of address
  * translation. */
 static enum nb_status take_memory(struct bench *b, struct nb_error *err) {
-    void *p = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        return nb_fail_memory(err, READ_BYTES, "measuring memory");
-    madvise(p, READ_BYTES, MADV_HUGEPAGE);
-    memset(p, 1, READ_BYTES);
-    b->memory = p;
-    for (int i = 0; i < 3; i++)
-        read_memory(b);
+    if (!b->engine->backend->ops->read_memory) {
+        void *p =
+            mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED)
+            return nb_fail_memory(err, READ_BYTES, "measuring memory");
+        madvise(p, READ_BYTES, MADV_HUGEPAGE);
+        memset(p, 1, READ_BYTES);
+        b->memory = p;
+    }
+    enum nb_status s = NB_OK;
+    for (int i = 0; i < 3 && s == NB_OK; i++)
+        s = read_memory(b, err);
     b->reads = (struct times){0}; /* those were to wake the machine up */
-    return NB_OK;
+    return s;
 }
 
 /* ---- the model ---------------------------------------------------------------------------------
@@ -105,11 +123,17 @@ static enum nb_status open_engine(struct bench *b, int32_t sequences, int32_t co
     struct nb_options options = o->options;
     options.sequences = sequences;
     options.context = context;
-    if (o->model)
-        return nb_engine_open(o->model, &options, &b->engine, err);
     struct nb_model model;
-    enum nb_status s = nb_model_synthetic(o->synthetic, b->pool, &model, err);
-    return s == NB_OK ? nb_engine_open_model(&model, o->synthetic, &options, &b->engine, err) : s;
+    enum nb_status s = NB_OK;
+    if (!o->model)
+        s = nb_model_synthetic(o->synthetic, b->pool, &model, err);
+    int64_t start = nb_now_us();
+    if (o->model)
+        s = nb_engine_open(o->model, &options, &b->engine, err);
+    else if (s == NB_OK)
+        s = nb_engine_open_model(&model, o->synthetic, &options, &b->engine, err);
+    b->load_seconds = (double)(nb_now_us() - start) * 1e-6;
+    return s;
 }
 
 /* Bytes of one expert of every layer. */
@@ -172,7 +196,9 @@ static enum nb_status decode_steps(struct bench *b, struct nb_sequence *sequence
         if (enough || times->n == NB_BENCH_MAX_STEPS)
             break;
         if (step % STEPS_PER_PASS == 0)
-            read_memory(b);
+            s = read_memory(b, err);
+        if (s != NB_OK)
+            break;
         for (int32_t i = 0; i < batch; i++) {
             ids[i] = random_token(b);
             parts[i] = (struct nb_step_part){&sequences[i], &ids[i], 1, 1};
@@ -223,17 +249,50 @@ static enum nb_status measure_prefill(struct bench *b, int32_t n, struct nb_benc
         ids[i] = random_token(b);
     if (s == NB_OK)
         s = nb_sequence_open(b->engine, &q, err);
-    while (s == NB_OK && (times->n < MIN_PREFILLS || times->total < b->options->seconds)) {
+    bool device = b->engine->backend->ops->read_memory;
+    for (int i = 0; s == NB_OK && times->n < MAX_TIMES; i++) {
+        if (times->n >= MIN_PREFILLS && times->total >= b->options->seconds)
+            break;
         nb_sequence_truncate(&q, 0);
         int64_t start = nb_now_us();
         s = nb_sequence_append(&q, ids, (size_t)n, 1, NULL, err);
-        add_time(times, (double)(nb_now_us() - start) * 1e-6);
+        if (i || !device) /* a device loads its code when it is first wanted */
+            add_time(times, (double)(nb_now_us() - start) * 1e-6);
     }
     if (s == NB_OK)
         *out = (struct nb_bench_prefill){n, n / median(times)};
     nb_sequence_close(&q);
     free(ids);
     free(times);
+    return s;
+}
+
+static enum nb_status measure_request(struct bench *b, int32_t prompt, int32_t generated,
+                                      struct nb_bench_request *out, struct nb_error *err) {
+    int32_t *ids = calloc((size_t)prompt, sizeof *ids);
+    enum nb_status s = ids ? NB_OK : nb_fail_memory(err, (size_t)prompt * sizeof *ids, "bench");
+    double total = 0;
+    *out = (struct nb_bench_request){prompt, generated, INFINITY, 0};
+    for (int i = 0; s == NB_OK && (i < MIN_REQUESTS || total < b->options->seconds); i++) {
+        struct nb_generation g;
+        for (int32_t k = 0; k < prompt; k++) /* another prompt each time: no page is found again */
+            ids[k] = random_token(b);
+        const struct nb_generate_options o = {.prompt_ids = ids,
+                                              .n_prompt_ids = (size_t)prompt,
+                                              .max_tokens = generated,
+                                              .ignore_eos = true};
+        int64_t start = nb_now_us();
+        s = nb_generate(b->engine, &o, &g, err);
+        double seconds = (double)(nb_now_us() - start) * 1e-6;
+        total += seconds;
+        if (s == NB_OK && seconds < out->seconds) {
+            out->seconds = seconds;
+            out->prefill_seconds = g.prefill_ms * 1e-3;
+        }
+        if (s == NB_OK)
+            nb_generation_free(&g);
+    }
+    free(ids);
     return s;
 }
 
@@ -249,15 +308,23 @@ static enum nb_status measure(struct bench *b, struct nb_bench *out, struct nb_e
     enum nb_status s = NB_OK;
     for (int i = 0; i < o->n_batches && s == NB_OK; i++) {
         say(b, "decode, batch %d", o->batches[i]);
-        s = measure_decode(b, o->batches[i], o->depth, &out->decode[out->n_decode++], err);
+        s = measure_decode(b, o->batches[i], o->depths[i] ? o->depths[i] : o->depth,
+                           &out->decode[out->n_decode++], err);
     }
     for (int i = 0; i < o->n_prefills && s == NB_OK; i++) {
         say(b, "prefill of %d tokens", o->prefills[i]);
         s = measure_prefill(b, o->prefills[i], &out->prefill[out->n_prefill++], err);
     }
+    for (int i = 0; i < o->n_requests && s == NB_OK; i++) {
+        say(b, "a request of %d tokens", o->requests[i][0]);
+        s = measure_request(b, o->requests[i][0], o->requests[i][1],
+                            &out->request[out->n_requests++], err);
+    }
+    for (int i = 0; i < MIN_STEPS && s == NB_OK && b->reads.n < MIN_STEPS; i++)
+        s = read_memory(b, err);
     if (s != NB_OK)
         return s;
-    out->read_gb_per_s = READ_BYTES / median(&b->reads) * 1e-9;
+    out->read_gb_per_s = (double)b->read_bytes / median(&b->reads) * 1e-9;
     for (int i = 0; i < out->n_decode; i++) {
         struct nb_bench_decode *d = &out->decode[i];
         d->share_of_limit = d->gb_per_s / out->read_gb_per_s;
@@ -266,25 +333,73 @@ static enum nb_status measure(struct bench *b, struct nb_bench *out, struct nb_e
     return NB_OK;
 }
 
-/* What was not said, and how long a sequence gets. */
-static int32_t complete(const struct nb_bench_options *given, struct nb_bench_options *o,
-                        int32_t *sequences) {
-    *o = *given;
-    if (!o->n_batches && !o->n_prefills) {
+/* Whether the options will end up on a device: known before the engine is there by whether one
+ * opens. */
+static bool is_device(const struct nb_options *options) {
+    const char *wanted = options->backend ? options->backend : options->cpu ? "cpu" : "auto";
+    struct nb_backend_options o = {.context = 1};
+    for (size_t i = 0; nb_all_backends[i]; i++) {
+        const struct nb_backend_ops *ops = nb_all_backends[i];
+        struct nb_backend *backend;
+        if ((strcmp(wanted, "auto") != 0 && strcmp(wanted, ops->name) != 0) || !ops->read_memory)
+            continue;
+        if (ops->open(&o, &backend, NULL) == NB_OK) {
+            ops->close(backend);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is measured where nobody says what: of a GPU more than of a CPU, which takes its time. */
+static void choose_figures(struct nb_bench_options *o) {
+    static const int32_t gpu[][2] = {{1, 0}, {1, 8192}, {8, 0}, {32, 0}};
+    if (!is_device(&o->options)) {
         o->n_batches = o->n_prefills = 2;
         o->batches[0] = 1, o->batches[1] = 8;
         o->prefills[0] = 128, o->prefills[1] = 512;
+        return;
     }
+    o->n_batches = 4;
+    for (int i = 0; i < 4; i++) {
+        o->batches[i] = gpu[i][0];
+        o->depths[i] = gpu[i][1];
+    }
+    o->n_prefills = 3;
+    o->prefills[0] = 512, o->prefills[1] = 2048, o->prefills[2] = 8192;
+    o->n_requests = 1;
+    o->requests[0][0] = 10000, o->requests[0][1] = 500;
+}
+
+static int32_t larger(int32_t a, int32_t b) {
+    return a > b ? a : b;
+}
+
+/* What was not said, how long a sequence gets, and for how many of that length there is memory. */
+static int32_t complete(const struct nb_bench_options *given, struct nb_bench_options *o,
+                        int32_t *sequences) {
+    *o = *given;
+    bool chosen = !o->n_batches && !o->n_prefills && !o->n_requests;
+    if (chosen)
+        choose_figures(o);
     if (o->depth == 0)
         o->depth = DEFAULT_DEPTH;
     if (o->seconds <= 0)
-        o->seconds = 3;
-    int32_t context = o->n_batches ? o->depth + NB_BENCH_MAX_STEPS + 1 : 1;
-    *sequences = 1;
-    for (int i = 0; i < o->n_batches; i++)
-        *sequences = o->batches[i] > *sequences ? o->batches[i] : *sequences;
+        o->seconds = o->n_requests && chosen ? 1 : 3;
+    int32_t context = 1;
+    int64_t positions = 1;
+    for (int i = 0; i < o->n_batches; i++) {
+        int32_t n = (o->depths[i] ? o->depths[i] : o->depth) + NB_BENCH_MAX_STEPS + 1;
+        context = larger(context, n);
+        n = (n + NB_PAGE_TOKENS - 1) / NB_PAGE_TOKENS * NB_PAGE_TOKENS;
+        if ((int64_t)n * o->batches[i] > positions)
+            positions = (int64_t)n * o->batches[i];
+    }
     for (int i = 0; i < o->n_prefills; i++)
-        context = o->prefills[i] > context ? o->prefills[i] : context;
+        context = larger(context, o->prefills[i]);
+    for (int i = 0; i < o->n_requests; i++)
+        context = larger(context, o->requests[i][0] + o->requests[i][1]);
+    *sequences = (int32_t)((positions + context - 1) / context);
     return context;
 }
 
@@ -315,6 +430,9 @@ enum nb_status nb_bench_run(const struct nb_bench_options *options,
         snprintf(out->model, sizeof out->model, "%s", nb_engine_name(b->engine));
         out->model_bytes = size.bytes;
         out->step_bytes = size.step_bytes;
+        out->load_seconds = b->load_seconds;
+        out->device_bytes = capabilities.used_bytes;
+        out->max_batch_tokens = b->engine->max_batch_tokens;
         s = measure(b, out, err);
     }
     if (b->memory)

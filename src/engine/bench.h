@@ -15,11 +15,13 @@ struct nb_bench_options {
     const char *model;     /* a checkpoint, or NULL and: */
     const char *synthetic; /* the name of a synthetic model */
     struct nb_options options;
-    int n_batches, n_prefills;
-    int32_t batches[NB_BENCH_MAX];  /* decode: sequences in a step */
-    int32_t prefills[NB_BENCH_MAX]; /* prompt tokens */
-    int32_t depth;                  /* positions that decode's sequences already have; at least 1 */
-    double seconds;                 /* at least for each figure */
+    int n_batches, n_prefills, n_requests;
+    int32_t batches[NB_BENCH_MAX];     /* decode: sequences in a step */
+    int32_t depths[NB_BENCH_MAX];      /* positions that they already have; 0: depth */
+    int32_t prefills[NB_BENCH_MAX];    /* prompt tokens */
+    int32_t requests[NB_BENCH_MAX][2]; /* prompt tokens and generated ones of whole requests */
+    int32_t depth;                     /* at least 1 */
+    double seconds;                    /* at least for each figure */
 };
 
 struct nb_bench_decode {
@@ -37,11 +39,21 @@ struct nb_bench_prefill {
     double tokens_per_s;
 };
 
+/* A whole greedy generation by nb_generate, the fastest of those that were done. */
+struct nb_bench_request {
+    int32_t prompt, generated;
+    double seconds, prefill_seconds;
+};
+
 struct nb_bench {
     char backend[16], device[128], model[128];
     uint64_t model_bytes, step_bytes; /* nb_model_size */
     double read_gb_per_s;             /* the median of passes over the whole run */
-    int n_decode, n_prefill;
+    double load_seconds;              /* from a checkpoint, or a model in memory, to an engine */
+    uint64_t device_bytes;            /* allocated on a device; 0 of the CPU */
+    size_t max_batch_tokens;
+    int n_decode, n_prefill, n_requests;
+    struct nb_bench_request request[NB_BENCH_MAX];
     struct nb_bench_decode decode[NB_BENCH_MAX];
     struct nb_bench_prefill prefill[NB_BENCH_MAX];
 };

@@ -12,12 +12,14 @@
 
 static const struct shape {
     const char *name;
-    int32_t n_layers, width, n_heads, n_kv_heads, head_width, n_experts, expert_width, n_vocab,
-        context;
+    int32_t n_layers, width, n_heads, n_kv_heads, head_width, n_experts, experts_per_token,
+        expert_width, n_vocab, context;
+    bool qk_norm;
 } shapes[] = {
-    {"mixtral-8x7b", 32, 4096, 32, 8, 128, 8, 14336, 32000, 32768},
-    {"mixtral-8x22b", 56, 6144, 48, 8, 128, 8, 16384, 32768, 65536},
-    {"tiny", 2, 256, 4, 2, 64, 4, 320, 512, 1024}, /* for tests */
+    {"mixtral-8x7b", 32, 4096, 32, 8, 128, 8, 2, 14336, 32000, 32768, false},
+    {"mixtral-8x22b", 56, 6144, 48, 8, 128, 8, 2, 16384, 32768, 65536, false},
+    {"qwen3-30b-a3b", 48, 2048, 32, 4, 128, 128, 8, 768, 151936, 32768, true},
+    {"tiny", 2, 256, 4, 2, 64, 4, 2, 320, 512, 1024, false}, /* for tests */
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, BLOCK = 64 };
 
@@ -91,6 +93,10 @@ static void place_layer(struct nb_layout *layout, const struct tables *tables,
     place_4bit(layout, tables, kv, c->width, &l->k);
     place_4bit(layout, tables, kv, c->width, &l->v);
     place_4bit(layout, tables, c->width, q, &l->o);
+    if (c->qk_norm) {
+        place_ones(layout, c->head_width, &l->q_norm);
+        place_ones(layout, c->head_width, &l->k_norm);
+    }
     place_ones(layout, c->width, &l->expert_norm);
     place_4bit(layout, tables, c->n_experts, c->width, &l->router);
     for (int e = 0; e < c->n_experts; e++) {
@@ -155,7 +161,7 @@ static enum nb_status read_spec(const char *spec, struct nb_config *out, struct 
                            spec, s->n_layers);
     }
     *out = (struct nb_config){
-        .model_type = "mixtral",
+        .model_type = "",
         .n_vocab = s->n_vocab,
         .n_layers = (int32_t)layers,
         .width = s->width,
@@ -163,16 +169,18 @@ static enum nb_status read_spec(const char *spec, struct nb_config *out, struct 
         .n_kv_heads = s->n_kv_heads,
         .head_width = s->head_width,
         .n_experts = s->n_experts,
-        .experts_per_token = 2,
+        .experts_per_token = s->experts_per_token,
         .expert_width = s->expert_width,
         .context = s->context,
         .rms_eps = 1e-5f,
         .rope = {.theta = 1e6},
         .normalize_experts = true,
+        .qk_norm = s->qk_norm,
         .bos = 1,
         .eos = {2},
         .n_eos = 1,
     };
+    snprintf(out->model_type, sizeof out->model_type, s->qk_norm ? "qwen3_moe" : "mixtral");
     return NB_OK;
 }
 
