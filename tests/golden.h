@@ -47,7 +47,7 @@ static inline struct bounds bounds_of(const char *version) {
                * below bf16's and more */
         return (struct bounds){false, 0.05f, 1e-4, 0.01};
     /* Keys and values in bf16, and in the fast ways activations, too: less than transformers'. */
-    return (struct bounds){false, 0.5f, 2e-2, strcmp(version, "cuda plain") == 0 ? 0.2 : 1};
+    return (struct bounds){false, 0.5f, 2e-2, 1};
 }
 
 /* "mapped" or "packed"; NULL: packed, where memory allows. */

@@ -1,6 +1,8 @@
 /* nibble bench: tokens a second, and how much of what the memory allows that is. */
 #include "engine/bench.h"
 #include "cli/cli.h"
+#include "model/save.h"
+#include "model/synthetic.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -16,6 +18,7 @@ static const char help[] =
     "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b or "
     "tiny;\n"
     "                      mixtral-8x7b:8 is the first 8 layers\n"
+    "  --write DIR         writes the synthetic model as a checkpoint, and measures nothing\n"
     "  --decode B,…        sequences in a decode step; B@N: with N positions each that they\n"
     "                      already have (default: 1,8; of a GPU 1,1@8192,8,32)\n"
     "  --context N         positions where no @ says (default: 128)\n"
@@ -35,6 +38,7 @@ static const char help[] =
 
 struct request {
     struct nb_bench_options options;
+    const char *write; /* a folder */
     bool json;
 };
 
@@ -87,6 +91,7 @@ static bool parse_requests(const char *text, struct nb_bench_options *o) {
 
 enum {
     OPT_SYNTHETIC = NB_OPT_COMMAND + 1,
+    OPT_WRITE,
     OPT_DECODE,
     OPT_PREFILL,
     OPT_REQUEST,
@@ -103,6 +108,9 @@ static bool parse_option(int code, const char *name, struct request *r) {
         return true;
     case OPT_SYNTHETIC:
         o->synthetic = optarg;
+        return true;
+    case OPT_WRITE:
+        r->write = optarg;
         return true;
     case NB_OPT_CPU:
         o->options.cpu = optarg;
@@ -153,6 +161,7 @@ static bool parse(int argc, char **argv, struct request *r) {
     static const struct option options[] = {
         NB_CLI_ENGINE_OPTIONS,
         {"synthetic", required_argument, NULL, OPT_SYNTHETIC},
+        {"write", required_argument, NULL, OPT_WRITE},
         {"decode", required_argument, NULL, OPT_DECODE},
         {"prefill", required_argument, NULL, OPT_PREFILL},
         {"request", required_argument, NULL, OPT_REQUEST},
@@ -169,6 +178,8 @@ static bool parse(int argc, char **argv, struct request *r) {
         wrong = "arguments besides the options";
     else if (r->options.model && r->options.synthetic)
         wrong = "expected one of --model and --synthetic";
+    else if (r->write && !r->options.synthetic)
+        wrong = "--write is for --synthetic";
     if (wrong)
         nb_cli_usage("bench", "%s", wrong);
     return !wrong;
@@ -241,10 +252,28 @@ static void show(void *context, const char *what) {
     nb_progress_show(context, "%s", what);
 }
 
+/* The synthetic model as a checkpoint. */
+static int write_model(const struct request *r) {
+    struct nb_pool *pool;
+    struct nb_model model = {0};
+    struct nb_error err;
+    enum nb_status s = nb_pool_create(r->options.options.threads, &pool, &err);
+    if (s != NB_OK)
+        return nb_cli_error(&err);
+    s = nb_model_synthetic(r->options.synthetic, pool, &model, &err);
+    if (s == NB_OK)
+        s = nb_model_save(&model, r->write, pool, &err);
+    nb_model_close(&model);
+    nb_pool_free(pool);
+    return s == NB_OK ? NB_EXIT_OK : nb_cli_error(&err);
+}
+
 static int run(int argc, char **argv) {
     struct request r = {0};
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
+    if (r.write)
+        return write_model(&r);
     struct nb_error err;
     char folder[4096];
     if (!r.options.model && !r.options.synthetic) {

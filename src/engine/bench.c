@@ -399,6 +399,7 @@ static int32_t complete(const struct nb_bench_options *given, struct nb_bench_op
         context = larger(context, o->prefills[i]);
     for (int i = 0; i < o->n_requests; i++)
         context = larger(context, o->requests[i][0] + o->requests[i][1]);
+    context = (context + NB_PAGE_TOKENS - 1) / NB_PAGE_TOKENS * NB_PAGE_TOKENS;
     *sequences = (int32_t)((positions + context - 1) / context);
     return context;
 }
