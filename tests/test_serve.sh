@@ -84,10 +84,12 @@ ask /v1/completions -d '[1]'
 expect "no object" answers 400 '.error.message | contains("an array")'
 for body in '{}' '{"prompt": 3}' '{"prompt": [1, "a"]}' '{"prompt": "a", "max_tokens": 0}' '{"prompt": "a", "temperature": -1}' \
     '{"prompt": "a", "stop": ""}' '{"prompt": "a", "n": 17}' '{"prompt": "a", "logit_bias": {"1": 5}}' '{"prompt": [99999999]}' \
-    '{"prompt": "a", "model": "gpt-4"}' '{"prompt": "a", "presence_penalty": 1}'; do
+    '{"prompt": "a", "presence_penalty": 1}'; do
     ask /v1/completions -d "$body"
     expect "refuses $body" answers 422 '.error.message | length > 10'
 done
+ask /v1/completions -d '{"prompt": "a", "model": "gpt-4"}'
+expect "a model that is not here" answers 404 '.error.code == "model_not_found"'
 ask /v1/completions -d "$(jq -n '{prompt: [range(3000) | 5]}')"
 expect "a prompt that is too long" answers 400 '.error.code == "context_length_exceeded"'
 ask /v1/chat/completions -d '{"messages": [{"role": "user", "content": "hello"}]}'

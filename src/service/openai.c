@@ -292,9 +292,7 @@ static enum nb_status read_messages(struct nb_answering *a, struct nb_error *err
 }
 
 static enum nb_status read_request(struct nb_answering *a, struct openai *o, struct nb_error *err) {
-    enum nb_status s = check_model(a, err);
-    if (s == NB_OK)
-        s = refuse_unsupported(a->body, err);
+    enum nb_status s = refuse_unsupported(a->body, err);
     if (s == NB_OK)
         s = read_stream(a, o, err);
     if (s == NB_OK)
@@ -541,12 +539,18 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     o->chat = chat;
     o->created = (int64_t)time(NULL);
     snprintf(o->id, sizeof o->id, "%s-%s", chat ? "chatcmpl" : "cmpl", x->id);
-    int status = 0;
+    int status = 400;
+    const char *code = NULL;
     enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", &a->body, &err);
-    if (s != NB_OK)
-        status = 400;
-    if (s == NB_OK)
+    if (s == NB_OK) {
+        status = 404;
+        code = "model_not_found";
+        s = check_model(a, &err);
+    }
+    if (s == NB_OK) {
+        status = 0;
         s = read_request(a, o, &err);
+    }
     if (s != NB_OK) {
         nb_auth_leave(service->auth, client);
         nb_answering_free(a);
@@ -556,7 +560,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
         s = nb_answering_begin(a, &err);
     }
     if (s != NB_OK && status)
-        nb_answer_error(x, status, err.message, NULL, NULL);
+        nb_answer_error(x, status, err.message, NULL, code);
     else if (s != NB_OK)
         nb_answer_failure(x, &err);
 }
