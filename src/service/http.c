@@ -53,6 +53,7 @@ struct exchange {
 struct nb_http {
     struct nb_http_options options;
     struct MHD_Daemon *daemon;
+    atomic_size_t connections;
     uint16_t port;
     pthread_t watcher;
     bool watching;
@@ -276,10 +277,10 @@ static void add_headers(struct MHD_Response *response, const struct exchange *x)
     }
 }
 
-/* Under its lock: hands the answer to the connection. */
+/* Hands an answer, which is there, to the connection. Without the lock: MHD has locks of its own,
+ * one of which it holds while it calls read_stream. */
 static enum MHD_Result queue_answer(struct exchange *x) {
     struct MHD_Response *response;
-    x->queued = true;
     if (x->streaming) {
         atomic_fetch_add(&x->references, 1);
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x,
@@ -306,10 +307,8 @@ static enum MHD_Result refuse(struct exchange *x, int status, const char *why) {
     nb_http_answer(&x->public, status, "application/json", body.data ? body.data : "", body.len,
                    NULL);
     nb_buf_free(&body);
-    pthread_mutex_lock(&x->lock);
-    enum MHD_Result done = queue_answer(x);
-    pthread_mutex_unlock(&x->lock);
-    return done;
+    x->queued = true;
+    return queue_answer(x);
 }
 
 /* ---- requests
@@ -352,6 +351,21 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n
     return MHD_YES;
 }
 
+/* Queues the answer, if it is there and was not queued, or waits for it. */
+static enum MHD_Result go_on(struct exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    bool gone = x->gone, queue = x->answered && !x->queued && !gone;
+    if (!gone && !x->answered) {
+        x->suspended = true;
+        MHD_suspend_connection(x->connection);
+    }
+    x->queued |= queue;
+    pthread_mutex_unlock(&x->lock);
+    if (gone)
+        return MHD_NO;
+    return queue ? queue_answer(x) : MHD_YES;
+}
+
 /* The request is whole: gives it to the handler, and waits, without a thread, unless it is answered
  * already. */
 static enum MHD_Result dispatch(struct exchange *x) {
@@ -363,16 +377,7 @@ static enum MHD_Result dispatch(struct exchange *x) {
     list(x);
     nb_http_retain(&x->public);
     x->http->options.handle(x->http->options.context, &x->public);
-    pthread_mutex_lock(&x->lock);
-    enum MHD_Result done = MHD_YES;
-    if (x->answered) {
-        done = queue_answer(x);
-    } else {
-        x->suspended = true;
-        MHD_suspend_connection(x->connection);
-    }
-    pthread_mutex_unlock(&x->lock);
-    return done;
+    return go_on(x);
 }
 
 /* MHD calls it when the head is there, for each part of the body, when the body is whole, and after
@@ -396,18 +401,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return take_body(x, data, n);
     if (!x->dispatched)
         return dispatch(x);
-    pthread_mutex_lock(&x->lock);
-    enum MHD_Result done = MHD_YES;
-    if (x->gone)
-        done = MHD_NO;
-    else if (x->answered && !x->queued)
-        done = queue_answer(x);
-    else if (!x->answered) {
-        x->suspended = true;
-        MHD_suspend_connection(connection);
-    }
-    pthread_mutex_unlock(&x->lock);
-    return done;
+    return go_on(x);
 }
 
 /* Tells the handler, once, that nobody waits for its answer any more. */
@@ -517,6 +511,16 @@ static void *watch(void *context) {
  * ----------------------------------------------------------------------------------
  */
 
+static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code) {
+    (void)connection, (void)socket_context;
+    struct nb_http *http = context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        atomic_fetch_add(&http->connections, 1);
+    else
+        atomic_fetch_sub(&http->connections, 1);
+}
+
 static void on_mhd_message(void *context, const char *format, va_list arguments) {
     (void)context;
     char text[512];
@@ -557,8 +561,9 @@ static enum nb_status start(struct nb_http *http, struct nb_error *err) {
         NULL, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address, MHD_OPTION_CONNECTION_LIMIT,
         o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, o->idle_timeout_s,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, http, MHD_OPTION_THREAD_POOL_SIZE, o->threads,
-        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
+        on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
+        MHD_OPTION_THREAD_POOL_SIZE, o->threads, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
+        MHD_OPTION_END);
     if (!http->daemon)
         return nb_fail(err, NB_ERR_IO, "cannot listen on %s port %u: %s", o->host, o->port,
                        errno ? strerror(errno) : "libmicrohttpd refused");
@@ -587,14 +592,15 @@ enum nb_status nb_http_open(const struct nb_http_options *options, struct nb_htt
     int failed = pthread_create(&http->watcher, NULL, watch, http);
     http->watching = !failed;
     enum nb_status s =
-        failed ? nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed))
-               : start(http, err);
+        failed ? nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed)) : NB_OK;
+    *out = http; /* before a handler may want it */
+    if (s == NB_OK)
+        s = start(http, err);
     if (s != NB_OK) {
         nb_http_close(http);
-        return s;
+        *out = NULL;
     }
-    *out = http;
-    return NB_OK;
+    return s;
 }
 
 uint16_t nb_http_port(const struct nb_http *http) {
@@ -602,9 +608,7 @@ uint16_t nb_http_port(const struct nb_http *http) {
 }
 
 size_t nb_http_connections(struct nb_http *http) {
-    const union MHD_DaemonInfo *info =
-        MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
-    return info ? info->num_connections : 0;
+    return atomic_load(&http->connections);
 }
 
 void nb_http_quiesce(struct nb_http *http) {
