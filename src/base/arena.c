@@ -46,6 +46,23 @@ char *nb_arena_string(struct nb_arena *arena, const char *text, size_t n) {
     return copy;
 }
 
+void nb_arena_join(struct nb_arena *arena, struct nb_arena *from) {
+    if (!from->head)
+        return;
+    struct nb_arena_chunk *last = from->head;
+    while (last->next)
+        last = last->next;
+    /* Behind the first chunk, so that what is free in it stays in use. */
+    if (arena->head) {
+        last->next = arena->head->next;
+        arena->head->next = from->head;
+    } else {
+        arena->head = from->head;
+    }
+    arena->allocated_bytes += from->allocated_bytes;
+    *from = (struct nb_arena){0};
+}
+
 void nb_arena_free(struct nb_arena *arena) {
     for (struct nb_arena_chunk *c = arena->head; c;) {
         struct nb_arena_chunk *next = c->next;

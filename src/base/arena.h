@@ -20,6 +20,9 @@ void *nb_arena_alloc(struct nb_arena *arena, size_t n, size_t size);
 /* A copy of text[0..n) with a NUL after it; NULL if memory ran out. */
 char *nb_arena_string(struct nb_arena *arena, const char *text, size_t n);
 
+/* Everything of *from becomes *arena's, and *from is empty. */
+void nb_arena_join(struct nb_arena *arena, struct nb_arena *from);
+
 /* Frees everything and leaves an empty arena. */
 void nb_arena_free(struct nb_arena *arena);
 

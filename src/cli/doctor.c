@@ -2,6 +2,7 @@
 #include "doctor/doctor.h"
 #include "cli/cli.h"
 #include "doctor/machine.h"
+#include "doctor/python.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -11,19 +12,26 @@
 
 static const char help[] =
     "usage: nibble doctor [--gpu NAME] [--json]\n"
+    "       nibble doctor --python DIR|PROGRAM [--full] [--gpu NAME] [--driver VERSION] [--json]\n"
     "       nibble doctor --library FILE… [--gpu NAME] [--driver VERSION] [--json]\n"
     "       nibble doctor --list-gpus [--json]\n\n"
     "Says why a stack does not work, from evidence: findings, worst first, then what was found\n"
     "right. Nothing is imported, executed or sent anywhere.\n\n"
     "  --gpu NAME          judge for this GPU instead of this machine's: \"RTX 5090\", A40, H200\n"
     "  --driver VERSION    and for a driver of this CUDA version: 12.4\n"
+    "  --python WHERE      audit the Python packages in a folder, an environment, or of python3:\n"
+    "                      requirements, files, imports, libraries, CUDA code\n"
+    "  --full              and compare all files with the hashes recorded of them, not only\n"
+    "                      Python source: takes as long as reading everything\n"
+    "  --threads N         threads that read (default: one for each processor)\n"
     "  --library           the FILEs are libraries: list the CUDA code in them\n"
     "  --list-gpus         the table of GPUs\n"
     "  --json              one JSON object\n"
     "\nExit code: 0 if fit (no finding of severity error), 1 if not, 2 for wrong usage.\n";
 
 struct doctor {
-    const char *gpu, *driver;
+    const char *gpu, *driver, *python;
+    struct nb_python_options options;
     bool library, list_gpus, json;
     struct nb_gpu_table table;
     struct nb_target target;
@@ -178,7 +186,12 @@ static int examine(struct doctor *d, int argc, char **argv) {
             nb_findings_add(&d->findings, NB_SEVERITY_ERROR, "library-damaged", err.message, NULL,
                             NULL);
     }
-    if (!argc) {
+    if (d->python) {
+        enum nb_status s =
+            nb_doctor_python(d->python, &d->options, &d->table, &d->target, &d->findings, &err);
+        if (s != NB_OK)
+            return nb_cli_error(&err);
+    } else if (!argc) {
         examine_machine(d);
         examine_build(d);
         nb_doctor_caches(&d->findings);
@@ -186,7 +199,15 @@ static int examine(struct doctor *d, int argc, char **argv) {
     return print(d);
 }
 
-enum { OPT_GPU = NB_OPT_COMMAND, OPT_DRIVER, OPT_LIBRARY, OPT_LIST, OPT_JSON };
+enum {
+    OPT_GPU = NB_OPT_COMMAND,
+    OPT_DRIVER,
+    OPT_LIBRARY,
+    OPT_LIST,
+    OPT_JSON,
+    OPT_PYTHON,
+    OPT_FULL
+};
 
 static bool take_option(struct doctor *d, int code) {
     switch (code) {
@@ -202,6 +223,12 @@ static bool take_option(struct doctor *d, int code) {
     case OPT_LIST:
         d->list_gpus = true;
         return true;
+    case OPT_PYTHON:
+        d->python = optarg;
+        return true;
+    case OPT_FULL:
+        d->options.full = true;
+        return true;
     case OPT_JSON:
         d->json = true;
         return true;
@@ -215,11 +242,19 @@ static int run(int argc, char **argv) {
                                             {"driver", required_argument, NULL, OPT_DRIVER},
                                             {"library", no_argument, NULL, OPT_LIBRARY},
                                             {"list-gpus", no_argument, NULL, OPT_LIST},
+                                            {"python", required_argument, NULL, OPT_PYTHON},
+                                            {"full", no_argument, NULL, OPT_FULL},
+                                            {"threads", required_argument, NULL, NB_OPT_THREADS},
                                             {"json", no_argument, NULL, OPT_JSON},
                                             {0}};
     struct doctor d = {0};
     for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
-        if (!take_option(&d, code))
+        int64_t threads = 0;
+        if (code == NB_OPT_THREADS) {
+            if (!nb_cli_int("doctor", "--threads", optarg, 1, 256, &threads))
+                return NB_EXIT_USAGE;
+            d.options.threads = (int)threads;
+        } else if (!take_option(&d, code))
             return nb_cli_usage("doctor", "%s: unknown, or without its value", argv[optind - 1]);
     }
     if (d.library != (argc > optind))

@@ -1,0 +1,714 @@
+#include "doctor/stack.h"
+
+#include "base/file.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+enum {
+    MAX_FILES = 4000000,
+    MAX_DEPTH = 48,
+    MAX_METADATA_BYTES = 16 << 20,
+    MAX_RECORD_BYTES = 256 << 20,
+};
+
+/* Makes room for one more in a list. */
+static bool room(void *list, size_t n, size_t *cap, size_t size) {
+    void **p = list;
+    if (n < *cap)
+        return true;
+    size_t more = *cap ? 2 * *cap : 256;
+    void *q = realloc(*p, more * size);
+    if (!q)
+        return false;
+    *p = q;
+    *cap = more;
+    return true;
+}
+
+const char *nb_stack_path(const struct nb_stack *stack, const struct nb_stack_file *file, char *out,
+                          size_t size) {
+    snprintf(out, size, "%s/%s", stack->roots[file->root], file->path);
+    return out;
+}
+
+const struct nb_stack_dist *nb_stack_find(const struct nb_stack *stack, const char *normal) {
+    int32_t i = nb_index_get(&stack->by_name, normal);
+    return i < 0 ? NULL : &stack->dists[i];
+}
+
+const struct nb_stack_dist *nb_stack_owner(const struct nb_stack *stack,
+                                           const struct nb_stack_file *file) {
+    return file->record < 0 ? NULL : &stack->dists[stack->records[file->record].dist];
+}
+
+/* ---- where it is
+ * --------------------------------------------------------------------------------- */
+
+static enum nb_status add_root(struct nb_stack *s, const char *path, struct nb_error *err) {
+    char real[PATH_MAX];
+    if (!realpath(path, real))
+        return NB_OK;
+    for (size_t i = 0; i < s->n_roots; i++) {
+        if (strcmp(s->roots[i], real) == 0)
+            return NB_OK;
+    }
+    if (s->n_roots == NB_STACK_ROOTS)
+        return NB_OK;
+    s->roots[s->n_roots] = nb_arena_string(&s->arena, real, strlen(real));
+    return s->roots[s->n_roots++] ? NB_OK : nb_fail_memory(err, strlen(real), path);
+}
+
+/* 311 of ".../lib/python3.11/…", 0 if the path does not say. */
+static int version_of_path(const char *path) {
+    int major = 0, minor = 0;
+    for (const char *at = path; (at = strstr(at, "/python")); at++) {
+        if (sscanf(at, "/python%d.%d", &major, &minor) == 2 && major >= 2 && major < 10 &&
+            minor >= 0 && minor < 100)
+            return major * 100 + minor;
+    }
+    return 0;
+}
+
+/* Whether a folder holds what pip installs. */
+static bool has_packages(const char *folder) {
+    DIR *dir = opendir(folder);
+    bool found = false;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        found = (n > 10 && strcmp(e->d_name + n - 10, ".dist-info") == 0) ||
+                (n > 9 && strcmp(e->d_name + n - 9, ".egg-info") == 0);
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* The folders of packages of an installation: prefix/lib/python3.11/site-packages and Debian's. */
+static enum nb_status add_prefix(struct nb_stack *s, const char *prefix, int python,
+                                 struct nb_error *err) {
+    static const char *const libs[] = {"local/lib", "lib", "lib64"};
+    enum nb_status status = NB_OK;
+    for (size_t i = 0; i < sizeof libs / sizeof *libs && status == NB_OK; i++) {
+        char lib[PATH_MAX], path[PATH_MAX];
+        if (snprintf(lib, sizeof lib, "%s/%s", prefix, libs[i]) >= (int)sizeof lib)
+            continue;
+        DIR *dir = opendir(lib);
+        for (struct dirent *e; dir && status == NB_OK && (e = readdir(dir));) {
+            int major, minor, end = 0;
+            if (sscanf(e->d_name, "python%d.%d%n", &major, &minor, &end) != 2 || e->d_name[end] ||
+                (python && major * 100 + minor != python))
+                continue;
+            static const char *const names[] = {"site-packages", "dist-packages"};
+            for (size_t j = 0; j < 2 && status == NB_OK; j++) {
+                snprintf(path, sizeof path, "%.2000s/%.200s/%s", lib, e->d_name, names[j]);
+                if (nb_is_folder(path)) {
+                    status = add_root(s, path, err);
+                    s->python = s->python ? s->python : major * 100 + minor;
+                }
+            }
+            snprintf(path, sizeof path, "%.2000s/%.200s", lib, e->d_name);
+            char os[PATH_MAX];
+            if (!s->standard && nb_path_join(os, sizeof os, path, "os.py") && nb_is_file(os))
+                s->standard = nb_arena_string(&s->arena, path, strlen(path));
+        }
+        if (dir)
+            closedir(dir);
+        snprintf(path, sizeof path, "%.2000s/python3/dist-packages", lib);
+        if (status == NB_OK && nb_is_folder(path))
+            status = add_root(s, path, err);
+    }
+    return status;
+}
+
+/* A line "key = value" of pyvenv.cfg. */
+static bool config_value(const char *text, const char *key, char *out, size_t size) {
+    for (const char *at = text; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL) {
+        size_t n = strlen(key);
+        if (strncmp(at, key, n) != 0)
+            continue;
+        at += n + strspn(at + n, " \t");
+        if (*at != '=')
+            continue;
+        at += 1 + strspn(at + 1, " \t");
+        snprintf(out, size, "%.*s", (int)strcspn(at, "\r\n"), at);
+        return true;
+    }
+    return false;
+}
+
+/* An environment (PEP 405): its own packages, and those of its base where it says so. */
+static enum nb_status add_environment(struct nb_stack *s, const char *folder,
+                                      struct nb_error *err) {
+    char path[PATH_MAX], value[PATH_MAX];
+    struct nb_buf text = {0};
+    enum nb_status status = add_prefix(s, folder, 0, err);
+    if (status == NB_OK && nb_path_join(path, sizeof path, folder, "pyvenv.cfg") &&
+        nb_is_file(path) && nb_read_file(path, 1 << 16, &text, NULL) == NB_OK && text.data) {
+        if (config_value(text.data, "version", value, sizeof value) ||
+            config_value(text.data, "version_info", value, sizeof value))
+            snprintf(s->markers.python_full_version, sizeof s->markers.python_full_version, "%.*s",
+                     (int)strspn(value, "0123456789."), value);
+        bool system =
+            config_value(text.data, "include-system-site-packages", value, sizeof value) &&
+            strcasecmp(value, "true") == 0;
+        if (config_value(text.data, "home", value, sizeof value)) {
+            char *slash = strrchr(value, '/');
+            size_t own = s->n_roots;
+            if (slash)
+                *slash = 0;
+            status = add_prefix(s, value, s->python, err);
+            if (!system)
+                s->n_roots = own;
+        }
+    }
+    nb_buf_free(&text);
+    return status;
+}
+
+/* A pyenv shim is a script; the version that it would run is in a file (pyenv's documentation,
+ * "Understanding Python version selection"). */
+static bool follow_shim(const char *program, char *out, size_t size) {
+    const char *shims = strstr(program, "/shims/");
+    if (!shims)
+        return false;
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    const char *named = getenv("PYENV_VERSION");
+    snprintf(path, sizeof path, "%.*s/version", (int)(shims - program), program);
+    bool ok = (named && *named) || (nb_read_file(path, 4096, &text, NULL) == NB_OK && text.data);
+    const char *version = named && *named ? named : text.data;
+    if (ok)
+        ok = snprintf(out, size, "%.*s/versions/%.*s/bin/%s", (int)(shims - program), program,
+                      (int)strcspn(version, "\n: "), version, shims + 7) < (int)size;
+    nb_buf_free(&text);
+    return ok;
+}
+
+static bool find_in_path(const char *name, char *out, size_t size) {
+    const char *at = getenv("PATH");
+    while (at && *at) {
+        size_t n = strcspn(at, ":");
+        if (snprintf(out, size, "%.*s/%s", (int)n, at, name) < (int)size &&
+            access(out, X_OK) == 0 && nb_is_file(out))
+            return true;
+        at += n + (at[n] == ':');
+    }
+    return false;
+}
+
+/* The packages of an interpreter: of the environment that it lies in, or else of its installation.
+ */
+static enum nb_status add_program(struct nb_stack *s, const char *what, struct nb_error *err) {
+    char program[PATH_MAX], folder[PATH_MAX], path[PATH_MAX], real[PATH_MAX];
+    if (strchr(what, '/') ? snprintf(program, sizeof program, "%s", what) >= PATH_MAX
+                          : !find_in_path(what, program, sizeof program))
+        return nb_fail(err, NB_ERR_IO, "%s: no such folder, and no such program in PATH", what);
+    if (follow_shim(program, real, sizeof real))
+        snprintf(program, sizeof program, "%s", real);
+    for (int i = 0; i < 8; i++) { /* links: bin/python -> python3 -> /usr/bin/python3.11 */
+        snprintf(folder, sizeof folder, "%s", program);
+        for (int up = 0; up < 2 && strrchr(folder, '/'); up++)
+            *strrchr(folder, '/') = 0;
+        if (!folder[0])
+            snprintf(folder, sizeof folder, "/");
+        if (nb_path_join(path, sizeof path, folder, "pyvenv.cfg") && nb_is_file(path))
+            return add_environment(s, folder, err);
+        ssize_t n = readlink(program, real, sizeof real - 1);
+        if (n <= 0)
+            break;
+        real[n] = 0;
+        if (real[0] == '/')
+            snprintf(program, sizeof program, "%s", real);
+        else
+            snprintf(strrchr(program, '/') + 1, 256, "%.255s", real);
+    }
+    int major = 0, minor = 0;
+    const char *name = strrchr(program, '/');
+    if (name)
+        sscanf(name, "/python%d.%d", &major, &minor);
+    return add_prefix(s, folder, major ? major * 100 + minor : 0, err);
+}
+
+/* Folders that .pth files of a root add (site module): lines that are paths. Lines that are code
+ * are not run; they may find modules in their own way. */
+static void read_pth(struct nb_stack *s, size_t root, const char *name) {
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    if (nb_path_join(path, sizeof path, s->roots[root], name) &&
+        nb_read_file(path, 1 << 16, &text, NULL) == NB_OK && text.data) {
+        char *save;
+        for (char *line = strtok_r(text.data, "\r\n", &save); line;
+             line = strtok_r(NULL, "\r\n", &save)) {
+            if (strncmp(line, "import", 6) == 0) {
+                s->finders = s->finders || strstr(line, "__editable__") != NULL;
+            } else if (line[0] && line[0] != '#') {
+                bool absolute = line[0] == '/';
+                if (absolute ? nb_is_folder(line)
+                             : nb_path_join(path, sizeof path, s->roots[root], line) &&
+                                   nb_is_folder(path))
+                    add_root(s, absolute ? line : path, NULL);
+            }
+        }
+    }
+    nb_buf_free(&text);
+}
+
+static void set_markers(struct nb_stack *s) {
+    struct nb_markers *m = &s->markers;
+    struct utsname u;
+    snprintf(m->python_version, sizeof m->python_version, "%d.%d", s->python / 100,
+             s->python % 100);
+    if (!m->python_full_version[0])
+        snprintf(m->python_full_version, sizeof m->python_full_version, "%d.%d.0", s->python / 100,
+                 s->python % 100);
+    if (uname(&u) == 0) {
+        snprintf(m->platform_machine, sizeof m->platform_machine, "%.31s", u.machine);
+        snprintf(m->platform_release, sizeof m->platform_release, "%.95s", u.release);
+        snprintf(m->platform_version, sizeof m->platform_version, "%.127s", u.version);
+    }
+}
+
+static enum nb_status locate(struct nb_stack *s, const char *what, struct nb_error *err) {
+    enum nb_status status;
+    if (!nb_is_folder(what)) {
+        status = add_program(s, what, err);
+    } else if (has_packages(what)) {
+        status = add_root(s, what, err);
+        s->python = s->n_roots ? version_of_path(s->roots[0]) : 0;
+    } else {
+        status = add_environment(s, what, err);
+    }
+    if (status == NB_OK && !s->n_roots)
+        status = nb_fail(err, NB_ERR_IO,
+                         "%s: no Python packages there: expected a folder with *.dist-info, an "
+                         "environment with lib/python3.*/site-packages, or a program such as "
+                         "python3",
+                         what);
+    /* The libraries of a bare folder of packages: the interpreter's own, where the path says. */
+    if (status == NB_OK && !s->standard && s->python) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/../os.py", s->roots[0]);
+        if (nb_is_file(path)) {
+            snprintf(path, sizeof path, "%s/..", s->roots[0]);
+            s->standard = nb_arena_string(&s->arena, path, strlen(path));
+        }
+    }
+    set_markers(s);
+    return status;
+}
+
+/* ---- files
+ * ---------------------------------------------------------------------------------------- */
+
+static enum nb_file_kind kind_of(const char *name) {
+    size_t n = strlen(name);
+    if (n > 3 && strcmp(name + n - 3, ".py") == 0)
+        return NB_FILE_PYTHON;
+    const char *so = strstr(name, ".so");
+    return so && (so[3] == 0 || so[3] == '.') ? NB_FILE_LIBRARY : NB_FILE_OTHER;
+}
+
+/* "0/torch/__init__.py": what the table of paths knows a file by. */
+static const char *path_key(size_t root, const char *path, char *out, size_t size) {
+    if (snprintf(out, size, "%zu/%s", root, path) >= (int)size)
+        out[0] = 0;
+    return out;
+}
+
+static bool add_file(struct nb_stack *s, size_t root, const char *path, uint64_t size,
+                     const char *name) {
+    char key[PATH_MAX];
+    if (!room(&s->files, s->n_files, &s->cap_files, sizeof *s->files))
+        return false;
+    path_key(root, path, key, sizeof key);
+    const char *copy = nb_arena_string(&s->arena, key, strlen(key));
+    if (!copy || !nb_index_put(&s->paths, copy, (int32_t)s->n_files))
+        return false;
+    s->files[s->n_files++] = (struct nb_stack_file){.path = strchr(copy, '/') + 1,
+                                                    .size = size,
+                                                    .record = -1,
+                                                    .root = (uint8_t)root,
+                                                    .kind = (uint8_t)kind_of(name)};
+    s->bytes += size;
+    return true;
+}
+
+static bool add_module(struct nb_stack *s, const char *key, size_t n, int32_t file, bool package,
+                       bool library) {
+    char text[PATH_MAX];
+    snprintf(text, sizeof text, "%.*s", (int)n, key);
+    int32_t at = nb_index_get(&s->by_key, text);
+    if (at < 0) {
+        if (!room(&s->modules, s->n_modules, &s->cap_modules, sizeof *s->modules))
+            return false;
+        at = (int32_t)s->n_modules;
+        s->modules[at] = (struct nb_stack_module){
+            .key = nb_arena_string(&s->arena, text, n), .file = -1, .dist = -1, .from = -1};
+        if (!s->modules[at].key || !nb_index_put(&s->by_key, s->modules[at].key, at))
+            return false;
+        s->n_modules++;
+    }
+    /* A package comes before a module of its name, a library before a source (importlib's order of
+     * suffixes), and a root before those after it. */
+    struct nb_stack_module *m = &s->modules[at];
+    if (file >= 0 && (m->file < 0 || (s->files[m->file].root == s->files[file].root &&
+                                      !m->package && (package || library)))) {
+        m->file = file;
+        m->package = package;
+        m->library = library;
+    }
+    return true;
+}
+
+/* The module that a file is, if it is one. */
+static bool add_module_of(struct nb_stack *s, int32_t file) {
+    const char *path = s->files[file].path, *name = strrchr(path, '/');
+    name = name ? name + 1 : path;
+    if (s->files[file].kind == NB_FILE_PYTHON) {
+        if (strcmp(name, "__init__.py") == 0)
+            return name == path ||
+                   add_module(s, path, (size_t)(name - path) - 1, file, true, false);
+        return add_module(s, path, strlen(path) - 3, file, false, false);
+    }
+    size_t n = strcspn(name, ".");
+    /* "_C.cpython-311-x86_64-linux-gnu.so", "_C.abi3.so", "_C.so"; not "libtorch.so.2" */
+    if (s->files[file].kind == NB_FILE_LIBRARY && strcmp(name + strlen(name) - 3, ".so") == 0)
+        return add_module(s, path, (size_t)(name - path) + n, file, false, true);
+    return true;
+}
+
+/* Walks a folder of a root. `path` is from the root, "" for the root itself. Links to folders are
+ * not followed, so that there are no loops. */
+static bool walk(struct nb_stack *s, size_t root, int parent, const char *name, const char *path,
+                 int depth) {
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (depth ? O_NOFOLLOW : 0));
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    bool ok = true;
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        if (!s->unreadable++)
+            s->unreadable_first = nb_arena_string(&s->arena, path, strlen(path));
+        return true;
+    }
+    for (struct dirent *e; ok && (e = readdir(dir));) {
+        char child[PATH_MAX];
+        struct stat st;
+        if (e->d_name[0] == '.' && (!e->d_name[1] || (e->d_name[1] == '.' && !e->d_name[2])))
+            continue;
+        if (snprintf(child, sizeof child, "%s%s%s", path, *path ? "/" : "", e->d_name) >=
+                PATH_MAX - 8 ||
+            fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+            continue;
+        if (S_ISLNK(st.st_mode) && (fstatat(fd, e->d_name, &st, 0) != 0 || S_ISDIR(st.st_mode)))
+            continue;
+        if (S_ISDIR(st.st_mode)) {
+            if (strcmp(e->d_name, "__pycache__") == 0)
+                continue;
+            if (depth == MAX_DEPTH) {
+                s->truncated = true;
+                continue;
+            }
+            ok =
+                (strchr(e->d_name, '.') || add_module(s, child, strlen(child), -1, false, false)) &&
+                walk(s, root, fd, e->d_name, child, depth + 1);
+        } else if (S_ISREG(st.st_mode)) {
+            if (s->n_files == MAX_FILES) {
+                s->truncated = true;
+                break;
+            }
+            ok = add_file(s, root, child, (uint64_t)st.st_size, e->d_name) &&
+                 add_module_of(s, (int32_t)s->n_files - 1);
+        }
+    }
+    closedir(dir);
+    return ok;
+}
+
+/* ---- what is installed
+ * ---------------------------------------------------------------------------- */
+
+/* The value of a header of METADATA (RFC 822 style, up to the first empty line); *at goes on. */
+static bool next_header(const char **at, const char *end, const char *key, const char **value,
+                        size_t *n) {
+    size_t len = strlen(key);
+    while (*at < end) {
+        const char *line = *at, *stop = memchr(line, '\n', (size_t)(end - line));
+        stop = stop ? stop : end;
+        *at = stop < end ? stop + 1 : end;
+        if (stop == line || (stop == line + 1 && *line == '\r')) {
+            *at = end; /* the description follows */
+            return false;
+        }
+        if ((size_t)(stop - line) > len && line[len] == ':' && strncasecmp(line, key, len) == 0) {
+            line += len + 1;
+            while (line < stop && isspace((unsigned char)*line))
+                line++;
+            while (stop > line && isspace((unsigned char)stop[-1]))
+                stop--;
+            *value = line;
+            *n = (size_t)(stop - line);
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *header(struct nb_stack *s, const struct nb_buf *text, const char *key) {
+    const char *at = text->data, *value;
+    size_t n;
+    if (!at || !next_header(&at, text->data + text->len, key, &value, &n))
+        return NULL;
+    return nb_arena_string(&s->arena, value, n);
+}
+
+static bool read_requires(struct nb_stack *s, const struct nb_buf *text, struct nb_stack_dist *d) {
+    const char *end = text->data + text->len, *value;
+    size_t n, count = 0;
+    for (const char *at = text->data; next_header(&at, end, "Requires-Dist", &value, &n);)
+        count++;
+    d->requires = nb_arena_alloc(&s->arena, count, sizeof *d->requires);
+    if (!d->requires)
+        return false;
+    for (const char *at = text->data; next_header(&at, end, "Requires-Dist", &value, &n);) {
+        d->requires[d->n_requires] = nb_arena_string(&s->arena, value, n);
+        if (!d->requires[d->n_requires++])
+            return false;
+    }
+    return true;
+}
+
+/* One distribution, from its METADATA or PKG-INFO. What cannot be read is passed over: the folder
+ * is then reported by the files that it lacks. */
+static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const char *metadata) {
+    char path[PATH_MAX], key[PATH_MAX];
+    struct nb_buf text = {0};
+    if (snprintf(path, sizeof path, "%s/%s", s->roots[root], metadata) >= (int)sizeof path ||
+        nb_read_file(path, MAX_METADATA_BYTES, &text, NULL) != NB_OK || !text.data) {
+        nb_buf_free(&text);
+        return true;
+    }
+    bool ok = room(&s->dists, s->n_dists, &s->cap_dists, sizeof *s->dists);
+    if (ok) {
+        struct nb_stack_dist *d = &s->dists[s->n_dists];
+        *d = (struct nb_stack_dist){.name = header(s, &text, "Name"),
+                                    .version_text = header(s, &text, "Version"),
+                                    .folder = nb_arena_string(&s->arena, folder, strlen(folder)),
+                                    .root = (uint8_t)root,
+                                    .requires_python = header(s, &text, "Requires-Python")};
+        d->requires_python = d->requires_python ? d->requires_python : "";
+        if (d->name && d->folder) {
+            d->version_text = d->version_text ? d->version_text : "";
+            nb_normalize_name(d->name, strlen(d->name), d->normal, sizeof d->normal);
+            d->has_version =
+                nb_version_parse(d->version_text, strlen(d->version_text), &d->version);
+            snprintf(path, sizeof path, "%s/direct_url.json", folder);
+            struct nb_buf url = {0};
+            if (nb_index_get(&s->paths, path_key(root, path, key, sizeof key)) >= 0 &&
+                nb_path_join(key, sizeof key, s->roots[root], path) &&
+                nb_read_file(key, 1 << 16, &url, NULL) == NB_OK && url.data)
+                d->editable = strstr(url.data, "\"editable\": true") != NULL;
+            nb_buf_free(&url);
+            ok = read_requires(s, &text, d);
+            int32_t known = nb_index_get(&s->by_name, d->normal);
+            if (ok && known < 0)
+                ok = nb_index_put(&s->by_name, s->dists[s->n_dists].normal, (int32_t)s->n_dists);
+            s->n_dists++;
+        }
+    }
+    nb_buf_free(&text);
+    return ok;
+}
+
+/* The list of distributions may move while it grows, and the table of names points into it. */
+static bool index_names(struct nb_stack *s) {
+    nb_index_free(&s->by_name);
+    for (size_t i = 0; i < s->n_dists; i++) {
+        if (nb_index_get(&s->by_name, s->dists[i].normal) < 0 &&
+            !nb_index_put(&s->by_name, s->dists[i].normal, (int32_t)i))
+            return false;
+    }
+    return true;
+}
+
+static bool ends_in(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Distributions are told by their files, which the walk has found: X.dist-info/METADATA,
+ * X.egg-info/PKG-INFO, or X.egg-info itself. */
+static bool find_dists(struct nb_stack *s) {
+    for (size_t i = 0; i < s->n_files; i++) {
+        const char *path = s->files[i].path, *slash = strchr(path, '/');
+        char folder[PATH_MAX];
+        snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : (int)strlen(path),
+                 path);
+        bool wheel = slash && ends_in(folder, ".dist-info") && strcmp(slash, "/METADATA") == 0;
+        bool egg = ends_in(folder, ".egg-info") && (!slash || strcmp(slash, "/PKG-INFO") == 0);
+        if ((wheel || egg) && !add_dist(s, s->files[i].root, folder, path))
+            return false;
+    }
+    return index_names(s);
+}
+
+/* ---- records
+ * -------------------------------------------------------------------------------------- */
+
+static void note(struct nb_stack_list *list, const char *path, bool code) {
+    if (code) {
+        if (list->n_code < NB_STACK_NAMED)
+            list->first[list->n_code] = path;
+        list->n_code++;
+    } else if (list->n < NB_STACK_NAMED && !list->first[list->n]) {
+        list->first[list->n] = path;
+    }
+    list->n++;
+}
+
+/* Base64 in the alphabet for URLs, without padding, of 32 bytes. */
+static bool decode_hash(const char *text, size_t n, uint8_t out[32]) {
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    uint32_t bits = 0;
+    int have = 0;
+    size_t k = 0;
+    for (size_t i = 0; i < n && k < 32; i++) {
+        const char *at = text[i] ? strchr(alphabet, text[i]) : NULL;
+        if (!at)
+            return false;
+        bits = bits << 6 | (uint32_t)(at - alphabet);
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            out[k++] = (uint8_t)(bits >> have);
+        }
+    }
+    return k == 32;
+}
+
+/* One field of a line of CSV (RFC 4180) into out; returns where the next begins. */
+static const char *take_field(const char *at, const char *end, char *out, size_t size) {
+    size_t n = 0;
+    if (at < end && *at == '"') {
+        for (at++; at < end; at++) {
+            if (*at == '"' && (at + 1 == end || at[1] != '"'))
+                break;
+            at += *at == '"';
+            if (at < end && n + 1 < size)
+                out[n++] = *at;
+        }
+        while (at < end && *at != ',')
+            at++;
+    } else {
+        for (; at < end && *at != ','; at++) {
+            if (n + 1 < size)
+                out[n++] = *at;
+        }
+    }
+    out[n] = 0;
+    return at < end ? at + 1 : end;
+}
+
+static bool add_record(struct nb_stack *s, int32_t dist, const char *line, const char *end) {
+    char path[PATH_MAX], hash[128], size[32], key[PATH_MAX + 8];
+    struct nb_stack_dist *d = &s->dists[dist];
+    if (end > line && end[-1] == '\r')
+        end--;
+    line = take_field(line, end, path, sizeof path);
+    line = take_field(line, end, hash, sizeof hash);
+    take_field(line, end, size, sizeof size);
+    if (!path[0] || path[0] == '/' || strstr(path, "../") || ends_in(path, ".pyc") ||
+        strstr(path, "__pycache__/"))
+        return true; /* scripts lie outside; what Python compiled may go */
+    d->n_recorded++;
+    int32_t file = nb_index_get(&s->paths, path_key(d->root, path, key, sizeof key));
+    if (file < 0) {
+        bool code = kind_of(path) != NB_FILE_OTHER;
+        const char *copy = nb_arena_string(&s->arena, path, strlen(path));
+        note(&d->missing, copy ? copy : "", code);
+        return copy != NULL;
+    }
+    if (!room(&s->records, s->n_records, &s->cap_records, sizeof *s->records))
+        return false;
+    struct nb_stack_record r = {.dist = dist, .next = s->files[file].record};
+    r.has_size = isdigit((unsigned char)size[0]);
+    r.size = strtoull(size, NULL, 10);
+    r.has_hash =
+        strncmp(hash, "sha256=", 7) == 0 && decode_hash(hash + 7, strlen(hash + 7), r.hash);
+    s->files[file].record = (int32_t)s->n_records;
+    s->records[s->n_records++] = r;
+    return true;
+}
+
+static bool read_records(struct nb_stack *s) {
+    for (size_t i = 0; i < s->n_dists; i++) {
+        char path[PATH_MAX], full[PATH_MAX], key[PATH_MAX + 8];
+        struct nb_buf text = {0};
+        snprintf(path, sizeof path, "%s/RECORD", s->dists[i].folder);
+        int32_t file = nb_index_get(&s->paths, path_key(s->dists[i].root, path, key, sizeof key));
+        if (file < 0 || nb_read_file(nb_stack_path(s, &s->files[file], full, sizeof full),
+                                     MAX_RECORD_BYTES, &text, NULL) != NB_OK) {
+            nb_buf_free(&text);
+            continue;
+        }
+        s->dists[i].has_record = true;
+        const char *at = text.data, *end = at + text.len;
+        bool ok = true;
+        while (ok && at && at < end) {
+            const char *stop = memchr(at, '\n', (size_t)(end - at));
+            stop = stop ? stop : end;
+            ok = add_record(s, (int32_t)i, at, stop);
+            at = stop + 1;
+        }
+        nb_buf_free(&text);
+        if (!ok)
+            return false;
+    }
+    for (size_t i = 0; i < s->n_modules; i++) {
+        struct nb_stack_module *m = &s->modules[i];
+        if (m->file >= 0 && s->files[m->file].record >= 0)
+            m->dist = s->records[s->files[m->file].record].dist;
+    }
+    return true;
+}
+
+enum nb_status nb_stack_open(const char *what, struct nb_stack *out, struct nb_error *err) {
+    *out = (struct nb_stack){0};
+    enum nb_status status = locate(out, what, err);
+    bool ok = status == NB_OK;
+    for (size_t i = 0; ok && i < out->n_roots; i++) {
+        DIR *dir = opendir(out->roots[i]);
+        for (struct dirent *e; dir && (e = readdir(dir));) {
+            if (ends_in(e->d_name, ".pth"))
+                read_pth(out, i, e->d_name);
+        }
+        if (dir)
+            closedir(dir);
+        ok = walk(out, i, AT_FDCWD, out->roots[i], "", 0);
+    }
+    ok = ok && find_dists(out) && read_records(out);
+    return status != NB_OK ? status : ok ? NB_OK : nb_fail_memory(err, out->n_files * 64, what);
+}
+
+void nb_stack_free(struct nb_stack *stack) {
+    nb_arena_free(&stack->arena);
+    free(stack->files);
+    free(stack->records);
+    free(stack->dists);
+    free(stack->modules);
+    nb_index_free(&stack->paths);
+    nb_index_free(&stack->by_key);
+    nb_index_free(&stack->by_name);
+    *stack = (struct nb_stack){0};
+}
