@@ -24,24 +24,25 @@ namespace {
 enum {
     SHORT_ROWS = 8,    /* of a tile of a short run: the n of an mma */
     SHORT_TILES = 4,   /* a run of more such tiles is long */
-    SHORT_WARPS = 4,   /* of a block */
+    SHORT_WARPS = 8,   /* of a block */
     MIN_PAGES = 4,     /* that a part of a split context has at least */
-    BLOCKS_PER_SM = 4, /* that the split aims at */
+    BLOCKS_PER_SM = 2, /* that the split aims at */
     LONG_ROWS = 128,
     LONG_KEYS = 64, /* staged at a time */
     PLAN_THREADS = 1024,
 };
 
 /* A block's work on a short run, for each KV head. */
-struct part {
+struct __align__(16) part {
     int32_t token, n_tokens;      /* of the tile, in the queries */
+    int32_t position, sequence;   /* of its first token */
     int32_t first_page, end_page; /* of the sequence */
     int32_t tile;                 /* its number among tiles */
     int32_t index, n_parts, sums; /* of the tile's parts; the first one's place in `sums` */
 };
 
-struct tile {
-    int32_t token, n_tokens;
+struct __align__(16) tile {
+    int32_t token, n_tokens, position, sequence;
 };
 
 struct counts {
@@ -134,13 +135,16 @@ struct outcome {
 
 /* One block. */
 __global__ void __launch_bounds__(PLAN_THREADS)
-    make_plan(nb_cuda_model m, nb_cuda_queries q, shape s, plan p) {
+    make_plan(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries q, shape s, plan p) {
     nb_begin();
+    auto row = [&](int32_t t) { return q.row ? q.row[t] : t; };
+    auto position_of = [&](int32_t t) { return step.position[row(t)]; };
+    auto sequence_of = [&](int32_t t) { return step.sequence[row(t)]; };
     int32_t thread = threadIdx.x, n_runs = 0, total;
     for (int32_t base = 0; base < q.n; base += PLAN_THREADS) {
         int32_t t = base + thread;
-        bool begins = t < q.n && (t == 0 || q.sequence[t] != q.sequence[t - 1] ||
-                                  q.position[t] != q.position[t - 1] + 1);
+        bool begins = t < q.n && (t == 0 || sequence_of(t) != sequence_of(t - 1) ||
+                                  position_of(t) != position_of(t - 1) + 1);
         int32_t at = n_runs + scan(begins, &total);
         if (begins)
             p.run[at] = t;
@@ -154,7 +158,7 @@ __global__ void __launch_bounds__(PLAN_THREADS)
         if (n > is_long)
             continue;
         for (int32_t i = 0; i < n; i += s.tile_tokens) {
-            int32_t position = q.position[token + i];
+            int32_t position = position_of(token + i);
             pages += end_page(position, min(s.tile_tokens, n - i)) - first_page(m, position);
         }
     }
@@ -171,7 +175,7 @@ __global__ void __launch_bounds__(PLAN_THREADS)
         if (n > is_long)
             mine.long_tiles = nb_div_up(n, s.long_tokens);
         for (int32_t i = 0; i < n && n <= is_long; i += s.tile_tokens) {
-            int32_t position = q.position[token + i];
+            int32_t position = position_of(token + i);
             int32_t parts =
                 nb_div_up(end_page(position, min(s.tile_tokens, n - i)) - first_page(m, position),
                           part_pages);
@@ -185,15 +189,18 @@ __global__ void __launch_bounds__(PLAN_THREADS)
         at.long_tiles += done.long_tiles;
         for (int32_t i = 0; i < mine.long_tiles; i++) {
             int32_t first = (mine.long_tiles - 1 - i) * s.long_tokens;
-            p.tiles[at.long_tiles + i] = {token + first, min(s.long_tokens, n - first)};
+            p.tiles[at.long_tiles + i] = {token + first, min(s.long_tokens, n - first),
+                                          position_of(token + first), sequence_of(token)};
         }
         for (int32_t i = 0; i < n && n <= is_long; i += s.tile_tokens) {
-            int32_t position = q.position[token + i], tokens = min(s.tile_tokens, n - i);
+            int32_t position = position_of(token + i), tokens = min(s.tile_tokens, n - i);
             int32_t begin = first_page(m, position), end = end_page(position, tokens);
             int32_t parts = nb_div_up(end - begin, part_pages);
             for (int32_t k = 0; k < parts; k++)
                 p.parts[at.parts++] = {token + i,
                                        tokens,
+                                       position,
+                                       sequence_of(token),
                                        begin + k * part_pages,
                                        min(end, begin + (k + 1) * part_pages),
                                        at.tiles,
@@ -294,8 +301,8 @@ __device__ void add_page(const nb_cuda_model &m, const uint8_t *keys, int32_t po
         for (int i = 4; i < 32; i *= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, i));
         max = fmaxf(max, w->max[r]);
-        float base = max == -CUDART_INF_F ? 0 : max, keep = exp2f(w->max[r] - base);
-        p[r] = exp2f(s[r] - base), p[r + 2] = exp2f(s[r + 2] - base);
+        float base = max == -CUDART_INF_F ? 0 : max, keep = nb_exp2(w->max[r] - base);
+        p[r] = nb_exp2(s[r] - base), p[r + 2] = nb_exp2(s[r + 2] - base);
         w->sum[r] = w->sum[r] * keep + p[r] + p[r + 2];
         w->max[r] = max;
         for (int u = 0; u < d / 64; u++) {
@@ -313,6 +320,16 @@ __device__ void add_page(const nb_cuda_model &m, const uint8_t *keys, int32_t po
                    __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
                    __byte_perm(x[2], x[3], 0x7632), b0, b1);
         }
+    }
+}
+
+/* Keys and values of a page on their way to the second cache. A warp. */
+template <int d, bool FP8>
+__device__ void prefetch_page(const nb_cuda_model &m, const uint8_t *keys) {
+    constexpr int bytes = NB_PAGE_TOKENS * d * (FP8 ? 1 : 2);
+    for (int i = threadIdx.x % 32 * 128; i < bytes; i += 32 * 128) {
+        nb_prefetch(keys + i);
+        nb_prefetch(keys + (size_t)m.n_kv_heads * bytes + i);
     }
 }
 
@@ -351,7 +368,7 @@ __device__ float2 add_sums(const row_sums<d> *from, int n, int stride, int r, in
     *sum = 0;
     for (int i = 0; i < n; i++) {
         const row_sums<d> *f = &from[(size_t)i * stride];
-        float keep = exp2f(load<SHARED>(&f->max[r]) - base);
+        float keep = nb_exp2(load<SHARED>(&f->max[r]) - base);
         float2 v = load<SHARED>((const float2 *)&f->values[r][c]);
         *sum += keep * load<SHARED>(&f->sum[r]);
         out.x += keep * v.x, out.y += keep * v.y;
@@ -366,17 +383,24 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, BLOCKS_PER_SM)
                  int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
     __shared__ row_sums<d> sums[SHORT_WARPS];
     __shared__ bool is_last;
-    nb_begin();
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y;
     int chunks = s.columns / m.n_kv_heads, kv_head = column / chunks;
     int first_head = kv_head * s.group + column % chunks * s.heads;
     int heads = min(s.heads, (kv_head + 1) * s.group - first_head);
     float scale = rsqrtf((float)d) * CUDART_L2E_F;
-    for (int item = blockIdx.x; item < p.n->parts; item += gridDim.x) {
+    /* The plan and the pages of tokens before this pass are there already. */
+    int32_t n_parts = p.n->parts;
+    if ((int)blockIdx.x < n_parts) {
+        part a = p.parts[blockIdx.x];
+        const int32_t *pages = step.pages + (size_t)a.sequence * (size_t)step.max_pages;
+        for (int i = 0, k = a.first_page + warp; i < 2 && k < a.end_page; i++, k += SHORT_WARPS)
+            prefetch_page<d, FP8>(m, page_at<FP8>(m, layer, pages[k], kv_head));
+    }
+    nb_begin();
+    for (int item = blockIdx.x; item < n_parts; item += gridDim.x) {
         part a = p.parts[item];
-        const int32_t *pages =
-            step.pages + (size_t)queries.sequence[a.token] * (size_t)step.max_pages;
-        int32_t position = queries.position[a.token], last = position + a.n_tokens - 1;
+        const int32_t *pages = step.pages + (size_t)a.sequence * (size_t)step.max_pages;
+        int32_t position = a.position, last = position + a.n_tokens - 1;
         limits_of_rows rows;
         for (int r = 0; r < 2; r++) {
             int token = (2 * (lane % 4) + r) / s.heads;
@@ -448,6 +472,24 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, BLOCKS_PER_SM)
 
 /* ---- long runs, by mma.sync ---- */
 
+/* Row k (0, 1) of a thread's accumulators of a head's values, n tiles of 8 columns of which it has
+ * columns 2 q and 2 q + 1, to `to`, where products want it: what tiles n, n + 2, n + 4 and n + 6 of
+ * 64 columns have lies side by side there. */
+template <int d>
+__device__ inline void store_row(const float *values, int k, float scale, int q,
+                                 __nv_bfloat16 *to) {
+#pragma unroll
+    for (int n = 0; n < d / 8; n += n % 2 ? 7 : 1) {
+        uint32_t w[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float *v = values + 4 * (n + 2 * i) + 2 * k;
+            w[i] = nb_pack_bf16(v[0] * scale, v[1] * scale);
+        }
+        *(uint4 *)(to + nb_place_of(8 * n + 2 * q)) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+}
+
 /* Keys and values [64, d] bf16 of a stage; 16 bytes c of row r are at place c ^ (r % 8). */
 template <int d> struct stage { uint4 keys[LONG_KEYS * d / 8], values[LONG_KEYS * d / 8]; };
 
@@ -492,10 +534,9 @@ __global__ void __launch_bounds__(256, 1)
     float scale = rsqrtf((float)d) * CUDART_L2E_F;
     for (int item = blockIdx.x; item < p.n->tiles * m.n_kv_heads; item += gridDim.x) {
         tile a = p.tiles[item / m.n_kv_heads];
-        int32_t kv_head = item % m.n_kv_heads, position = queries.position[a.token];
+        int32_t kv_head = item % m.n_kv_heads, position = a.position;
         int32_t last = position + a.n_tokens - 1;
-        const int32_t *pages =
-            step.pages + (size_t)queries.sequence[a.token] * (size_t)step.max_pages;
+        const int32_t *pages = step.pages + (size_t)a.sequence * (size_t)step.max_pages;
         int32_t begin = first_page(m, position) * NB_PAGE_TOKENS;
         int row[2];
         int32_t low[2], high[2];
@@ -561,10 +602,10 @@ __global__ void __launch_bounds__(256, 1)
                 max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
                 max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
                 float base = max == -CUDART_INF_F ? 0 : max * scale;
-                float keep = exp2f(max_of[r] * scale - base), more = 0;
+                float keep = nb_exp2(max_of[r] * scale - base), more = 0;
                 for (int n = 0; n < LONG_KEYS / 8; n++) {
                     for (int i = 0; i < 2; i++) {
-                        float w = exp2f(scores[n][2 * r + i] * scale - base);
+                        float w = nb_exp2(scores[n][2 * r + i] * scale - base);
                         scores[n][2 * r + i] = w;
                         more += w;
                     }
@@ -597,14 +638,18 @@ __global__ void __launch_bounds__(256, 1)
             int token = row[r] / s.group;
             if (token >= a.n_tokens)
                 continue;
-            __nv_bfloat16 *to = out + (size_t)(a.token + token) * m.n_heads * d;
             int head = kv_head * s.group + row[r] % s.group;
-            for (int n = 0; n < d / 8; n++)
-                *(uint32_t *)(to + nb_place_of(head * d + 8 * n + 2 * (lane % 4))) =
-                    nb_pack_bf16(values[n][2 * r] / sum[r], values[n][2 * r + 1] / sum[r]);
+            store_row<d>(&values[0][0], r, 1 / sum[r], lane % 4,
+                         out + (size_t)(a.token + token) * m.n_heads * d + head * d);
         }
     }
 }
+
+} // namespace
+
+#include "backend/cuda/attention_90a.cuh"
+
+namespace {
 
 /* ---- launches ---- */
 
@@ -617,12 +662,20 @@ cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cu
     if (queries.longest_run > longest_short) {
         int n_runs = min(l.max_sequences, queries.n / (longest_short + 1));
         int tiles = nb_div_up(queries.n, s.long_tokens) + n_runs;
-        int bytes = 2 * (int)sizeof(stage<d>);
-        NB_CUDA_TRY(cudaFuncSetAttribute(attend_long<d, FP8>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-        NB_CUDA_TRY(nb_launch(attend_long<d, FP8>, tiles * m.n_kv_heads, 256, bytes,
-                              l.compute_capability, stream, m, step, queries, s, p, layer, q, out));
+        CUtensorMap map;
+        if (!FP8 && has_wide<d>(l) && make_map(m, &map)) {
+            NB_CUDA_TRY(launch_wide<d>(m, step, queries, layer, q, out, p, map, l,
+                                       tiles * m.n_kv_heads, stream));
+        } else {
+            int bytes = 2 * (int)sizeof(stage<d>);
+            NB_CUDA_TRY(cudaFuncSetAttribute(attend_long<d, FP8>,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+            NB_CUDA_TRY(nb_launch(attend_long<d, FP8>, tiles * m.n_kv_heads, 256, bytes,
+                                  l.compute_capability, stream, m, step, queries, s, p, layer, q,
+                                  out));
+        }
     }
+    /* One long run and nothing else has no short ones. */
     if (queries.one_run && queries.n > longest_short)
         return cudaSuccess;
     int parts = queries.n + s.target;
@@ -647,10 +700,9 @@ size_t nb_cuda_attention_workspace(const struct nb_cuda_model *m, const struct n
 cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                                    const struct nb_cuda_queries *queries, void *workspace,
                                    const struct nb_cuda_limits *l, cudaStream_t stream) {
-    (void)s;
     plan p;
     place_plan(m, l, workspace, &p);
-    return nb_launch(make_plan, 1, PLAN_THREADS, 0, l->compute_capability, stream, *m, *queries,
+    return nb_launch(make_plan, 1, PLAN_THREADS, 0, l->compute_capability, stream, *m, *s, *queries,
                      shape_of(m, l->sm_count), p);
 }
 

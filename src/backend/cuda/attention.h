@@ -9,10 +9,10 @@
 /* The tokens that attend: all of a step, or some. */
 struct nb_cuda_queries {
     int32_t n;
-    int32_t longest_run;                /* as in the step, or more */
-    int32_t one_run;                    /* whether they are one run of tokens side by side */
-    const int32_t *position, *sequence; /* [n] on the device */
-    const int32_t *row; /* [n] on the device: the row of q of each; NULL: their own numbers */
+    int32_t longest_run; /* as in the step, or more */
+    int32_t one_run;     /* whether they are one run of tokens side by side */
+    const int32_t *row;  /* [n] on the device: the token of the step, and row of q, that each is;
+                          * NULL: their own numbers */
 };
 
 /* Whether there are kernels: heads of 64 or 128. */
@@ -21,7 +21,9 @@ int nb_cuda_attention_supports(const struct nb_cuda_model *m, const struct nb_cu
 /* Bytes for the plan of up to max_tokens queries and what its kernels leave for one another. */
 size_t nb_cuda_attention_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
 
-/* Divides the work of `queries` among blocks, on the device; once a pass, for all its layers. */
+/* Divides the work of `queries` among blocks, on the device; once a pass, for all its layers. What
+ * calls nb_cuda_attention may overlap with what comes before it, but none may begin before the plan
+ * is made: a kernel between them that does not overlap sees to that. */
 cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                                    const struct nb_cuda_queries *queries, void *workspace,
                                    const struct nb_cuda_limits *l, cudaStream_t stream);

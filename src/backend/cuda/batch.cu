@@ -53,53 +53,71 @@ template <int VECS> struct row {
     float4 v[VECS]; /* v[i]: columns 4 * (thread + THREADS * i) … + 3 */
 };
 
-__device__ float block_sum(float x) {
-    __shared__ float sums[THREADS / 32];
-    x = nb_warp_sum(x);
+/* Sums of x[0..N) over the block, in place. */
+template <int N> __device__ void block_sums(float (&x)[N]) {
+    __shared__ float sums[THREADS / 32][N];
     __syncthreads(); /* sums may still be read from the last call */
-    if (threadIdx.x % 32 == 0)
-        sums[threadIdx.x / 32] = x;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        x[i] = nb_warp_sum(x[i]);
+        if (threadIdx.x % 32 == 0)
+            sums[threadIdx.x / 32][i] = x[i];
+    }
     __syncthreads();
-    float all = 0;
-    for (int i = 0; i < THREADS / 32; i++)
-        all += sums[i];
-    return all;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        x[i] = 0;
+        for (int k = 0; k < THREADS / 32; k++)
+            x[i] += sums[k][i];
+    }
 }
 
-/* Makes r its RMSNorm with weights w [D], and writes it to `out` as products want it, permuted and
- * padded with 0 to a multiple of 64. */
-template <int VECS>
-__device__ void norm_row(row<VECS> *r, const float *w, int width, float eps, __nv_bfloat16 *out) {
-    float sum = 0;
-    for (int i = 0; i < VECS; i++)
-        sum += r->v[i].x * r->v[i].x + r->v[i].y * r->v[i].y + r->v[i].z * r->v[i].z +
-               r->v[i].w * r->v[i].w;
-    float scale = rsqrtf(block_sum(sum) / width + eps);
+/* Makes each of N rows its RMSNorm with weights w [D], and writes the first n, unless `out` is
+ * NULL, to `out` [n, D padded] as products want them, permuted and padded with 0 to a multiple
+ * of 64. */
+template <int VECS, int N>
+__device__ void norm_rows(row<VECS> (&r)[N], int n, const float *w, int width, float eps,
+                          __nv_bfloat16 *out) {
+    float scale[N];
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        scale[j] = 0;
+#pragma unroll
+        for (int i = 0; i < VECS; i++)
+            scale[j] += r[j].v[i].x * r[j].v[i].x + r[j].v[i].y * r[j].v[i].y +
+                        r[j].v[i].z * r[j].v[i].z + r[j].v[i].w * r[j].v[i].w;
+    }
+    block_sums(scale);
+    int padded = nb_div_up(width, 64) * 64;
+#pragma unroll
     for (int i = 0; i < VECS; i++) {
         int column = 4 * (threadIdx.x + THREADS * i);
-        if (column >= nb_div_up(width, 64) * 64)
-            break;
+        if (column >= padded)
+            continue;
         float4 weight = make_float4(0, 0, 0, 0);
         if (column < width)
-            weight = *(const float4 *)(w + column);
-        float4 *v = &r->v[i];
-        *v = make_float4(v->x * scale * weight.x, v->y * scale * weight.y, v->z * scale * weight.z,
-                         v->w * scale * weight.w);
-        if (!out)
-            continue;
-        uint32_t *to = (uint32_t *)(out + nb_place_of(column)); /* columns + 2, + 3: 8 further */
-        to[0] = nb_pack_bf16(v->x, v->y);
-        to[4] = nb_pack_bf16(v->z, v->w);
+            weight = __ldg((const float4 *)(w + column));
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            float4 *v = &r[j].v[i];
+            float by = rsqrtf(scale[j] / width + eps);
+            *v = make_float4(v->x * by * weight.x, v->y * by * weight.y, v->z * by * weight.z,
+                             v->w * by * weight.w);
+            if (!out || j >= n)
+                continue;
+            uint32_t *to = (uint32_t *)(out + (size_t)j * padded + nb_place_of(column));
+            to[0] = nb_pack_bf16(v->x, v->y);
+            to[4] = nb_pack_bf16(v->z, v->w); /* columns + 2, + 3 are 8 further */
+        }
     }
 }
 
 /* ---- the beginning ---- */
 
 struct start_out {
-    float *x;                               /* [T, D] */
-    __nv_bfloat16 *h;                       /* [T, D padded] */
-    float2 *turns;                          /* [T, d / 2] cosine and sine */
-    int32_t *last_position, *last_sequence; /* [n_logits] of the rows that logits are wanted of */
+    float *x;         /* [T, D] */
+    __nv_bfloat16 *h; /* [T, D padded] */
+    float2 *turns;    /* [T, d / 2] cosine and sine */
 };
 
 /* A block a token. */
@@ -109,7 +127,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     nb_begin();
     int t = blockIdx.x, padded = nb_div_up(m.width, 64) * 64;
     int32_t id = s.token[t];
-    row<VECS> r = {};
+    row<VECS> r[1] = {};
     for (int i = 0; i < VECS; i++) {
         int column = 4 * (threadIdx.x + THREADS * i);
         if (column >= m.width)
@@ -124,20 +142,16 @@ __global__ void __launch_bounds__(THREADS, 2)
             a = __bfloat1622float2(*(__nv_bfloat162 *)&w.x);
             b = __bfloat1622float2(*(__nv_bfloat162 *)&w.y);
         }
-        r.v[i] = make_float4(a.x, a.y, b.x, b.y);
-        *(float4 *)(out.x + (size_t)t * m.width + column) = r.v[i];
+        r[0].v[i] = make_float4(a.x, a.y, b.x, b.y);
+        *(float4 *)(out.x + (size_t)t * m.width + column) = r[0].v[i];
     }
-    norm_row(&r, norm, m.width, m.rms_eps, out.h + (size_t)t * padded);
+    norm_rows(r, 1, norm, m.width, m.rms_eps, out.h + (size_t)t * padded);
     for (int i = threadIdx.x; i < m.head_width / 2; i += THREADS) {
         /* Half turns, reduced in double: sincosf would bring its slow path, and a stack. */
         double turn = (float)s.position[t] * m.frequencies[i] * (1 / CUDART_PI);
         float sine, cosine;
         sincospif((float)(turn - 2 * rint(turn / 2)), &sine, &cosine);
         out.turns[(size_t)t * (m.head_width / 2) + i] = make_float2(cosine, sine);
-    }
-    if (threadIdx.x == 0 && t < s.n_logits) {
-        out.last_position[t] = s.position[s.logits_of[t]];
-        out.last_sequence[t] = s.sequence[s.logits_of[t]];
     }
 }
 
@@ -205,6 +219,107 @@ __global__ void __launch_bounds__(THREADS)
                 (size_t)((head - H) * NB_PAGE_TOKENS + position % NB_PAGE_TOKENS) * d + i;
     store_kv(m, at, a); /* values follow the keys of all heads, as their heads do in qkv */
     store_kv(m, at + d / 2, b);
+}
+
+/* ---- tokens in order of their experts ---- */
+
+struct groups {
+    int32_t *begin;   /* [E + 1] */
+    int32_t *gather;  /* [n K] the token of each row */
+    int32_t *slot;    /* [n, K] the row where a token's choice is */
+    int32_t *arrived; /* 0 before and after: blocks of after_attention that are done; NULL where
+                       * `group` does this by itself */
+};
+
+enum { FEW_PAIRS = 512 }; /* that one block puts in order */
+
+/* The choices `expert` [pairs] of all tokens in order, by one block: a thread for an expert. */
+__device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert, groups out) {
+    __shared__ int4 choices[FEW_PAIRS / 4];
+    __shared__ int32_t sums[THREADS / 32];
+    int e = threadIdx.x, lane = e % 32, count = 0, fours = nb_div_up(pairs, 4);
+    for (int i = threadIdx.x; i < 4 * fours; i += THREADS)
+        ((int32_t *)choices)[i] = i < pairs ? __ldcg(expert + i) : -1;
+    __syncthreads();
+    for (int i = 0; i < fours; i++) {
+        int4 c = choices[i];
+        count += (c.x == e) + (c.y == e) + (c.z == e) + (c.w == e);
+    }
+    int32_t upto = count;
+    for (int i = 1; i < 32; i *= 2) {
+        int32_t y = __shfl_up_sync(~0u, upto, i);
+        upto += lane >= i ? y : 0;
+    }
+    if (lane == 31)
+        sums[e / 32] = upto;
+    __syncthreads();
+    int32_t at = upto - count;
+    for (int i = 0; i < e / 32; i++)
+        at += sums[i];
+    if (e <= n_experts)
+        out.begin[e] = at;
+    if (e == THREADS - 1 && n_experts == THREADS)
+        out.begin[n_experts] = at + count;
+    for (int i = 0; count && i < pairs; i++) {
+        if (((int32_t *)choices)[i] != e)
+            continue;
+        out.gather[at] = i / k;
+        out.slot[i] = at++;
+        count--;
+    }
+}
+
+enum { GROUP_THREADS = 1024 };
+
+/* The same for any number, a block for each expert: it counts the choices of lower experts, which
+ * is where its rows begin, and places its own tokens in their order, each thread those of a
+ * stretch. expert [pairs]. */
+__global__ void __launch_bounds__(GROUP_THREADS)
+    group(int pairs, int k, const int32_t *expert, groups out) {
+    __shared__ int2 sums[GROUP_THREADS / 32];
+    nb_begin();
+    int e = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    int stretch = nb_div_up(nb_div_up(pairs, (int)blockDim.x), 4) * 4;
+    int begin = min(pairs, (int)threadIdx.x * stretch), end = min(pairs, begin + stretch);
+    int lower = 0, mine = 0;
+    for (int i = begin; i < end; i += 4) {
+        int4 four = *(const int4 *)(expert + i); /* memory goes on to a multiple of 4 */
+        int c[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            lower += i + j < end && c[j] < e;
+            mine += i + j < end && c[j] == e;
+        }
+    }
+    int upto = mine, all_lower = lower;
+    for (int i = 1; i < 32; i *= 2) {
+        int y = __shfl_up_sync(~0u, upto, i);
+        upto += lane >= i ? y : 0;
+        all_lower += __shfl_xor_sync(~0u, all_lower, i);
+    }
+    if (lane == 31)
+        sums[warp] = make_int2(upto, all_lower);
+    __syncthreads();
+    int at = upto - mine, first = 0, count = 0;
+    for (int i = 0; i < warps; i++) {
+        at += i < warp ? sums[i].x : 0;
+        count += sums[i].x;
+        first += sums[i].y;
+    }
+    at += first;
+    if (threadIdx.x == 0) {
+        out.begin[e] = first;
+        if (e == (int)gridDim.x - 1)
+            out.begin[e + 1] = first + count;
+    }
+    if (mine == 0)
+        return;
+    for (int i = begin; i < end; i++) {
+        if (expert[i] != e)
+            continue;
+        out.gather[at] = i / k;
+        out.slot[i] = at++;
+    }
 }
 
 /* ---- after attention ---- */
@@ -284,11 +399,11 @@ __device__ void choose(const nb_cuda_model &m, const float *logits, int32_t *exp
 }
 
 /* A block has TOKENS tokens, and with gridDim.y > 1 a part of their experts: few tokens would keep
- * few SMs busy reading the router. EXPERTS at a time are multiplied by a warp. Shared memory: the
- * normed tokens, [TOKENS, D] f32. */
+ * few SMs busy reading the router. The last block to end puts tokens in order of their experts.
+ * EXPERTS at a time are multiplied by a warp. Shared memory: the normed tokens, [TOKENS, D] f32. */
 template <int VECS, int TOKENS, int EXPERTS>
-__global__ void __launch_bounds__(THREADS)
-    after_attention(nb_cuda_model m, int n, residual in, routing out) {
+__global__ void __launch_bounds__(THREADS, 2)
+    after_attention(nb_cuda_model m, int n, residual in, routing out, groups order) {
     extern __shared__ __align__(16) float normed[];
     __shared__ bool is_last;
     int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
@@ -302,24 +417,37 @@ __global__ void __launch_bounds__(THREADS)
             nb_prefetch(from + i);
     }
     nb_begin();
-    for (int i = 0; i < TOKENS && first + i < n; i++) {
-        size_t t = first + i, from = in.x_row ? in.x_row[t] : t;
-        row<VECS> r = {};
+    row<VECS> r[TOKENS] = {};
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++) {
+        size_t t = min(first + i, n - 1), from = in.x_row ? in.x_row[t] : t;
+#pragma unroll
         for (int k = 0; k < VECS; k++) {
             int column = 4 * (threadIdx.x + THREADS * k);
             if (column >= D)
-                break;
+                continue;
             float4 a = *(const float4 *)(in.x + from * D + column),
                    b = *(const float4 *)(in.o + t * D + column);
-            r.v[k] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-            if (writes)
-                *(float4 *)(in.sum + t * D + column) = r.v[k];
+            r[i].v[k] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
         }
-        norm_row(&r, in.norm, D, m.rms_eps, writes ? in.h + t * padded : NULL);
+    }
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++) {
+#pragma unroll
+        for (int k = 0; k < VECS; k++) {
+            int column = 4 * (threadIdx.x + THREADS * k);
+            if (writes && column < D && first + i < n)
+                *(float4 *)(in.sum + (size_t)(first + i) * D + column) = r[i].v[k];
+        }
+    }
+    norm_rows(r, n - first, in.norm, D, m.rms_eps, writes ? in.h + (size_t)first * padded : NULL);
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++) {
+#pragma unroll
         for (int k = 0; k < VECS; k++) {
             int column = 4 * (threadIdx.x + THREADS * k);
             if (column < D && out.router)
-                *(float4 *)(normed + (size_t)i * D + column) = r.v[k];
+                *(float4 *)(normed + (size_t)i * D + column) = r[i].v[k];
         }
     }
     if (!out.router)
@@ -371,66 +499,20 @@ __global__ void __launch_bounds__(THREADS)
         choose(m, out.logits + t * E, out.expert + t * m.experts_per_token,
                out.weight + t * m.experts_per_token);
     }
-}
-
-/* ---- tokens in order of their experts ---- */
-
-struct groups {
-    int32_t *begin;  /* [E + 1] */
-    int32_t *gather; /* [n K] the token of each row */
-    int32_t *slot;   /* [n, K] the row where a token's choice is */
-};
-
-enum { GROUP_THREADS = 1024 };
-
-/* A block for each expert: it counts the choices of lower experts, which is where its rows begin,
- * and places its own tokens in their order, each thread those of a stretch. expert [pairs]. */
-__global__ void __launch_bounds__(GROUP_THREADS)
-    group(int pairs, int k, const int32_t *expert, groups out) {
-    __shared__ int2 sums[GROUP_THREADS / 32];
-    nb_begin();
-    int e = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    int stretch = nb_div_up(nb_div_up(pairs, (int)blockDim.x), 4) * 4;
-    int begin = min(pairs, (int)threadIdx.x * stretch), end = min(pairs, begin + stretch);
-    int lower = 0, mine = 0;
-    for (int i = begin; i < end; i += 4) {
-        int4 four = *(const int4 *)(expert + i); /* memory goes on to a multiple of 4 */
-        int c[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            lower += i + j < end && c[j] < e;
-            mine += i + j < end && c[j] == e;
-        }
-    }
-    int upto = mine, all_lower = lower;
-    for (int i = 1; i < 32; i *= 2) {
-        int y = __shfl_up_sync(~0u, upto, i);
-        upto += lane >= i ? y : 0;
-        all_lower += __shfl_xor_sync(~0u, all_lower, i);
-    }
-    if (lane == 31)
-        sums[warp] = make_int2(upto, all_lower);
-    __syncthreads();
-    int at = upto - mine, first = 0, count = 0;
-    for (int i = 0; i < warps; i++) {
-        at += i < warp ? sums[i].x : 0;
-        count += sums[i].x;
-        first += sums[i].y;
-    }
-    at += first;
-    if (threadIdx.x == 0) {
-        out.begin[e] = first;
-        if (e == (int)gridDim.x - 1)
-            out.begin[e + 1] = first + count;
-    }
-    if (mine == 0)
+    if (!order.arrived)
         return;
-    for (int i = begin; i < end; i++) {
-        if (expert[i] != e)
-            continue;
-        out.gather[at] = i / k;
-        out.slot[i] = at++;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = atomicAdd(order.arrived, 1) == (int)gridDim.x - 1;
+        if (is_last)
+            *order.arrived = 0;
     }
+    __syncthreads();
+    if (!is_last)
+        return;
+    __threadfence();
+    group_few(n * m.experts_per_token, m.experts_per_token, E, out.expert, order);
 }
 
 /* ---- after the experts ---- */
@@ -444,11 +526,11 @@ __global__ void __launch_bounds__(THREADS)
     nb_begin();
     size_t t = blockIdx.x, D = m.width;
     int K = m.experts_per_token, padded = nb_div_up(m.width, 64) * 64;
-    row<VECS> r = {};
+    row<VECS> r[1] = {};
     for (int i = 0; i < VECS; i++) {
         int column = 4 * (threadIdx.x + THREADS * i);
         if (column < m.width)
-            r.v[i] = *(const float4 *)(sum + t * D + column);
+            r[0].v[i] = *(const float4 *)(sum + t * D + column);
     }
     for (int j = 0; j < K; j++) {
         size_t from = slot ? slot[t * K + j] : t;
@@ -458,16 +540,16 @@ __global__ void __launch_bounds__(THREADS)
             if (column >= m.width)
                 break;
             float4 y = *(const float4 *)(down + from * D + column);
-            float4 *v = &r.v[i];
+            float4 *v = &r[0].v[i];
             *v = make_float4(v->x + w * y.x, v->y + w * y.y, v->z + w * y.z, v->w + w * y.w);
         }
     }
     for (int i = 0; x && i < VECS; i++) {
         int column = 4 * (threadIdx.x + THREADS * i);
         if (column < m.width)
-            *(float4 *)(x + t * D + column) = r.v[i];
+            *(float4 *)(x + t * D + column) = r[0].v[i];
     }
-    norm_row(&r, norm, m.width, m.rms_eps, h + t * padded);
+    norm_rows(r, 1, norm, m.width, m.rms_eps, h + t * padded);
 }
 
 /* ---- workspace ---- */
@@ -506,10 +588,9 @@ size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, w
     place(&layout, &w->sum, T * D);
     place(&layout, &w->start.h, T * padded(m->width));
     place(&layout, &w->start.turns, T * (d / 2));
-    place(&layout, &w->start.last_position, T);
-    place(&layout, &w->start.last_sequence, T);
     place(&layout, &w->route.logits, T * E);
-    place(&layout, &w->route.arrived, T);
+    place(&layout, &w->route.arrived, T + 1);
+    w->group.arrived = w->route.arrived + T;
     place(&layout, &w->route.expert, T * K + 4);
     place(&layout, &w->route.weight, T * K);
     place(&layout, &w->group.begin, E + 1);
@@ -545,32 +626,34 @@ template <class F> cudaError_t with_vecs(int32_t width, F f) {
 
 template <int VECS, int TOKENS, int EXPERTS>
 cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int capability,
-                                   const residual &in, const routing &out, cudaStream_t stream) {
+                                   const residual &in, const routing &out, const groups &order,
+                                   cudaStream_t stream) {
     auto kernel = after_attention<VECS, TOKENS, EXPERTS>;
     int bytes = out.router ? TOKENS * m.width * (int)sizeof(float) : 0;
     if (bytes > 48 << 10)
         NB_CUDA_TRY(
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     return nb_launch(kernel, dim3(nb_div_up(n, TOKENS), parts), THREADS, bytes, capability, stream,
-                     m, n, in, out);
+                     m, n, in, out, order);
 }
 
 cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits &l, int n,
-                                   const residual &in, const routing &out, cudaStream_t stream) {
+                                   const residual &in, const routing &out, const groups &order,
+                                   cudaStream_t stream) {
     return with_vecs(m.width, [&](auto v) {
         constexpr int VECS = decltype(v)::value;
         constexpr int FEW = VECS > 4 ? 1 : 4;
         if constexpr (VECS <= 2) {
             if (n >= 3 * l.sm_count && m.n_experts >= 32)
                 return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out,
-                                                          stream);
+                                                          order, stream);
         }
         if (n >= 8 * l.sm_count)
             return launch_after_attention<VECS, FEW, 1>(m, n, 1, l.compute_capability, in, out,
-                                                        stream);
+                                                        order, stream);
         int parts = min(m.n_experts / 16, nb_div_up(l.sm_count, n));
         return launch_after_attention<VECS, 1, 1>(m, n, out.router ? max(parts, 1) : 1,
-                                                  l.compute_capability, in, out, stream);
+                                                  l.compute_capability, in, out, order, stream);
     });
 }
 
@@ -616,15 +699,19 @@ struct pass {
         residual in = {w.start.x, queries.row, w.o, w.sum, w.start.h, p.expert_norm};
         routing route = w.route;
         route.router = m.dense ? NULL : p.router;
-        NB_CUDA_TRY(launch_after_attention(m, l, n, in, route, stream));
+        groups order = w.group;
+        bool few = n * K <= FEW_PAIRS;
+        if (!few)
+            order.arrived = NULL;
+        NB_CUDA_TRY(launch_after_attention(m, l, n, in, route, order, stream));
         NB_CUDA_MARK("after_attention", stream);
         struct nb_cuda_gemm g = {};
         g.w = p.gate_up, g.n_groups = 1, g.n = n * K, g.x = w.start.h;
         g.epilogue = NB_CUDA_SILU, g.y = w.inner;
         if (!m.dense) {
-            int threads = n * K >= GROUP_THREADS ? GROUP_THREADS : nb_div_up(n * K, 32) * 32;
-            NB_CUDA_TRY(nb_launch(group, m.n_experts, threads, 0, l.compute_capability, stream,
-                                  n * K, K, w.route.expert, w.group));
+            if (!few)
+                NB_CUDA_TRY(nb_launch(group, m.n_experts, GROUP_THREADS, 0, l.compute_capability,
+                                      stream, n * K, K, w.route.expert, w.group));
             g.n_groups = m.n_experts, g.begin = w.group.begin, g.gather = w.group.gather;
             NB_CUDA_MARK("group", stream);
         }
@@ -644,26 +731,20 @@ struct pass {
     }
 
     cudaError_t run() const {
-        nb_cuda_queries all = {s.n_tokens, s.longest_run, s.longest_run == s.n_tokens,
-                               s.position, s.sequence,    NULL};
-        nb_cuda_queries last = {s.n_logits,
-                                min(s.longest_run, s.n_logits),
-                                0,
-                                w.start.last_position,
-                                w.start.last_sequence,
-                                s.logits_of};
+        nb_cuda_queries all = {s.n_tokens, s.longest_run, s.longest_run == s.n_tokens, NULL};
+        nb_cuda_queries last = {s.n_logits, min(s.longest_run, s.n_logits), 0, s.logits_of};
         bool fewer = s.n_logits < s.n_tokens;
-        NB_CUDA_TRY(
-            cudaMemsetAsync(w.route.arrived, 0, (size_t)s.n_tokens * sizeof(int32_t), stream));
+        NB_CUDA_TRY(cudaMemsetAsync(w.route.arrived, 0,
+                                    ((size_t)l.max_tokens + 1) * sizeof(int32_t), stream));
         NB_CUDA_TRY(cudaMemsetAsync(w.gemm, 0, NB_CUDA_GEMM_FLAGS, stream));
-        NB_CUDA_TRY(with_vecs(m.width, [&](auto v) {
-            return nb_launch(start<decltype(v)::value>, s.n_tokens, THREADS, 0,
-                             l.compute_capability, stream, m, s, m.host_layers[0].attention_norm,
-                             w.start);
-        }));
         NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &all, w.plan, &l, stream));
         if (fewer && s.n_logits)
             NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &last, w.last_plan, &l, stream));
+        NB_CUDA_TRY(with_vecs(m.width, [&](auto v) {
+            /* Without overlap (capability 0): all that follows begins when plans are made. */
+            return nb_launch(start<decltype(v)::value>, s.n_tokens, THREADS, 0, 0, stream, m, s,
+                             m.host_layers[0].attention_norm, w.start);
+        }));
         NB_CUDA_MARK("start", stream);
         for (int32_t i = 0; i < m.n_layers; i++) {
             bool is_last = i == m.n_layers - 1;

@@ -80,6 +80,13 @@ __device__ inline void nb_e4m3x4_to_bf16(uint32_t x, uint32_t out[2]) {
     out[1] = nb_e4m3_to_bf16(__byte_perm(x, 0, 0x3424));
 }
 
+/* 2^x, subnormal results as 0. */
+__device__ inline float nb_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ inline float nb_warp_sum(float x) {
     for (int i = 16; i; i /= 2)
         x += __shfl_xor_sync(~0u, x, i);
