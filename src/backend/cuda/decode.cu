@@ -1,0 +1,450 @@
+/* A step of up to 8 tokens in one kernel that stays on the GPU: a block a multiprocessor, all
+ * layers.
+ *
+ * A step of few tokens reads every weight that works on them once, and little else: what it can
+ * reach is what the memory gives. So each block has a warp (the producer) that does nothing but
+ * copy units of weights, in the order they will be wanted, into a ring in shared memory, across all
+ * phases and layers: weights do not depend on activations, except which experts' they are. 16 warps
+ * multiply; two finishers add up what those made of a tile of 16 rows and pass it on; the router
+ * chooses experts.
+ *
+ * A layer has five phases: q, k and v; attention; o; gate and up; down. In each, tile i of a matrix
+ * is done by block i % gridDim.x, whole, so that no two blocks add to the same sum; the results
+ * have the same bits on every run. The residual stream stays in the shared memory of the blocks
+ * that have its rows. There is no barrier over the grid: blocks pass one another words that say by
+ * themselves whether they were written (NOTHING is no result of arithmetic), and whoever needs them
+ * loads them until they are there. That is one trip through the L2 cache where a barrier and a load
+ * after it are three. Words are cleared a layer later by who wrote them; see struct exchange for
+ * when. Tiles of gate and up are done in an order in which down's input is complete from its
+ * beginning, so that between those two phases nothing waits.
+ *
+ * What a step of one token of Mixtral 8x7B should take on an H200, by count, for each layer: q, k,
+ * v 13.0 MB, o 8.7, experts 182: at 4.4 TB/s 46.3 us. Shared memory: for a chunk 12 loads from the
+ * table (one word of four is widened by permutes), 4 wavefronts to read codes and 4 to write them;
+ * for a unit of 32 chunks 16 x 7 for scales and 32 for sums: 784 a unit, of 16,928 bytes: 5.6 TB/s
+ * at 1.98 GHz if nothing else bound it. Between phases: from the last product until all blocks have
+ * the sums and the first product of the next phase begins, about 1 us before q, k, v and before
+ * gate and up, 3 us around attention of a short context, during which the ring (132 KiB a
+ * block, 3.9 us of reading) goes on filling; it is empty of experts' units when they become known,
+ * which costs the memory's latency, 1 us more.
+ */
+#include "backend/cuda/decode_attention.cuh"
+#include "backend/cuda/decode_finish.cuh"
+#include "backend/cuda/decode_product.cuh"
+#include "backend/cuda/decode_state.cuh"
+
+#include "base/layout.h"
+
+#include <string.h>
+
+#ifdef NB_DECODE_TRACE
+unsigned long long *nb_cuda_decode_trace; /* device: [sm_count, n_layers + 1, 32] */
+#endif
+
+namespace {
+
+/* ---- the ring ---- */
+
+struct producer {
+    const params &p;
+    shared &sh;
+    struct ring ring;
+    uint64_t policy;
+
+    __device__ __forceinline__ void load(const uint8_t *unit, uint32_t bytes) {
+        barrier_wait(&sh.empty[ring.stage], ring.turn ^ 1);
+        uint64_t *full = &sh.full[ring.stage];
+        barrier_expect(full, bytes);
+        bulk_load(ring.at, unit, bytes, full, policy);
+        ring.next(p);
+    }
+};
+
+/* How many tiles of a phase's matrix this block has, and where units of its i-th are. */
+struct phase_tiles {
+    const uint8_t *data;
+    int32_t n, n_experts; /* experts: of DOWN, which does them all for each tile */
+    bool streaming;
+};
+
+__device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &sh, int32_t layer,
+                                                int32_t phase) {
+    const matrix &m = p.matrices[phase];
+    const layer_pointers &l = p.layers[layer < p.m.n_layers ? layer : 0];
+    phase_tiles t = {nullptr, own_share(m.n_tiles), 1, phase == DOWN || !is_resident(m)};
+    switch (phase) {
+    case QKV:
+        t.data = l.qkv;
+        break;
+    case O:
+        t.data = l.o;
+        break;
+    case GATE_UP:
+        t.data = l.gate_up;
+        t.n = own_share(sh.n_list * m.n_tiles);
+        break;
+    case DOWN:
+        t.data = l.down;
+        t.n_experts = sh.n_list;
+        break;
+    case HEAD:
+        t.data = p.m.head.data;
+        t.streaming = t.streaming && m.kind != NB_CUDA_BF16;
+        break;
+    }
+    return t;
+}
+
+/* All units that this block's mma warps will take, in their order. One thread. */
+__device__ void produce(producer &w) {
+    const params &p = w.p;
+    int32_t L = p.m.n_layers;
+#pragma unroll 1
+    for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
+        int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
+        if (phase == GATE_UP) {
+            for (int32_t k = QKV; k <= O && p.prefetch > k && layer + 1 < L; k++) {
+                const matrix &m = p.matrices[k];
+                const uint8_t *data = k == QKV ? p.layers[layer + 1].qkv : p.layers[layer + 1].o;
+                for (int32_t i = 0; i < own_share(m.n_tiles); i++)
+                    bulk_prefetch(data + (size_t)own_index(i) * m.n_units * m.unit_bytes,
+                                  m.n_units * m.unit_bytes);
+            }
+            barrier_wait(&w.sh.list_ready, layer & 1);
+        }
+        const matrix &m = p.matrices[phase];
+        phase_tiles t = tiles_of(p, w.sh, layer, phase);
+        unit_order(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
+            int32_t tile = own_index(i);
+            if (phase == GATE_UP) {
+                e = tile / m.n_tiles;
+                tile -= e * m.n_tiles;
+            }
+            const uint8_t *data = t.data;
+            if (phase == GATE_UP || phase == DOWN)
+                data += w.sh.list[e] * m.bytes;
+            w.load(data + ((size_t)tile * m.n_units + u) * m.unit_bytes, m.unit_bytes);
+        });
+    }
+}
+
+/* ---- the products ---- */
+
+template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void work(worker &w) {
+    const params &p = w.p;
+    int32_t L = p.m.n_layers, half = w.lane >> 3 & 1;
+#pragma unroll 1
+    for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
+        int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
+        const exchange &x = p.exchange[layer & 1];
+        const matrix &m = p.matrices[phase];
+        enter(w, layer, phase == QKV || phase == HEAD ? 0 : phase == DOWN ? 5 : phase + 1);
+        if (phase == GATE_UP) {
+            barrier_wait(&w.sh.list_ready, layer & 1);
+            enter(w, layer, 4);
+        }
+        const __nv_bfloat16 *in = phase == GATE_UP ? x.x_expert
+                                  : phase == O     ? x.attended
+                                  : phase == DOWN  ? x.inner
+                                                   : x.x_attention;
+        size_t stride = m.chunks * NB_CUDA_CHUNK;
+        phase_tiles t = tiles_of(p, w.sh, layer, phase);
+        auto row = [&](int32_t e, int32_t token) -> const __nv_bfloat16 * {
+            if (phase == DOWN)
+                token = w.sh.pair[e][token];
+            return token < 0 ? nullptr : in + token * stride;
+        };
+        auto tile_row = [&](int32_t i) {
+            return first_row(p, phase, phase == GATE_UP ? own_index(i) % m.n_tiles : own_index(i),
+                             half);
+        };
+        if (m.kind == NB_CUDA_BF16)
+            multiply_bf16(w, m, in, stride, t.n);
+        else if (t.streaming)
+            multiply_streaming<COLUMNS>(w, m, t.n_experts, t.n, row, tile_row);
+        else
+            multiply_resident<COLUMNS>(
+                w, m, t.n, [&](int32_t token) { return row(0, token); }, tile_row);
+        if (phase == QKV) {
+            enter(w, layer, 1);
+            attention<WIDTH, GROUP>(w, layer);
+        }
+        if (phase == DOWN || phase == HEAD)
+            stamp(w, layer, phase == DOWN ? 6 : 1);
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* bf16 bits of value i of the model's 4-bit codes. */
+__device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
+    return __bfloat16_as_ushort(__float2bfloat16_rn(__ldg(values + i)));
+}
+
+__device__ void set_up(const params &p, shared &sh, uint8_t *table) {
+    int32_t i = threadIdx.x;
+    const float *values = p.m.values + 16 * p.layers_values;
+    if (i == 0) {
+        for (int32_t k = 0; k < MAX_STAGES; k++) {
+            barrier_init(&sh.full[k], 1);
+            barrier_init(&sh.empty[k], MMA_WARPS);
+        }
+        for (int32_t k = 0; k < SLOTS; k++) {
+            barrier_init(&sh.slot_full[k], MMA_WARPS);
+            barrier_init(&sh.slot_free[k], 1);
+        }
+        barrier_init(&sh.list_ready, 1);
+        barrier_init(&sh.weights_ready, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    for (int32_t k = i; k < 256 * 32; k += THREADS) {
+        int32_t byte = k / 32;
+        *(uint32_t *)(table + byte * 256 + k % 32 * 4) =
+            value_bits(values, byte >> 4) | value_bits(values, byte & 15) << 16;
+    }
+    for (int32_t k = i; k < 256 * 8; k += THREADS)
+        sh.nested_values[k] = p.m.nested_values ? __ldg(p.m.nested_values + k / 8) : 0;
+    int32_t half = p.m.head_width / 2;
+    for (int32_t k = i; k < p.s.n_tokens * half; k += THREADS) {
+        float angle = (float)__ldg(p.s.position + k / half) * __ldg(p.m.frequencies + k % half);
+        float *turn = sh.rope[k / half][k % half];
+        sincosf(angle, &turn[1], &turn[0]);
+    }
+    if (i < MAX_TOKENS) {
+        sh.position[i] = i < p.s.n_tokens ? __ldg(p.s.position + i) : -1;
+        sh.sequence[i] = i < p.s.n_tokens ? __ldg(p.s.sequence + i) : -1;
+        sh.logits_row[i] = -1;
+        for (int32_t k = 0; k < p.s.n_logits; k++) {
+            if (__ldg(p.s.logits_of + k) == i)
+                sh.logits_row[i] = k;
+        }
+    }
+    for (int32_t k = i; k < MAX_GROUP * (MAX_HEAD + 8); k += THREADS)
+        sh.q[0][k] = __float2bfloat16_rn(0.0f);
+    __syncthreads();
+}
+
+template <int COLUMNS, int WIDTH, int GROUP>
+__global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ params p) {
+#if __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(1024) uint8_t memory[];
+    uint32_t base = shared_address(memory);
+    if (base > SHARED_BASE)
+        __trap();
+    uint8_t *table = memory + (TABLE_AT - base);
+    shared &sh = *(shared *)memory;
+    struct ring ring = {0, 0, base + (uint32_t)sizeof(shared), base + (uint32_t)sizeof(shared)};
+    int32_t warp = __shfl_sync(~0U, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    set_up(p, sh, table);
+    if (warp < MMA_WARPS) {
+        worker w = {p, sh, table, TABLE_AT + (uint32_t)lane * 4};
+        const float *values = p.m.values + 16 * p.layers_values;
+        for (int i = 0; i < 4; i++) {
+            w.low[i] = w.high[i] = 0;
+            for (int k = 0; k < 4; k++) {
+                uint32_t bits = value_bits(values, 4 * i + k);
+                w.low[i] |= (bits & 255) << 8 * k;
+                w.high[i] |= bits >> 8 << 8 * k;
+            }
+        }
+        w.ring = ring;
+        w.tile = 0;
+        w.warp = warp;
+        w.lane = lane;
+        w.g = lane / 4;
+        w.q = lane % 4;
+        work<COLUMNS, WIDTH, GROUP>(w);
+    } else if (warp == PRODUCER) {
+        if (lane == 0) {
+            producer w = {p, sh, ring, evict_first()};
+            produce(w);
+        }
+    } else if (warp == ROUTER) {
+        route(p, sh, lane);
+    } else {
+        finish<COLUMNS>(p, sh, table, warp - FINISHER, lane);
+    }
+#endif
+}
+
+/* ---- the host's side ---- */
+
+enum { SHARED_LIMIT = 227 * 1024 };
+
+/* Stages before the table, and in all. */
+uint32_t front_stages(uint32_t stage) {
+    return (TABLE_AT - SHARED_BASE - sizeof(shared)) / stage;
+}
+
+uint32_t all_stages(uint32_t stage) {
+    uint32_t n =
+        front_stages(stage) + (SHARED_LIMIT - (TABLE_AT + TABLE_BYTES - SHARED_BASE)) / stage;
+    return n < MAX_STAGES ? n : MAX_STAGES;
+}
+
+matrix matrix_of(const nb_cuda_matrix &w) {
+    const struct nb_cuda_shape &s = w.shape;
+    matrix m = {};
+    m.kind = s.kind, m.n_tiles = s.n_tiles, m.n_units = s.n_units, m.unit_chunks = s.unit_chunks;
+    m.chunks = s.columns / NB_CUDA_CHUNK;
+    while (1 << m.shift < s.block_chunks)
+        m.shift++;
+    m.row_blocks = s.row_blocks, m.n_nested = s.n_nested;
+    m.aligned = 8 * s.row_blocks % 256 == 0;
+    m.scale_bytes = s.scale_bytes, m.code_bytes = s.code_bytes, m.unit_bytes = s.unit_bytes;
+    m.bytes = s.bytes;
+    return m;
+}
+
+/* Whether units of a matrix can pass through the ring, its codes standing for the same values as
+ * all others'. */
+bool takes(const nb_cuda_matrix &w, int32_t values, bool bf16) {
+    const struct nb_cuda_shape &s = w.shape;
+    if (s.columns % NB_CUDA_CHUNK)
+        return false;
+    if (s.kind == NB_CUDA_BF16)
+        return bf16 && s.unit_chunks <= 8;
+    return w.values == values && s.unit_chunks <= 32 && s.scales_per_chunk == 1 &&
+           (s.block_chunks & (s.block_chunks - 1)) == 0;
+}
+
+bool same(const struct nb_cuda_shape &a, const struct nb_cuda_shape &b) {
+    return a.kind == b.kind && a.rows == b.rows && a.columns == b.columns &&
+           a.block_chunks == b.block_chunks && a.n_nested == b.n_nested &&
+           a.scales_per_chunk == b.scales_per_chunk && a.bytes == b.bytes;
+}
+
+int grid_size(const nb_cuda_model *m, const nb_cuda_limits *l) {
+    int tiles = m->width / ROWS; /* every block has some of the residual stream */
+    return l->sm_count < tiles ? l->sm_count : tiles;
+}
+
+uint32_t stage_bytes(const nb_cuda_model *m) {
+    const nb_cuda_layer &l = m->host_layers[0];
+    const nb_cuda_matrix *all[] = {&l.qkv, &l.o, &l.gate_up, &l.down, &m->head};
+    uint32_t most = 0;
+    for (const nb_cuda_matrix *w : all)
+        most = w->shape.unit_bytes > most ? w->shape.unit_bytes : most;
+    return (most + 127) / 128 * 128;
+}
+
+template <class T> void place_part(nb_layout *layout, T **out, size_t n) {
+    *out = (T *)nb_layout_place(layout, n * sizeof(T));
+}
+
+/* Splits of a context, so that blocks and warps have something to do: each costs another trip
+ * between blocks, so short contexts have one. */
+int splits(const nb_cuda_model *m, int tokens, int max_position, int blocks) {
+    int pages = max_position / NB_PAGE_TOKENS + 1;
+    if (m->window && pages > m->window / NB_PAGE_TOKENS + 2)
+        pages = m->window / NB_PAGE_TOKENS + 2;
+    int most = blocks / (tokens * m->n_kv_heads), wanted = (pages + MMA_WARPS - 1) / MMA_WARPS;
+    if (pages <= 2 * MMA_WARPS || most < 1)
+        return 1;
+    most = most < MAX_SPLITS ? most : MAX_SPLITS;
+    return wanted < most ? wanted : most;
+}
+
+size_t place_exchange(const nb_cuda_model *m, int blocks, void *base, exchange x[2]) {
+    nb_layout layout = {(uint8_t *)base, 0};
+    size_t T = MAX_TOKENS, D = m->width, H = m->n_heads, d = m->head_width, tiles = D / ROWS;
+    /* Heads of all tokens and splits: splits() has at most blocks / (T G) where there are more than
+     * one, and at most MAX_SPLITS. */
+    size_t group = H / m->n_kv_heads,
+           units = blocks > T * m->n_kv_heads ? blocks : T * m->n_kv_heads;
+    for (int i = 0; i < 2; i++) {
+        place_part(&layout, &x[i].x_attention, T * D);
+        place_part(&layout, &x[i].squares_attention, T * tiles);
+        place_part(&layout, &x[i].qkv, T * (H + 2 * m->n_kv_heads) * d);
+        place_part(&layout, &x[i].part, units * group * (d + 2));
+        place_part(&layout, &x[i].attended, T * H * d);
+        place_part(&layout, &x[i].x_expert, T * D);
+        place_part(&layout, &x[i].squares_expert, T * tiles);
+        place_part(&layout, &x[i].scores_of_tile, tiles * T * m->n_experts);
+        place_part(&layout, &x[i].scores, T * m->n_experts);
+        place_part(&layout, &x[i].inner, T * m->experts_per_token * m->expert_width);
+    }
+    return layout.used;
+}
+
+typedef void (*kernel)(const params);
+
+template <int COLUMNS> kernel kernel_of(int width, int group) {
+    if (width == 64)
+        return decode<COLUMNS, 64, 8>;
+    return group <= 4 ? decode<COLUMNS, 128, 4> : decode<COLUMNS, 128, 8>;
+}
+
+} // namespace
+
+int nb_cuda_decode_supports(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    if (l->compute_capability < 90 || l->compute_capability >= 110 || m->kv_fp8 ||
+        m->n_layers > MAX_LAYERS || m->n_layers < 1)
+        return 0;
+    int d = m->head_width, group = m->n_heads / m->n_kv_heads, blocks = grid_size(m, l);
+    if ((d != 64 && d != 128) || group > MAX_GROUP || m->width % 64 || m->expert_width % 64 ||
+        m->n_experts > 128 || m->experts_per_token > MAX_CHOSEN ||
+        m->width / ROWS > MAX_OWN * blocks)
+        return 0;
+    int32_t values = m->host_layers[0].qkv.values;
+    for (int i = 0; i < m->n_layers; i++) {
+        const nb_cuda_layer &a = m->host_layers[i], &b = m->host_layers[0];
+        const nb_cuda_matrix *of[] = {&a.qkv, &a.o, &a.gate_up, &a.down},
+                             *first[] = {&b.qkv, &b.o, &b.gate_up, &b.down};
+        for (int k = 0; k < 4; k++) {
+            if (!takes(*of[k], values, false) || !same(of[k]->shape, first[k]->shape))
+                return 0;
+        }
+    }
+    return takes(m->head, values, true) && all_stages(stage_bytes(m)) >= 4;
+}
+
+size_t nb_cuda_decode_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
+    exchange x[2];
+    return nb_cuda_decode_supports(m, l) ? place_exchange(m, grid_size(m, l), nullptr, x) : 0;
+}
+
+cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
+                                   void *workspace, const struct nb_cuda_limits *l,
+                                   cudaStream_t stream) {
+    static thread_local params p; /* large, and copied by the launch */
+    int blocks = grid_size(m, l);
+    if (s->n_tokens < 1 || s->n_tokens > MAX_TOKENS || s->n_logits > s->n_tokens)
+        return cudaErrorInvalidValue;
+    memset(&p, 0, sizeof p);
+    p.m = *m;
+    p.s = *s;
+    const nb_cuda_layer &first = m->host_layers[0];
+    p.matrices[QKV] = matrix_of(first.qkv), p.matrices[O] = matrix_of(first.o);
+    p.matrices[GATE_UP] = matrix_of(first.gate_up), p.matrices[DOWN] = matrix_of(first.down);
+    p.matrices[HEAD] = matrix_of(m->head);
+    p.layers_values = first.qkv.values;
+    p.n_splits = splits(m, s->n_tokens, s->max_position, blocks);
+    p.stage_bytes = stage_bytes(m);
+    p.n_stages = all_stages(p.stage_bytes);
+    p.n_front = front_stages(p.stage_bytes);
+    p.prefetch = NB_DECODE_PREFETCH;
+#ifdef NB_DECODE_TRACE
+    p.trace = nb_cuda_decode_trace;
+#endif
+    for (int i = 0; i < m->n_layers; i++) {
+        const nb_cuda_layer &a = m->host_layers[i];
+        p.layers[i] = {a.qkv.data,    a.o.data, a.gate_up.data, a.down.data, a.attention_norm,
+                       a.expert_norm, a.router, a.q_norm,       a.k_norm};
+    }
+    size_t bytes = place_exchange(m, blocks, workspace, p.exchange);
+    cudaError_t error = cudaMemsetAsync(workspace, 0xFF, bytes, stream);
+    int group = m->n_heads / m->n_kv_heads;
+    kernel f =
+        s->n_tokens <= 4 ? kernel_of<4>(m->head_width, group) : kernel_of<8>(m->head_width, group);
+    int shared_bytes = SHARED_LIMIT;
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute((const void *)f, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     shared_bytes);
+    if (error != cudaSuccess)
+        return error;
+    /* Cooperative: all blocks at once, or an error. */
+    void *arguments[] = {&p};
+    return cudaLaunchCooperativeKernel((const void *)f, dim3(blocks), dim3(THREADS), arguments,
+                                       (size_t)shared_bytes, stream);
+}

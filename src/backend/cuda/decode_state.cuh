@@ -1,0 +1,159 @@
+/* What the warps of decode.cu share: the step's parameters, a block's shared memory, and the order
+ * in which units of weights pass through the ring. decode.cu tells how it all works together.
+ */
+#ifndef NB_BACKEND_CUDA_DECODE_STATE_CUH
+#define NB_BACKEND_CUDA_DECODE_STATE_CUH
+
+#include "backend/cuda/decode_ptx.cuh"
+#include "backend/cuda/device.h"
+
+/* How much of the next layer's attention weights is brought into the L2 cache while experts are
+ * chosen: 0 none, 1 q, k and v, 2 o, too. */
+#ifndef NB_DECODE_PREFETCH
+#define NB_DECODE_PREFETCH 2
+#endif
+
+enum {
+    MMA_WARPS = 16,
+    MMA_THREADS = MMA_WARPS * 32,
+    PRODUCER = MMA_WARPS, /* warp that fills the ring */
+    FINISHERS = 2,        /* warps that complete tiles */
+    FINISHER = PRODUCER + 1,
+    ROUTER = FINISHER + FINISHERS, /* warp that chooses experts */
+    THREADS = 32 * (ROUTER + 1),
+    MAX_TOKENS = NB_CUDA_DECODE_TOKENS,
+    MAX_LAYERS = 128,
+    MAX_OWN = 4,       /* tiles of the residual stream that a block holds */
+    MAX_LIST = 128,    /* experts that a step may use in a layer */
+    MAX_CHOSEN = 16,   /* experts of a token */
+    MAX_SCORES = 1024, /* of the router, for all tokens */
+    MAX_HEAD = 128,    /* width */
+    MAX_GROUP = 8,     /* query heads that share a KV head */
+    MAX_SPLITS = 32,   /* of a context */
+    MAX_STAGES = 16,
+    SLOTS = 4, /* tiles whose sums wait for a finisher */
+    /* The table lies at this address of shared memory, so that byte permutes can make addresses of
+     * entries; what the driver keeps at the beginning is at most SHARED_BASE. */
+    TABLE_AT = 65536,
+    TABLE_BYTES = 65536,
+    SHARED_BASE = 1024,
+    ROWS = NB_CUDA_TILE,
+};
+
+/* The products of a layer, and the last. */
+enum { QKV, O, GATE_UP, DOWN, HEAD, N_PHASES };
+
+/* A matrix, as units of it are read. All layers share it; only where the data is differs. */
+struct matrix {
+    int32_t kind, n_tiles, n_units, unit_chunks;
+    int32_t chunks;     /* with anything in them: columns / 64 */
+    int32_t shift;      /* log2 of chunks that share a scale */
+    int32_t row_blocks; /* scales of a row */
+    int32_t n_nested;   /* nested values of half a unit */
+    int32_t aligned;    /* 8 rows begin where a nested block does, wherever they are */
+    uint32_t scale_bytes, code_bytes, unit_bytes;
+    uint64_t bytes;
+};
+
+struct layer_pointers {
+    const uint8_t *qkv, *o, *gate_up, *down;
+    const float *attention_norm, *expert_norm, *router, *q_norm, *k_norm;
+};
+
+/* What blocks pass one another, in memory that stays in the L2 cache. There are two of each: layer
+ * l uses number l % 2, and whoever wrote a word of the other one clears it (to NOTHING) when it
+ * knows that all have read it. x here is x times the weights of the norm that follows, before it is
+ * divided by its root mean square: that is a factor of a token alone and is applied to sums. */
+struct exchange {
+    __nv_bfloat16 *x_attention; /* [T, D] */
+    float *squares_attention;   /* [T, D / 16] sums of x^2, of each tile */
+    float *qkv;                 /* [T, (H + 2 G) d] natural order, before norm and rope */
+    float *part;                /* [T, H, S, d + 2] sums of values, maximum, sum, of splits */
+    __nv_bfloat16 *attended;    /* [T, H d] */
+    __nv_bfloat16 *x_expert;    /* [T, D] */
+    float *squares_expert;      /* [T, D / 16] */
+    float *scores_of_tile;      /* [D / 16, T, E] what a tile's rows add to the router's logits */
+    float *scores;              /* [T, E] */
+    __nv_bfloat16 *inner;       /* [T K, F] silu(gate) up, times the expert's weight */
+};
+
+struct params {
+    struct nb_cuda_model m;
+    struct nb_cuda_step s;
+    struct matrix matrices[N_PHASES];
+    struct exchange exchange[2];
+    int32_t n_splits;                        /* of each context */
+    int32_t layers_values;                   /* which table the 4-bit codes are of */
+    uint32_t stage_bytes, n_stages, n_front; /* stages of the ring; those before the table */
+    int32_t prefetch; /* the next layer's attention weights into L2 while experts are chosen */
+    unsigned long long *trace;
+    struct layer_pointers layers[MAX_LAYERS];
+};
+
+/* A block's shared memory, but for the ring and the table. */
+struct __align__(128) shared {
+    uint64_t full[MAX_STAGES], empty[MAX_STAGES];
+    uint64_t slot_full[SLOTS], slot_free[SLOTS];
+    uint64_t list_ready, weights_ready;
+    float nested_values[256 * 8]; /* eight copies of each: no two rows of lanes meet in a bank */
+    float rope[MAX_TOKENS][MAX_HEAD / 2][2]; /* cosine, sine */
+    float x[MAX_OWN][ROWS][MAX_TOKENS];      /* the block's rows of the residual stream */
+    float scratch[FINISHERS][ROWS][MAX_TOKENS];
+    float inverse_rms[FINISHERS + 1][MAX_TOKENS]; /* the last: the router's */
+    /* Of the router. `list` are the experts that any token chose, ascending; pair[i][t] is t K + k
+     * where expert list[i] is the k-th choice of token t, else -1. */
+    float scores[MAX_SCORES];
+    float weight[MAX_TOKENS * MAX_CHOSEN]; /* [t K + k] */
+    int32_t n_list;
+    uint32_t used[MAX_SCORES / MAX_TOKENS / 32];
+    uint8_t list[MAX_LIST], chosen[MAX_TOKENS * MAX_CHOSEN];
+    int8_t pair[MAX_LIST][MAX_TOKENS];
+    int32_t position[MAX_TOKENS], sequence[MAX_TOKENS], logits_row[MAX_TOKENS];
+    /* Of attention. */
+    __align__(16) __nv_bfloat16 q[MAX_GROUP][MAX_HEAD + 8];
+    __align__(16) __nv_bfloat16 keys[MAX_TOKENS][MAX_HEAD]; /* of this step */
+    __align__(16) __nv_bfloat16 values[MAX_TOKENS][MAX_HEAD];
+    __align__(16) float keep[MMA_WARPS][MAX_GROUP];
+    __align__(16) float maximum_sum[MMA_WARPS][MAX_GROUP][2];
+};
+
+static_assert(sizeof(shared) <= TABLE_AT - SHARED_BASE, "no room before the table");
+
+/* A place in the ring: a stage, its address, and how often the ring was gone around. */
+struct ring {
+    uint32_t stage, turn, at;
+    uint32_t begin; /* where stage 0 is */
+
+    __device__ __forceinline__ void next(const params &p) {
+        at += p.stage_bytes;
+        if (++stage == p.n_front)
+            at = TABLE_AT + TABLE_BYTES;
+        if (stage == p.n_stages) {
+            stage = 0;
+            turn ^= 1;
+            at = begin;
+        }
+    }
+};
+
+/* The first row, in its tensor, of half a tile. */
+__device__ __forceinline__ int32_t first_row(const params &p, int32_t phase, int32_t tile,
+                                             int half) {
+    if (phase == GATE_UP)
+        return 8 * tile;
+    int32_t d = p.m.head_width, tiles = d / ROWS;
+    if (phase != QKV || tile >= (p.m.n_heads + p.m.n_kv_heads) * tiles)
+        return ROWS * tile + 8 * half;
+    return tile / tiles * d + half * (d / 2) + 8 * (tile % tiles);
+}
+
+/* How many of n things this block has, where thing i goes to block i % gridDim.x. */
+__device__ inline int32_t own_share(int32_t n) {
+    return ((int32_t)gridDim.x - 1 - (int32_t)blockIdx.x + n) / (int32_t)gridDim.x;
+}
+
+__device__ inline int32_t own_index(int32_t i) {
+    return (int32_t)blockIdx.x + i * (int32_t)gridDim.x;
+}
+
+#endif

@@ -1,0 +1,320 @@
+/* The persistent kernel for few tokens against the plain pass, on small random models: batches of 1
+ * to 8, page boundaries, windows, contexts that are split, several new tokens of one sequence; what
+ * it writes to KV memory; the same bits twice. TAP.
+ *
+ *     cuda_decode --bench [mixtral|qwen3]   tokens/s of the whole shape, as a share of what a plain
+ *                                           read of the same bytes gives
+ */
+#include "cuda_random.h"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <math.h>
+#include <string.h>
+#include <string>
+
+typedef struct cuda_random_chunk chunk;
+
+#ifdef NB_DECODE_TRACE
+extern unsigned long long *nb_cuda_decode_trace;
+#endif
+
+template <class T> static std::vector<T> download(const void *from, size_t n) {
+    std::vector<T> out(n);
+    CUDA_CHECK(cudaMemcpy(out.data(), from, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return out;
+}
+
+template <class T> static void upload(const std::vector<T> &from, void *to) {
+    CUDA_CHECK(cudaMemcpy(to, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
+}
+
+/* ---- tests ---- */
+
+struct batch {
+    const char *name;
+    std::vector<chunk> chunks;
+};
+
+static const std::vector<batch> batches = {
+    {"one token, nothing before", {{0, 1, chunk::LOGITS_LAST}}},
+    {"one token at a page's end", {{15, 1, chunk::LOGITS_LAST}}},
+    {"one token at a page's beginning", {{16, 1, chunk::LOGITS_LAST}}},
+    {"one token, 700 before", {{700, 1, chunk::LOGITS_LAST}}},
+    {"one token, 5000 before", {{5000, 1, chunk::LOGITS_LAST}}},
+    {"three tokens",
+     {{31, 1, chunk::LOGITS_LAST}, {200, 1, chunk::LOGITS_NONE}, {3, 1, chunk::LOGITS_LAST}}},
+    {"four tokens, one far",
+     {{1600, 1, chunk::LOGITS_LAST},
+      {0, 1, chunk::LOGITS_LAST},
+      {99, 1, chunk::LOGITS_LAST},
+      {640, 1, chunk::LOGITS_LAST}}},
+    {"runs of five and three", {{13, 5, chunk::LOGITS_ALL}, {158, 3, chunk::LOGITS_ALL}}},
+    {"a run of eight from nothing", {{0, 8, chunk::LOGITS_ALL}}},
+    {"eight tokens",
+     {{1, 1, chunk::LOGITS_LAST},
+      {17, 1, chunk::LOGITS_LAST},
+      {255, 1, chunk::LOGITS_LAST},
+      {256, 1, chunk::LOGITS_LAST},
+      {257, 1, chunk::LOGITS_LAST},
+      {80, 1, chunk::LOGITS_LAST},
+      {333, 1, chunk::LOGITS_LAST},
+      {1024, 1, chunk::LOGITS_LAST}}},
+};
+
+static int n_tests, n_failed;
+
+static void report(bool ok, const char *model, const char *what, const char *details) {
+    n_tests++;
+    n_failed += !ok;
+    printf("%s %d - %s: %s\n# %s\n", ok ? "ok" : "not ok", n_tests, model, what, details);
+    fflush(stdout);
+}
+
+/* How far bf16 KV memory lies from what the plain pass left, over all that differs from before. */
+static double kv_error(const std::vector<uint16_t> &before, const std::vector<uint16_t> &want,
+                       const std::vector<uint16_t> &got, size_t *written, size_t *stray) {
+    double difference = 0, norm = 0;
+    auto value = [](uint16_t x) {
+        uint32_t bits = (uint32_t)x << 16;
+        float f;
+        memcpy(&f, &bits, 4);
+        return (double)f;
+    };
+    *written = *stray = 0;
+    for (size_t i = 0; i < before.size(); i++) {
+        if (want[i] == before[i] && got[i] != before[i] &&
+            fabs(value(got[i]) - value(before[i])) > 0.02 + 0.02 * fabs(value(before[i])))
+            ++*stray;
+        if (want[i] == before[i])
+            continue;
+        ++*written;
+        difference += pow(value(got[i]) - value(want[i]), 2);
+        norm += pow(value(want[i]), 2);
+    }
+    return sqrt(difference / norm);
+}
+
+static void test_batch(const char *name, struct cuda_random_model *m, const batch &b, void *plain,
+                       void *decode, const std::vector<uint16_t> &kv) {
+    struct cuda_random_step s;
+    cuda_random_step_make(m, b.chunks, 11, &s);
+    upload(kv, m->model.kv);
+    CUDA_CHECK(nb_cuda_plain_forward(&m->model, &s.step, plain, &m->limits, 0));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    std::vector<float> want = cuda_logits(m, &s);
+    std::vector<uint16_t> kv_want = download<uint16_t>(m->model.kv, kv.size());
+    std::vector<float> got[2];
+    std::vector<uint16_t> kv_got;
+    for (int i = 0; i < 2; i++) {
+        upload(kv, m->model.kv);
+        CUDA_CHECK(cudaMemset(s.logits, 0xFF, want.size() * sizeof(float)));
+        CUDA_CHECK(nb_cuda_decode_forward(&m->model, &s.step, decode, &m->limits, 0));
+        CUDA_CHECK(cudaDeviceSynchronize());
+        got[i] = cuda_logits(m, &s);
+        kv_got = download<uint16_t>(m->model.kv, kv.size());
+    }
+    struct cuda_difference d = cuda_compare(got[0], want, m->model.n_vocab);
+    size_t written, stray;
+    double kv_off = kv_error(kv, kv_want, kv_got, &written, &stray);
+    bool same = memcmp(got[0].data(), got[1].data(), want.size() * sizeof(float)) == 0;
+    /* bf16 operands. Where two experts are nearly equal, rounding may choose the other, which is a
+     * row far off: such rows must be few. */
+    bool ok = d.finite && same && stray == 0 && d.median_error < 0.02 && kv_off < 0.03 &&
+              d.mean_kl < 0.02;
+    char details[256];
+    snprintf(details, sizeof details,
+             "error %.2e, median %.2e, worst row %.2e, KL %.1e, argmax %d/%d, KV %.1e of %zu, %zu "
+             "stray%s%s",
+             d.error, d.median_error, d.worst_error, d.mean_kl, d.same_argmax, d.rows, kv_off,
+             written, stray, d.finite ? "" : ", not finite", same ? "" : ", other bits again");
+    report(ok, name, b.name, details);
+    cuda_random_step_free(&s);
+}
+
+static void test_model(const struct cuda_random_config *c) {
+    struct cuda_random_model m;
+    int32_t pages = 0;
+    for (const batch &b : batches)
+        pages = std::max(pages, cuda_random_pages(b.chunks));
+    cuda_random_make(c, pages + 3, NB_CUDA_DECODE_TOKENS, NB_CUDA_DECODE_TOKENS, 7, &m);
+    if (!nb_cuda_decode_supports(&m.model, &m.limits)) {
+        printf("# %s is not supported\n", c->name);
+        cuda_random_free(&m);
+        return;
+    }
+    size_t n = (size_t)m.model.n_layers * m.model.n_pages * m.model.page_stride;
+    std::vector<uint16_t> kv = download<uint16_t>(m.model.kv, n);
+    void *plain, *decode;
+    CUDA_CHECK(cudaMalloc(&plain, nb_cuda_plain_workspace(&m.model, &m.limits)));
+    CUDA_CHECK(cudaMalloc(&decode, nb_cuda_decode_workspace(&m.model, &m.limits)));
+    for (const batch &b : batches)
+        test_batch(c->name, &m, b, plain, decode, kv);
+    /* As on a GPU with fewer multiprocessors. */
+    int32_t sms = m.limits.sm_count;
+    m.limits.sm_count = 13;
+    if (nb_cuda_decode_supports(&m.model, &m.limits))
+        test_batch((std::string(c->name) + ", 13 multiprocessors").c_str(), &m, batches.back(),
+                   plain, decode, kv);
+    m.limits.sm_count = sms;
+    CUDA_CHECK(cudaFree(plain));
+    CUDA_CHECK(cudaFree(decode));
+    cuda_random_free(&m);
+}
+
+/* ---- measurements ---- */
+
+__global__ static void read_all(const uint4 *from, size_t n, uint32_t *out) {
+    uint32_t x = 0;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint4 v = __ldcs(from + i);
+        x ^= v.x ^ v.y ^ v.z ^ v.w;
+    }
+    if (x == 0x12345678)
+        *out = x;
+}
+
+template <class F> static std::vector<float> time_ms(int n, F f) {
+    cudaEvent_t begin, end;
+    std::vector<float> all;
+    CUDA_CHECK(cudaEventCreate(&begin));
+    CUDA_CHECK(cudaEventCreate(&end));
+    for (int i = -2; i < n; i++) {
+        float ms;
+        CUDA_CHECK(cudaEventRecord(begin));
+        f();
+        CUDA_CHECK(cudaEventRecord(end));
+        CUDA_CHECK(cudaEventSynchronize(end));
+        CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+        if (i >= 0)
+            all.push_back(ms);
+    }
+    CUDA_CHECK(cudaEventDestroy(begin));
+    CUDA_CHECK(cudaEventDestroy(end));
+    std::sort(all.begin(), all.end());
+    return all;
+}
+
+static double plain_read_gbps() {
+    size_t bytes = (size_t)8 << 30;
+    void *p;
+    CUDA_CHECK(cudaMalloc(&p, bytes));
+    CUDA_CHECK(cudaMemset(p, 1, bytes));
+    std::vector<float> ms = time_ms(5, [&] {
+        read_all<<<132 * 16, 512>>>((const uint4 *)p, bytes / 16, (uint32_t *)p);
+        CUDA_CHECK(cudaGetLastError());
+    });
+    CUDA_CHECK(cudaFree(p));
+    return (double)bytes / ms[ms.size() / 2] / 1e6;
+}
+
+#ifdef NB_DECODE_TRACE
+/* Where the time of a step goes: for each phase of a layer, the mean over blocks and layers, and of
+ * that the time until operands were there and that spent waiting for weights. */
+static void print_trace(struct cuda_random_model *m, struct cuda_random_step *s, void *work) {
+    int L = m->model.n_layers, B = m->limits.sm_count;
+    size_t n = (size_t)B * (L + 1) * 32;
+    CUDA_CHECK(cudaMalloc(&nb_cuda_decode_trace, n * 8));
+    CUDA_CHECK(cudaMemset(nb_cuda_decode_trace, 0, n * 8));
+    for (int i = 0; i < 2; i++)
+        CUDA_CHECK(nb_cuda_decode_forward(&m->model, &s->step, work, &m->limits, 0));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    std::vector<unsigned long long> t = download<unsigned long long>(nb_cuda_decode_trace, n);
+    CUDA_CHECK(cudaFree(nb_cuda_decode_trace));
+    nb_cuda_decode_trace = nullptr;
+    auto at = [&](int b, int l, int i) { return t[((size_t)b * (L + 1) + l) * 32 + i]; };
+    const char *names[] = {"qkv", "attention", "o", "list", "gate_up", "down"};
+    double layer = 0;
+    for (int i = 0; i < 6; i++) {
+        double sum = 0, first = 0, stall = 0;
+        std::vector<double> span;
+        for (int l = 1; l < L - 1; l++) {
+            unsigned long long begin = 0, end = 0;
+            for (int b = 0; b < B; b++) {
+                sum += (double)(at(b, l, i + 1) - at(b, l, i));
+                if (at(b, l, 8 + i))
+                    first += (double)(at(b, l, 8 + i) - at(b, l, i));
+                stall += (double)at(b, l, 16 + i);
+                begin = std::max(begin, at(b, l, i));
+                end = std::max(end, at(b, l, i + 1));
+            }
+            span.push_back((double)end - (double)begin);
+        }
+        double k = (double)B * (L - 2);
+        std::sort(span.begin(), span.end());
+        printf(
+            "#   %-9s mean %6.2f us, operands after %5.2f, waits for weights %6.2f; last to last "
+            "%6.2f\n",
+            names[i], sum / k / 1e3, first / k / 1e3, stall / k / 1980 / 2,
+            span[span.size() / 2] / 1e3);
+        layer += sum / k;
+    }
+    printf("#   layer %.2f us; head %.2f\n", layer / 1e3,
+           (double)(at(0, L, 1) - at(0, L, 0)) / 1e3);
+}
+#endif
+
+/* Bytes of weights that a step reads, by how many experts its tokens chose: told by the plain
+ * router's statistics, E (1 - (1 - K / E)^T) of them in the mean. */
+static double step_bytes(const struct nb_cuda_model &m, int tokens) {
+    const struct nb_cuda_layer &l = m.host_layers[0];
+    double experts =
+        m.dense ? 1
+                : m.n_experts * (1 - pow(1 - (double)m.experts_per_token / m.n_experts, tokens));
+    return m.n_layers * ((double)l.qkv.shape.bytes + (double)l.o.shape.bytes +
+                         experts * ((double)l.gate_up.shape.bytes + (double)l.down.shape.bytes)) +
+           (double)m.head.shape.bytes;
+}
+
+static void bench(const struct cuda_random_config *c, bool all) {
+    struct cuda_random_model m;
+    int32_t longest = 8192, pages = 8 * (2048 / 16 + 1) + longest / 16 + 2;
+    double roof = plain_read_gbps();
+    cuda_random_make(c, pages, 8, 8, 5, &m);
+    void *work;
+    CUDA_CHECK(cudaMalloc(&work, nb_cuda_decode_workspace(&m.model, &m.limits)));
+    printf("# %s: a plain read gives %.0f GB/s\n", c->name, roof);
+    static const struct {
+        int tokens, context;
+    } cases[] = {{1, 128}, {1, 1024}, {1, 8191}, {2, 128}, {4, 128}, {8, 128}, {8, 2047}};
+    for (auto k : cases) {
+        if (!all && k.tokens != 1 && k.tokens != 8)
+            continue;
+        struct cuda_random_step s;
+        std::vector<chunk> chunks(k.tokens, chunk{k.context, 1, chunk::LOGITS_LAST});
+        cuda_random_step_make(&m, chunks, 3, &s);
+        auto f = [&] { CUDA_CHECK(nb_cuda_decode_forward(&m.model, &s.step, work, &m.limits, 0)); };
+        std::vector<float> ms = time_ms(25, f);
+        double kv = 2.0 * 2 * m.model.n_layers * m.model.n_kv_heads * m.model.head_width *
+                    (double)k.tokens * (k.context + 1),
+               bytes = step_bytes(m.model, k.tokens) + kv, median = ms[ms.size() / 2];
+        printf("# batch %d, context %5d: %8.1f tokens/s (best %.1f), %.4f ms, %.2f GB, %.0f GB/s, "
+               "%.1f %% of the read\n",
+               k.tokens, k.context + 1, k.tokens * 1e3 / median, k.tokens * 1e3 / ms[0], median,
+               bytes / 1e9, bytes / median / 1e6, 100 * bytes / median / 1e6 / roof);
+        fflush(stdout);
+#ifdef NB_DECODE_TRACE
+        print_trace(&m, &s, work);
+#endif
+        cuda_random_step_free(&s);
+    }
+    CUDA_CHECK(cudaFree(work));
+    cuda_random_free(&m);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bool qwen = argc > 2 && strcmp(argv[2], "qwen3") == 0;
+        bench(qwen ? &cuda_qwen3_30b_a3b : &cuda_mixtral_8x7b, true);
+        return 0;
+    }
+    for (int i = 0; i < cuda_n_small; i++)
+        test_model(&cuda_small[i]);
+    if (n_tests == 0)
+        printf("1..0 # SKIP this GPU is not supported\n");
+    else
+        printf("1..%d\n", n_tests);
+    return n_failed != 0;
+}
