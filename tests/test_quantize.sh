@@ -103,6 +103,25 @@ for blocks in 1 8 64 256 500; do
     expect "files of at most $((blocks * 512)) bytes" both 1 'cannot (write|make room)'
     expect "nothing is left" holds "nf4 "
 done
+
+# Kept while a model is opened, and found again by the next start.
+ids="--prompt-ids 5,6,7,8,9 -n 8 --ignore-eos --json"
+run generate --model "$plain" --save-quantized "$tmp/to/kept" $ids
+expect "--save-quantized" exits 0
+jq -c .token_ids "$tmp/out" >"$tmp/a"
+expect "keeps a checkpoint" cmp "$tmp/to/kept/model.safetensors" "$tmp/to/nf4/model.safetensors"
+touch -d '2020-01-01' "$tmp/to/kept/model.safetensors"
+run generate --model "$plain" --save-quantized "$tmp/to/kept" $ids
+jq -c .token_ids "$tmp/out" >"$tmp/b"
+expect "and opens it the next time" [ "$(date -r "$tmp/to/kept/model.safetensors" +%Y)" = 2020 ]
+expect "with the same tokens" cmp "$tmp/a" "$tmp/b"
+run generate --model "$golden/arch-tiny-llama" --save-quantized "$tmp/to/kept" $ids
+expect "a folder that is another model's" both 1 'is there already, and its shape'
+run generate --model "$plain" --quantize none --save-quantized "$tmp/to/none" $ids
+expect "nothing to keep" both 1 'quantize is none'
+run generate --model "$golden/mixtral-tiny-nf4" --save-quantized "$tmp/to/none" $ids
+expect "quantized already" both 1 'quantized already'
+rm -rf "$tmp/to/kept"
 if mkdir "$tmp/disk" && mount -t tmpfs -o size=128k none "$tmp/disk" 2>/dev/null; then
     run quantize "$plain" "$tmp/disk/q"
     expect "a full disk" both 1 'No space left'

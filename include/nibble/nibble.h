@@ -73,6 +73,10 @@ struct nb_options {
      * "nf4". A checkpoint that is quantized stays as it is. */
     const char *quantize;
 
+    /* A folder to keep what `quantize` made in, as a checkpoint; where it is there already, it is
+     * opened in place of the one in floats. NULL: nothing is kept. */
+    const char *save_quantized;
+
     /* Hears, while a model is loaded, of bytes done of bytes in all. May be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;

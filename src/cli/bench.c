@@ -124,6 +124,9 @@ static bool parse_option(int code, const char *name, struct request *r) {
     case NB_OPT_BACKEND:
         o->options.backend = optarg;
         return true;
+    case NB_OPT_SAVE_QUANTIZED:
+        o->options.save_quantized = optarg;
+        return true;
     case NB_OPT_KV_TYPE:
         o->options.kv_type = optarg;
         return true;

@@ -53,6 +53,7 @@ enum {
     NB_OPT_BACKEND,
     NB_OPT_MEMORY_LIMIT,
     NB_OPT_KV_TYPE,
+    NB_OPT_SAVE_QUANTIZED,
     NB_OPT_COMMAND
 };
 #define NB_CLI_ENGINE_OPTIONS                                                                      \
@@ -63,12 +64,16 @@ enum {
         {"quantize", required_argument, NULL, NB_OPT_QUANTIZE},                                    \
         {"backend", required_argument, NULL, NB_OPT_BACKEND},                                      \
         {"memory-limit", required_argument, NULL, NB_OPT_MEMORY_LIMIT},                            \
+        {"save-quantized", required_argument, NULL, NB_OPT_SAVE_QUANTIZED},                        \
         {"kv-type", required_argument, NULL, NB_OPT_KV_TYPE}, {                                    \
         "context", required_argument, NULL, NB_OPT_CONTEXT                                         \
     }
 #define NB_CLI_QUANTIZE_HELP                                                                       \
     "  --quantize TYPE     none, nf4 or fp4, for a checkpoint in bf16, fp16 or fp32 (default: "    \
-    "nf4)\n"
+    "nf4)\n"                                                                                       \
+    "  --save-quantized DIR  keeps what was quantized as a checkpoint; where DIR is there, it "    \
+    "is\n"                                                                                         \
+    "                      opened instead\n"
 #define NB_CLI_BACKEND_HELP                                                                        \
     "  --backend NAME      cpu, cuda or auto: cuda where there is a GPU (default: auto, or what "  \
     "the\n"                                                                                        \

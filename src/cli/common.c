@@ -105,6 +105,9 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
     case NB_OPT_BACKEND:
         out->options.backend = value;
         return true;
+    case NB_OPT_SAVE_QUANTIZED:
+        out->options.save_quantized = value;
+        return true;
     case NB_OPT_KV_TYPE:
         out->options.kv_type = value;
         return true;

@@ -2,9 +2,11 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/sampler.h"
 #include "model/cache.h"
+#include "model/convert.h"
 #include "model/quantize.h"
 
 #include <limits.h>
@@ -172,6 +174,56 @@ static enum nb_status start(struct nb_engine *e, const struct nb_options *option
     return s == NB_OK ? make_pages(e, n_pages, err) : s;
 }
 
+static bool tell(void *context, uint64_t done, uint64_t total) {
+    const struct nb_options *o = *(const struct nb_options **)context;
+    if (o->progress)
+        o->progress(o->progress_context, done, total);
+    return true;
+}
+
+/* Quantizes the checkpoint in e->folder, a model in floats, to the folder that the options name. */
+static enum nb_status write_quantized(struct nb_engine *e, const struct nb_options *options,
+                                      struct nb_error *err) {
+    struct nb_pool *pool;
+    struct nb_convert_options convert = {.progress = tell, .progress_context = &options};
+    struct nb_converted done;
+    bool wanted;
+    enum nb_status s = read_quantize(options, &convert.how, &wanted, err);
+    if (s == NB_OK && !wanted)
+        s = nb_fail(err, NB_ERR_ARGUMENT,
+                    "save_quantized: quantize is none, there is nothing to "
+                    "save");
+    if (s == NB_OK)
+        s = nb_pool_create(options->threads, &pool, err);
+    if (s != NB_OK)
+        return s;
+    s = nb_checkpoint_quantize(e->folder, options->save_quantized, &convert, pool, &done, err);
+    nb_pool_free(pool);
+    return s;
+}
+
+/* Makes e->folder the quantized checkpoint that the options name, which is written if it is not
+ * there. */
+static enum nb_status use_quantized(struct nb_engine *e, const struct nb_options *options,
+                                    struct nb_error *err) {
+    struct nb_config wanted, kept;
+    enum nb_status s = nb_config_read(e->folder, &wanted, err);
+    if (s == NB_OK && !nb_is_folder(options->save_quantized))
+        s = write_quantized(e, options, err);
+    if (s == NB_OK)
+        s = nb_config_read(options->save_quantized, &kept, err);
+    if (s != NB_OK)
+        return s;
+    if (kept.n_layers != wanted.n_layers || kept.width != wanted.width ||
+        kept.n_vocab != wanted.n_vocab || kept.expert_width != wanted.expert_width ||
+        kept.n_experts != wanted.n_experts)
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "%s: is there already, and its shape is not that of %s; name another folder",
+                       options->save_quantized, e->folder);
+    snprintf(e->folder, sizeof e->folder, "%s", options->save_quantized);
+    return NB_OK;
+}
+
 enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *options,
                               struct nb_engine **out, struct nb_error *err) {
     static const struct nb_options defaults = {0};
@@ -184,6 +236,8 @@ enum nb_status nb_engine_open(const char *checkpoint, const struct nb_options *o
         return nb_fail_memory(err, sizeof *e, "the engine");
     name_of(checkpoint, e->name, sizeof e->name);
     enum nb_status s = nb_checkpoint_find(checkpoint, e->folder, sizeof e->folder, err);
+    if (s == NB_OK && options->save_quantized)
+        s = use_quantized(e, options, err);
     if (s == NB_OK)
         s = nb_model_open(e->folder, &e->model, err);
     if (s == NB_OK)
