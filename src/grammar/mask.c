@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_KEPT = 256, N_SLOTS = 1024, N_COUNTED = NB_MAX_COUNTED };
+enum { MOST_FEW = 32, N_KEPT = 256, N_SLOTS = 1024, N_COUNTED = NB_MAX_COUNTED };
 
 static void set_token(uint64_t *bits, int32_t token) {
     bits[token / 64] |= UINT64_C(1) << token % 64;
@@ -94,69 +94,164 @@ static uint8_t may_come(const struct nb_reader *r, const struct nb_state *s) {
     }
 }
 
-/* Sets the tokens of nodes (first, end) that can be read from path[depth of first]. */
-static void walk(struct nb_masker *m, const struct nb_token_trie *t, uint32_t first, uint32_t end,
-                 uint64_t *bits) {
+/* Bytes that may come where there are few: how many, or -1. */
+static int few_bytes(const struct nb_reader *r, const struct nb_trie *trie, uint32_t node,
+                     uint8_t out[MOST_FEW]) {
+    int n = 0;
+    bool escapes = false;
+    (void)r;
+    for (uint32_t c = trie->nodes[node].child; c; c = trie->nodes[c].sibling) {
+        uint8_t byte = trie->nodes[c].byte;
+        if (n == MOST_FEW - 2)
+            return -1;
+        if (byte < 0x20 || byte == '"' || byte == '\\')
+            escapes = true;
+        else
+            out[n++] = byte;
+    }
+    if (escapes)
+        out[n++] = '\\';
+    if (trie->nodes[node].ends)
+        out[n++] = '"';
+    return n;
+}
+
+static int candidates(struct nb_masker *m, const struct nb_state *s, uint8_t out[MOST_FEW]) {
+    static const char values[] = "\"{[-0123456789tfn";
+    static const char white[] = " \n\r\t";
+    int n = 0;
+    switch (s->mode) {
+    case NB_MODE_STRING:
+        if (s->lexis != NB_LEX_PLAIN || s->shape->string != NB_STRING_SET || !s->kills)
+            return -1;
+        return few_bytes(m->reader, &s->shape->set, s->at, out);
+    case NB_MODE_IN_KEY:
+        if (s->lexis != NB_LEX_PLAIN)
+            return -1;
+        if (s->top != m->others_of) {
+            m->others_of = s->top;
+            m->others = nb_others_possible(m->reader, s->top);
+        }
+        return m->others ? -1 : few_bytes(m->reader, &s->top->shape->family->keys, s->node, out);
+    case NB_MODE_VALUE:
+    case NB_MODE_ITEM:
+        memcpy(out, values, sizeof values - 1);
+        n = sizeof values - 1;
+        if (s->mode == NB_MODE_ITEM)
+            out[n++] = ']';
+        break;
+    case NB_MODE_MEMBER:
+        out[n++] = '}';
+        /* fall through */
+    case NB_MODE_KEY:
+        out[n++] = '"';
+        break;
+    case NB_MODE_COLON:
+        out[n++] = ':';
+        break;
+    case NB_MODE_AFTER:
+        out[n++] = ',';
+        out[n++] = s->top->shape->kind == NB_VALUE_ARRAY ? ']' : '}';
+        break;
+    case NB_MODE_DONE:
+        break;
+    default:
+        return -1;
+    }
+    if (m->reader->flags & NB_READ_FLEXIBLE) {
+        memcpy(out + n, white, sizeof white - 1);
+        n += sizeof white - 1;
+    }
+    return n;
+}
+
+static uint32_t find_child(const struct nb_token_trie *t, uint32_t node, uint8_t byte) {
+    if (node == 0)
+        return t->of_root[byte];
+    const struct nb_token_node *at = &t->nodes[node];
+    const uint8_t *bytes = t->byte + at->first;
+    const uint8_t *found = memchr(bytes, byte, at->n_children);
+    return found ? at->first + (uint32_t)(found - bytes) : 0;
+}
+
+static void walk(struct nb_masker *m, const struct nb_token_trie *t, uint32_t node, uint32_t depth,
+                 uint64_t *bits);
+
+static void try_child(struct nb_masker *m, const struct nb_token_trie *t, uint32_t child,
+                      uint32_t depth, uint64_t *bits) {
     struct nb_state *path = m->path;
-    for (uint32_t i = first; i < end;) {
-        uint16_t depth = t->depth[i];
-        const struct nb_state *from = &path[depth - 1];
-        uint8_t byte = t->byte[i];
-        if (from->mode != NB_MODE_STRING && from->mode != NB_MODE_IN_KEY &&
-            from->mode != NB_MODE_RAW && !(byte_class[byte] & may_come(m->reader, from))) {
-            i = t->end[i];
-            continue;
+    if (!nb_state_step(m->reader, &path[depth], &path[depth + 1], t->byte[child]))
+        return;
+    if (t->nodes[child].entry)
+        set_entries(t, t->nodes[child].entry, bits);
+    if (t->nodes[child].n_children)
+        walk(m, t, child, depth + 1, bits);
+}
+
+/* Sets the tokens below a node that can be read from path[depth]. */
+static void walk(struct nb_masker *m, const struct nb_token_trie *t, uint32_t node, uint32_t depth,
+                 uint64_t *bits) {
+    const struct nb_state *from = &m->path[depth];
+    const struct nb_token_node *at = &t->nodes[node];
+    uint8_t few[MOST_FEW];
+    int n = at->n_children > 2 ? candidates(m, from, few) : -1;
+    if (n >= 0) {
+        for (int i = 0; i < n; i++) {
+            uint32_t child = find_child(t, node, few[i]);
+            if (child)
+                try_child(m, t, child, depth, bits);
         }
-        if (!nb_state_step(m->reader, from, &path[depth], byte)) {
-            i = t->end[i];
-            continue;
-        }
-        if (t->entry[i])
-            set_entries(t, t->entry[i], bits);
-        i++;
+        return;
+    }
+    bool text = from->mode == NB_MODE_STRING || from->mode == NB_MODE_IN_KEY ||
+                from->mode == NB_MODE_RAW;
+    uint8_t classes = text ? 0xFF : may_come(m->reader, from);
+    for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
+        if (text || byte_class[t->byte[child]] & classes)
+            try_child(m, t, child, depth, bits);
     }
 }
 
 static void walk_all(struct nb_masker *m, const struct nb_token_trie *t,
                      const struct nb_state *state, uint64_t *bits) {
     m->path[0] = *state;
-    walk(m, t, 1, t->n, bits);
+    m->others_of = NULL;
+    walk(m, t, 0, 0, bits);
 }
 
 /* ---- strings ----------------------------------------------------------------------------------
  */
 
-/* Tokens that end a string whose characters count for nothing else than their number. */
-static void walk_endings(struct nb_masker *m, const struct nb_state *state, uint64_t least,
+/* Tokens that end a string or key whose text counts for nothing but its length, and have `least`
+ * to `most` characters before the quote: path[depth] is behind the quote and `node` bytes more. */
+static void walk_endings(struct nb_masker *m, uint32_t node, uint32_t depth, uint64_t least,
                          uint64_t most, uint64_t *bits) {
     const struct nb_token_trie *t = &m->vocabulary->endings;
-    struct nb_state *path = m->path, inside = *state;
-    inside.length = 0;
-    /* The string is closed here with as many characters as it takes; tokens are held to theirs. */
-    const struct nb_shape *shape = state->shape;
-    inside.length = shape->string == NB_STRING_LENGTH
-                        ? (uint32_t)(shape->min < UINT32_MAX ? shape->min : UINT32_MAX)
-                        : 0;
-    if (!nb_state_step(m->reader, &inside, &path[0], '"'))
-        return;
-    for (uint32_t i = 0; i < t->n;) {
-        uint16_t depth = t->depth[i];
-        if (i) {
-            const struct nb_state *from = &path[depth - 1];
-            uint8_t byte = t->byte[i];
-            if ((from->mode != NB_MODE_STRING && from->mode != NB_MODE_IN_KEY &&
-                 !(byte_class[byte] & may_come(m->reader, from))) ||
-                !nb_state_step(m->reader, from, &path[depth], byte)) {
-                i = t->end[i];
-                continue;
-            }
-        }
-        for (uint32_t e = t->entry[i]; e; e = t->same[e - 1]) {
-            if (t->before[e - 1] >= least && t->before[e - 1] <= most)
-                set_token(bits, t->token[e - 1]);
-        }
-        i++;
+    const struct nb_token_node *at = &t->nodes[node];
+    for (uint32_t e = at->entry; e; e = t->same[e - 1]) {
+        if (t->before[e - 1] >= least && t->before[e - 1] <= most)
+            set_token(bits, t->token[e - 1]);
     }
+    uint8_t few[MOST_FEW];
+    int n = at->n_children > 2 ? candidates(m, &m->path[depth], few) : -1;
+    for (int i = 0; i < (n >= 0 ? n : at->n_children); i++) {
+        uint32_t child = n >= 0 ? find_child(t, node, few[i]) : at->first + (uint32_t)i;
+        if (child &&
+            nb_state_step(m->reader, &m->path[depth], &m->path[depth + 1], t->byte[child]))
+            walk_endings(m, child, depth + 1, least, most, bits);
+    }
+}
+
+/* The string is closed at once, with as many characters as it takes; the tokens are held to
+ * theirs. */
+static void end_anywhere(struct nb_masker *m, const struct nb_state *s, uint64_t least,
+                         uint64_t most, uint64_t *bits) {
+    struct nb_state closing = *s;
+    if (s->mode == NB_MODE_STRING && s->shape->string == NB_STRING_LENGTH)
+        closing.length = (uint32_t)(s->shape->min < UINT32_MAX ? s->shape->min : UINT32_MAX);
+    m->others_of = NULL;
+    if (nb_state_step(m->reader, &closing, &m->path[0], '"'))
+        walk_endings(m, 0, 0, least, most, bits);
 }
 
 static void free_string(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
@@ -179,39 +274,33 @@ static void free_string(struct nb_masker *m, const struct nb_state *s, uint64_t 
     if (s->hashes || s->lost || !s->kills)
         walk_all(m, &v->closers, s, bits); /* what came before the quote matters */
     else
-        walk_endings(m, s, least, most, bits);
+        end_anywhere(m, s, least, most, bits);
 }
 
 /* Tokens that stay inside the strings of a language. */
-static void walk_language(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
+static void walk_language(struct nb_masker *m, struct nb_lazy *lazy, uint32_t node, uint32_t depth,
+                          uint64_t *bits) {
     const struct nb_token_trie *t = &m->vocabulary->tokens;
-    struct nb_lazy *lazy = s->shape->language->lazy;
-    struct nb_state *path = m->path;
-    path[0] = *s;
-    for (uint32_t i = 1; i < t->n;) {
-        uint16_t depth = t->depth[i];
-        const struct nb_state *from = &path[depth - 1];
-        uint8_t byte = t->byte[i];
-        bool good = false;
-        if (byte == '"' && from->lexis == NB_LEX_PLAIN) {
-            good = false; /* those that end it are found elsewhere */
-        } else if (byte >= 0x20 && byte < 0x80 && byte != '\\' && from->lexis == NB_LEX_PLAIN) {
-            uint32_t to = nb_lazy_next(lazy, from->at, byte);
-            good = to != 0;
-            if (good) {
-                path[depth] = *from;
-                path[depth].at = to;
-            }
-        } else {
-            good = nb_state_step(m->reader, from, &path[depth], byte);
-        }
-        if (!good) {
-            i = t->end[i];
+    const struct nb_token_node *at = &t->nodes[node];
+    struct nb_state *from = &m->path[depth], *to = from + 1;
+    bool plain = from->lexis == NB_LEX_PLAIN;
+    for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
+        uint8_t byte = t->byte[child];
+        if (byte == '"' && plain)
+            continue; /* those that end it are found elsewhere */
+        if (byte >= 0x20 && byte < 0x80 && byte != '\\' && plain) {
+            uint32_t state = nb_lazy_next(lazy, from->at, byte);
+            if (!state)
+                continue;
+            *to = *from;
+            to->at = state;
+        } else if (!nb_state_step(m->reader, from, to, byte)) {
             continue;
         }
-        if (t->entry[i])
-            set_entries(t, t->entry[i], bits);
-        i++;
+        if (t->nodes[child].entry)
+            set_entries(t, t->nodes[child].entry, bits);
+        if (t->nodes[child].n_children)
+            walk_language(m, lazy, child, depth + 1, bits);
     }
 }
 
@@ -247,7 +336,8 @@ static const uint64_t *language_mask(struct nb_masker *m, const struct nb_state 
     uint64_t *bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *bits);
     if (!bits)
         return NULL;
-    walk_language(m, s, bits);
+    m->path[0] = *s;
+    walk_language(m, l->lazy, 0, 0, bits);
     l->masks[at] = (struct nb_language_mask){s->at + 1, bits};
     l->n_masks++;
     return bits;
@@ -267,16 +357,71 @@ static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64
 /* ---- keys -------------------------------------------------------------------------------------
  */
 
+/* Below a node of the closers that stands where a key ends that is known by name: what was said of
+ * these tokens is said anew. */
+static void clear_below(const struct nb_token_trie *t, uint32_t node, uint64_t *bits) {
+    const struct nb_token_node *at = &t->nodes[node];
+    for (uint32_t e = at->entry; e; e = t->same[e - 1])
+        bits[t->token[e - 1] / 64] &= ~(UINT64_C(1) << t->token[e - 1] % 64);
+    for (uint32_t child = at->first; child < at->first + at->n_children; child++)
+        clear_below(t, child, bits);
+}
+
+/* Corrects what was set for keys of any text where it is a key that is known by name. */
+static void walk_named(struct nb_masker *m, uint32_t node, uint32_t depth, uint64_t *bits) {
+    const struct nb_token_trie *t = &m->vocabulary->closers;
+    const struct nb_state *from = &m->path[depth];
+    const struct nb_trie *keys = &from->top->shape->family->keys;
+    const struct nb_trie_node *at = &keys->nodes[from->node];
+    if (at->ends) {
+        uint32_t quote = find_child(t, node, '"');
+        if (quote) {
+            clear_below(t, quote, bits);
+            try_child(m, t, quote, depth, bits);
+        }
+    }
+    for (uint32_t c = at->child; c; c = keys->nodes[c].sibling) {
+        uint8_t byte = keys->nodes[c].byte;
+        uint32_t child = byte == '"' || byte == '\\' ? 0 : find_child(t, node, byte);
+        if (child && nb_state_step(m->reader, from, &m->path[depth + 1], byte))
+            walk_named(m, child, depth + 1, bits);
+    }
+}
+
+/* Whether a key below a node of the trie has characters that are escaped. */
+static bool escapes_below(const struct nb_trie *t, uint32_t node) {
+    const struct nb_trie_node *at = &t->nodes[node];
+    for (uint32_t rank = at->first; node && rank < at->end; rank++) {
+        for (uint32_t i = 0; i < t->keys[rank].n; i++) {
+            uint8_t b = (uint8_t)t->keys[rank].text[i];
+            if (b < 0x20 || b == '"' || b == '\\')
+                return true;
+        }
+    }
+    return false;
+}
+
 static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
     const struct nb_frame *top = s->top;
-    bool free_keys = !top->shape->family->machine.n && nb_others_possible(m->reader, top);
+    const struct nb_family *f = top->shape->family;
+    bool free_keys = !f->machine.n && nb_others_possible(m->reader, top);
     if (!free_keys) {
         walk_all(m, &v->tokens, s, bits);
         return;
     }
     memcpy(bits, v->plain, v->n_words * sizeof *bits);
-    walk_all(m, &v->closers, s, bits);
+    if (top->seen || top->hashes || escapes_below(&f->keys, s->node)) {
+        walk_all(m, &v->closers, s, bits); /* what came before the quote matters */
+        return;
+    }
+    struct nb_state other = *s;
+    other.node = 0;
+    end_anywhere(m, &other, 0, UINT64_MAX, bits);
+    m->path[0] = *s;
+    m->others_of = NULL;
+    if (s->node)
+        walk_named(m, 0, 0, bits);
 }
 
 /* ---- masks ------------------------------------------------------------------------------------
@@ -303,7 +448,7 @@ static bool prepare(struct nb_masker *m) {
     if (m->kept)
         return true;
     const struct nb_vocabulary *v = m->vocabulary;
-    uint32_t depth = v->tokens.max_depth;
+    uint32_t depth = v->tokens.max_depth; /* closers and endings are no longer */
     m->path = calloc((size_t)depth + 2, sizeof *m->path);
     m->slots = calloc(N_SLOTS, sizeof *m->slots);
     m->kept = calloc(N_KEPT, sizeof *m->kept);

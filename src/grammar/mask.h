@@ -18,6 +18,8 @@ struct nb_masker {
     } * kept;
     uint32_t *slots; /* open addressing: kept + 1 */
     uint32_t next;
+    const struct nb_frame *others_of; /* whose keys `others` is about, during a walk */
+    bool others;
 };
 
 /* The tokens that may come after `state`, a bit each, in words of 64; end tokens where the text may

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_TOKEN_BYTES = 1024 }; /* longer ones are never allowed */
+
 /* A string that goes into a tree. */
 struct entry {
     const char *p;
@@ -24,12 +26,40 @@ static int compare_entries(const void *a, const void *b) {
 
 static void free_trie(struct nb_token_trie *t) {
     free(t->byte);
-    free(t->end);
-    free(t->depth);
-    free(t->entry);
+    free(t->nodes);
     free(t->same);
     free(t->token);
     free(t->before);
+}
+
+/* The children of `at`, whose strings are entries[first, end) and share `depth` bytes. */
+static void fill_trie(struct nb_token_trie *t, const struct entry *entries, uint32_t at,
+                      uint32_t first, uint32_t end, uint32_t depth) {
+    struct nb_token_node *node = &t->nodes[at];
+    for (; first < end && entries[first].n == depth; first++) {
+        t->token[first] = entries[first].token;
+        t->before[first] = entries[first].before;
+        t->same[first] = node->entry;
+        node->entry = first + 1;
+    }
+    t->max_depth = depth > t->max_depth ? (uint16_t)depth : t->max_depth;
+    node->first = t->n;
+    for (uint32_t i = first; i < end;) {
+        uint8_t byte = (uint8_t)entries[i].p[depth];
+        while (i < end && (uint8_t)entries[i].p[depth] == byte)
+            i++;
+        t->byte[t->n++] = byte;
+        node->n_children++;
+    }
+    uint32_t child = node->first;
+    for (uint32_t i = first; i < end; child++) {
+        uint32_t from = i;
+        while (i < end && (uint8_t)entries[i].p[depth] == t->byte[child])
+            i++;
+        if (at == 0)
+            t->of_root[t->byte[child]] = child;
+        fill_trie(t, entries, child, from, i, depth + 1);
+    }
 }
 
 static bool build_trie(struct nb_token_trie *t, struct entry *entries, uint32_t n) {
@@ -38,45 +68,14 @@ static bool build_trie(struct nb_token_trie *t, struct entry *entries, uint32_t 
     for (uint32_t i = 0; i < n; i++)
         bytes += entries[i].n;
     t->byte = calloc(bytes, 1);
-    t->end = calloc(bytes, sizeof *t->end);
-    t->depth = calloc(bytes, sizeof *t->depth);
-    t->entry = calloc(bytes, sizeof *t->entry);
+    t->nodes = calloc(bytes, sizeof *t->nodes);
     t->same = calloc((size_t)n + 1, sizeof *t->same);
     t->token = calloc((size_t)n + 1, sizeof *t->token);
     t->before = calloc((size_t)n + 1, sizeof *t->before);
-    uint32_t *path = calloc(UINT16_MAX + 1, sizeof *path); /* node at each depth */
-    if (!t->byte || !t->end || !t->depth || !t->entry || !t->same || !t->token || !t->before ||
-        !path) {
-        free(path);
+    if (!t->byte || !t->nodes || !t->same || !t->token || !t->before)
         return false;
-    }
     t->n = 1;
-    uint32_t depth = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct entry *e = &entries[i], *last = i ? e - 1 : NULL;
-        uint32_t shared = 0;
-        while (last && shared < last->n && shared < e->n && last->p[shared] == e->p[shared])
-            shared++;
-        for (; depth > shared; depth--)
-            t->end[path[depth]] = t->n;
-        for (; depth < e->n; depth++) {
-            uint32_t node = t->n++;
-            t->byte[node] = (uint8_t)e->p[depth];
-            t->depth[node] = (uint16_t)(depth + 1);
-            path[depth + 1] = node;
-            if (depth == 0)
-                t->child[t->byte[node]] = node;
-        }
-        t->max_depth = depth > t->max_depth ? (uint16_t)depth : t->max_depth;
-        t->token[i] = e->token;
-        t->before[i] = e->before;
-        t->same[i] = t->entry[path[depth]];
-        t->entry[path[depth]] = i + 1;
-    }
-    for (; depth > 0; depth--)
-        t->end[path[depth]] = t->n;
-    t->end[0] = t->n;
-    free(path);
+    fill_trie(t, entries, 0, 0, n, 0);
     return true;
 }
 
@@ -154,7 +153,7 @@ static bool fill(struct nb_vocabulary *v) {
         uint32_t inside;
         uint16_t characters;
         bool plain;
-        if (nb_tokenizer_is_special(v->tokenizer, id) || !bytes || bytes >= UINT16_MAX)
+        if (nb_tokenizer_is_special(v->tokenizer, id) || !bytes || bytes > MAX_TOKEN_BYTES)
             continue;
         all[n++] = (struct entry){p, (uint32_t)bytes, id, 0};
         if (!read_inside(p, (uint32_t)bytes, &inside, &characters, &plain))

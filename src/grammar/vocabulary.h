@@ -4,18 +4,20 @@
 
 #include "model/tokenizer.h"
 
-/* Byte strings as a tree in depth-first order. Node 0 is the root. */
+/* Byte strings as a tree. Node 0 is the root; a node's children stand side by side, by byte. */
 struct nb_token_trie {
     uint32_t n;
-    uint8_t *byte;    /* [n] */
-    uint32_t *end;    /* [n] the node after the last one below */
-    uint16_t *depth;  /* [n] */
-    uint32_t *entry;  /* [n] + 1; 0: no string ends here */
+    uint8_t *byte; /* [n] */
+    struct nb_token_node {
+        uint32_t first; /* child */
+        uint32_t entry; /* + 1; 0: no string ends here */
+        uint16_t n_children;
+    } * nodes;        /* [n] */
     uint32_t *same;   /* [entries] the next entry with the same string, + 1, or 0 */
     int32_t *token;   /* [entries] */
     uint16_t *before; /* [entries] see nb_vocabulary.endings */
     uint16_t max_depth;
-    uint32_t child[256]; /* of the root, by byte; 0: none */
+    uint32_t of_root[256]; /* the root's child, by byte; 0: none */
 };
 
 enum { NB_MAX_COUNTED = 64 };
