@@ -203,8 +203,8 @@ static void walk(struct nb_masker *m, const struct nb_token_trie *t, uint32_t no
         }
         return;
     }
-    bool text = from->mode == NB_MODE_STRING || from->mode == NB_MODE_IN_KEY ||
-                from->mode == NB_MODE_RAW;
+    bool text =
+        from->mode == NB_MODE_STRING || from->mode == NB_MODE_IN_KEY || from->mode == NB_MODE_RAW;
     uint8_t classes = text ? 0xFF : may_come(m->reader, from);
     for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
         if (text || byte_class[t->byte[child]] & classes)
@@ -236,8 +236,7 @@ static void walk_endings(struct nb_masker *m, uint32_t node, uint32_t depth, uin
     int n = at->n_children > 2 ? candidates(m, &m->path[depth], few) : -1;
     for (int i = 0; i < (n >= 0 ? n : at->n_children); i++) {
         uint32_t child = n >= 0 ? find_child(t, node, few[i]) : at->first + (uint32_t)i;
-        if (child &&
-            nb_state_step(m->reader, &m->path[depth], &m->path[depth + 1], t->byte[child]))
+        if (child && nb_state_step(m->reader, &m->path[depth], &m->path[depth + 1], t->byte[child]))
             walk_endings(m, child, depth + 1, least, most, bits);
     }
 }
@@ -304,48 +303,82 @@ static void walk_language(struct nb_masker *m, struct nb_lazy *lazy, uint32_t no
     }
 }
 
-/* The same, found or kept. NULL where it cannot be kept. */
-static const uint64_t *language_mask(struct nb_masker *m, const struct nb_state *s) {
-    struct nb_language *l = s->shape->language;
-    if (nb_lazy_accepts_all(l->lazy, s->at))
-        return m->vocabulary->plain;
-    if (l->n_masks * 2 >= l->n_slots) {
-        uint32_t n = l->n_slots ? l->n_slots * 2 : 32;
-        struct nb_language_mask *more = calloc(n, sizeof *more);
-        if (!more)
-            return NULL;
-        for (uint32_t i = 0; i < l->n_slots; i++) {
-            uint32_t at = l->masks[i].state * 0x9E3779B1u >> 8 & (n - 1);
-            while (l->masks[i].state && more[at].state)
-                at = (at + 1) & (n - 1);
-            if (l->masks[i].state)
-                more[at] = l->masks[i];
-        }
-        free(l->masks);
-        l->masks = more;
-        l->n_slots = n;
+static uint32_t inside_slot(const struct nb_space *space, const struct nb_lazy *lazy,
+                            uint32_t state) {
+    uint64_t h = nb_fold_u64((uintptr_t)lazy ^ UINT64_C(0x9E3779B97F4A7C15),
+                             state + UINT64_C(0xD6E8FEB86659FD93));
+    uint32_t at = (uint32_t)h & (space->n_inside_slots - 1);
+    while (space->inside[at].lazy &&
+           (space->inside[at].lazy != lazy || space->inside[at].state != state))
+        at = (at + 1) & (space->n_inside_slots - 1);
+    return at;
+}
+
+static bool grow_inside(struct nb_space *space) {
+    if (space->n_inside * 2 < space->n_inside_slots)
+        return true;
+    uint32_t n = space->n_inside_slots;
+    struct nb_inside *old = space->inside;
+    struct nb_inside *more = calloc(n ? n * 2 : 32, sizeof *more);
+    if (!more)
+        return false;
+    space->inside = more;
+    space->n_inside_slots = n ? n * 2 : 32;
+    for (uint32_t i = 0; i < n; i++) {
+        if (old[i].lazy)
+            space->inside[inside_slot(space, old[i].lazy, old[i].state)] = old[i];
     }
-    uint32_t at = (s->at + 1) * 0x9E3779B1u >> 8 & (l->n_slots - 1);
-    for (; l->masks[at].state; at = (at + 1) & (l->n_slots - 1)) {
-        if (l->masks[at].state == s->at + 1)
-            return l->masks[at].bits;
-    }
+    free(old);
+    return true;
+}
+
+/* The tokens that stay inside a string, or with `base` a key, whose automaton is in `state`: found
+ * or kept; NULL where they cannot be kept. They are not read with anything else than the automaton:
+ * the string is closed by none of them. */
+static const uint64_t *inside_mask(struct nb_masker *m, const struct nb_state *base,
+                                   struct nb_lazy *lazy, uint32_t state) {
     struct nb_space *space = m->reader->space;
+    if (nb_lazy_accepts_all(lazy, state))
+        return m->vocabulary->plain;
+    if (!grow_inside(space))
+        return NULL;
+    uint32_t at = inside_slot(space, lazy, state);
+    if (space->inside[at].lazy)
+        return space->inside[at].bits;
     if (space->masks.allocated_bytes > space->max_mask_bytes)
         return NULL;
     uint64_t *bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *bits);
     if (!bits)
         return NULL;
-    m->path[0] = *s;
-    walk_language(m, l->lazy, 0, 0, bits);
-    l->masks[at] = (struct nb_language_mask){s->at + 1, bits};
-    l->n_masks++;
+    m->path[0] = *base;
+    m->path[0].at = state;
+    walk_language(m, lazy, 0, 0, bits);
+    space->inside[at] = (struct nb_inside){lazy, state, bits};
+    space->n_inside++;
     return bits;
+}
+
+/* Whether it is over once all roots of an open string are false. */
+static bool all_false_kill(struct nb_masker *m, const struct nb_state *s) {
+    uint64_t wrong[8];
+    if (s->kills)
+        return true;
+    if (s->shape->n_words > 8)
+        return true;
+    memset(wrong, 0xFF, sizeof wrong);
+    if (s->shape->n_roots % 64)
+        wrong[s->shape->n_words - 1] = (UINT64_C(1) << s->shape->n_roots % 64) - 1;
+    return nb_state_doomed(m->reader, s->top, s->link, wrong);
 }
 
 static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
-    const uint64_t *inside = s->kills ? language_mask(m, s) : NULL;
+    const struct nb_shape *shape = s->shape;
+    const uint64_t *inside = NULL;
+    if (s->lost || !all_false_kill(m, s))
+        inside = v->plain; /* whatever it becomes, it can be closed */
+    else if (shape->string == NB_STRING_LAZY)
+        inside = inside_mask(m, s, shape->language->lazy, s->at);
     if (!inside) {
         walk_all(m, &v->tokens, s, bits);
         return;
@@ -401,17 +434,64 @@ static bool escapes_below(const struct nb_trie *t, uint32_t node) {
     return false;
 }
 
+/* Tokens that stay within keys that are known by name. */
+static void walk_inside_named(struct nb_masker *m, uint32_t node, uint32_t depth, uint64_t *bits) {
+    const struct nb_token_trie *t = &m->vocabulary->tokens;
+    const struct nb_state *from = &m->path[depth];
+    const struct nb_trie *keys = &from->top->shape->family->keys;
+    for (uint32_t c = keys->nodes[from->node].child; c; c = keys->nodes[c].sibling) {
+        uint32_t child = find_child(t, node, keys->nodes[c].byte);
+        if (!child || !nb_state_step(m->reader, from, &m->path[depth + 1], keys->nodes[c].byte))
+            continue;
+        set_entries(t, t->nodes[child].entry, bits);
+        if (t->nodes[child].n_children)
+            walk_inside_named(m, child, depth + 1, bits);
+    }
+}
+
+/* Tokens that stay inside keys that no atom names: those that all automata of what such keys may be
+ * allow. False if they cannot be told so. */
+static bool inside_others(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
+    const struct nb_vocabulary *v = m->vocabulary;
+    const struct nb_shape *shape = s->top->shape;
+    struct nb_family *f = shape->family;
+    memcpy(bits, v->plain, v->n_words * sizeof *bits);
+    if (!shape->conjunction || !f->machine.n)
+        return true;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        uint32_t allow = f->allow[shape->in_family[i]];
+        if (shape->atoms[i]->kind != NB_ATOM_OBJECT || allow >= NB_ALLOW_NONE)
+            continue;
+        uint32_t state = f->machine.states[s->at].states[allow];
+        /* Within a string of a language escapes are read as in a key: see one_spelling. */
+        struct nb_language language = {.lazy = f->machine.lazy};
+        struct nb_shape any = {
+            .kind = NB_VALUE_STRING, .string = NB_STRING_LAZY, .language = &language};
+        struct nb_state string = {.mode = NB_MODE_STRING, .shape = &any, .kills = true};
+        const uint64_t *inside = state ? inside_mask(m, &string, f->machine.lazy, state) : NULL;
+        if (state && !inside)
+            return false;
+        for (uint32_t w = 0; w < v->n_words; w++)
+            bits[w] &= inside ? inside[w] : 0;
+    }
+    return true;
+}
+
 static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
     const struct nb_frame *top = s->top;
     const struct nb_family *f = top->shape->family;
-    bool free_keys = !f->machine.n && nb_others_possible(m->reader, top);
-    if (!free_keys) {
+    bool escapes = escapes_below(&f->keys, s->node);
+    if (!nb_others_possible(m->reader, top) || escapes || !inside_others(m, s, bits)) {
+        memset(bits, 0, v->n_words * sizeof *bits);
         walk_all(m, &v->tokens, s, bits);
         return;
     }
-    memcpy(bits, v->plain, v->n_words * sizeof *bits);
-    if (top->seen || top->hashes || escapes_below(&f->keys, s->node)) {
+    m->path[0] = *s;
+    m->others_of = NULL;
+    if (f->machine.n && s->node)
+        walk_inside_named(m, 0, 0, bits);
+    if (f->machine.n || top->seen || top->hashes) {
         walk_all(m, &v->closers, s, bits); /* what came before the quote matters */
         return;
     }
@@ -432,7 +512,7 @@ static void compute(struct nb_masker *m, const struct nb_state *s, uint64_t *bit
     bool plain = s->lexis == NB_LEX_PLAIN;
     if (s->mode == NB_MODE_STRING && plain && s->shape->string <= NB_STRING_LENGTH)
         free_string(m, s, bits);
-    else if (s->mode == NB_MODE_STRING && plain && s->shape->string == NB_STRING_LAZY)
+    else if (s->mode == NB_MODE_STRING && plain && s->shape->string != NB_STRING_SET)
         limited_string(m, s, bits);
     else if (s->mode == NB_MODE_IN_KEY && plain)
         key(m, s, bits);

@@ -43,7 +43,7 @@ static bool add_machine_state(struct nb_space *s, struct nb_machine *m, const ui
         }
     }
     uint32_t *copy = nb_space_alloc(s, m->n, sizeof *copy);
-    uint32_t *next = nb_space_alloc(s, 256, sizeof *next);
+    uint32_t *next = nb_space_alloc(s, m->lazy->n_classes, sizeof *next);
     uint64_t *accepts = nb_space_alloc(s, NB_WORDS(m->n), sizeof *accepts);
     uint64_t *alive = nb_space_alloc(s, NB_WORDS(m->n), sizeof *alive);
     if (!copy || !next || !accepts || !alive)
@@ -69,7 +69,8 @@ uint32_t nb_machine_start(struct nb_space *s, struct nb_machine *m) {
 }
 
 uint32_t nb_machine_next(struct nb_space *s, struct nb_machine *m, uint32_t state, uint8_t byte) {
-    uint32_t known = m->states[state].next[byte], to = 0, buffer[64], *states = buffer;
+    uint8_t class = m->lazy->class_of[byte];
+    uint32_t known = m->states[state].next[class], to = 0, buffer[64], *states = buffer;
     if (known)
         return known - 1;
     if (m->n > 64 && !(states = malloc(m->n * sizeof *states))) {
@@ -83,7 +84,7 @@ uint32_t nb_machine_next(struct nb_space *s, struct nb_machine *m, uint32_t stat
     if (m->lazy->failed)
         s->failed = m->lazy->failed;
     if (add_machine_state(s, m, states, &to))
-        m->states[state].next[byte] = to + 1;
+        m->states[state].next[class] = to + 1;
     if (states != buffer)
         free(states);
     return to;
@@ -1003,6 +1004,4 @@ void nb_shapes_free(struct nb_space *s) {
         free(m->states);
         free(m->slots);
     }
-    for (struct nb_language *l = s->languages; l; l = l->chain)
-        free(l->masks);
 }

@@ -471,6 +471,7 @@ void nb_space_close(struct nb_space *s) {
     free(s->of_node);
     free(s->atoms);
     free(s->demands);
+    free(s->inside);
     nb_arena_free(&s->arena);
     nb_arena_free(&s->masks);
     *s = (struct nb_space){0};

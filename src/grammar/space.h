@@ -85,7 +85,7 @@ struct nb_machine {
     const uint32_t *starts;
     struct nb_machine_state {
         const uint32_t *states;  /* [n] */
-        uint32_t *next;          /* [256], + 1; 0 is not known yet */
+        uint32_t *next;          /* [lazy->n_classes], + 1; 0 is not known yet */
         const uint64_t *accepts; /* [NB_WORDS(n)] those that accept here */
         const uint64_t *alive;   /* those that are not dead */
     } * states;
@@ -167,18 +167,19 @@ struct nb_shape {
     struct nb_shape *chain;
 };
 
-/* The strings of a formula over one string, and masks of the tokens inside them. */
+/* The strings of a formula over one string. */
 struct nb_language {
     struct nb_lazy *lazy;
     uint32_t start;
     nb_formula formula;
     struct nb_language *chain;
-    /* By state: which tokens stay inside. */
-    struct nb_language_mask {
-        uint32_t state; /* + 1 */
-        const uint64_t *bits;
-    } * masks;
-    uint32_t n_masks, n_slots;
+};
+
+/* Which tokens stay inside the strings of a lazy automaton's state. */
+struct nb_inside {
+    const struct nb_lazy *lazy; /* NULL: a free slot */
+    uint32_t state;
+    const uint64_t *bits;
 };
 
 struct nb_space {
@@ -209,8 +210,10 @@ struct nb_space {
     struct nb_link root; /* of the whole text */
     size_t max_bytes;
 
-    struct nb_arena masks; /* of languages */
+    struct nb_arena masks; /* of `inside` */
     size_t max_mask_bytes;
+    struct nb_inside *inside; /* open addressing */
+    uint32_t n_inside, n_inside_slots;
 };
 
 /* schema outlives the space. */

@@ -105,9 +105,8 @@ static struct nb_shape *shape_after(struct nb_reader *r, struct nb_shape *shape,
     return shape;
 }
 
-/* Whether it is all over if those roots of the value in `link` below `parent` are false. */
-static bool doomed(struct nb_reader *r, const struct nb_frame *parent, const struct nb_link *link,
-                   const uint64_t *wrong) {
+bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const struct nb_link *link,
+                     const uint64_t *wrong) {
     if (!nb_any_bit(wrong, NB_WORDS(link->site->n_roots)))
         return false;
     if (!parent || (link->all_kill && parent->kills))
@@ -115,7 +114,8 @@ static bool doomed(struct nb_reader *r, const struct nb_frame *parent, const str
     struct nb_shape *shape = shape_after(r, parent->shape, link, wrong);
     if (!shape)
         return true;
-    return shape != parent->shape && doomed(r, parent->parent, parent->link, shape->false_roots);
+    return shape != parent->shape &&
+           nb_state_doomed(r, parent->parent, parent->link, shape->false_roots);
 }
 
 /* ---- the end of a value -----------------------------------------------------------------------
@@ -208,7 +208,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     if (!shape)
         return false;
     f->shape = shape;
-    if (shape != top->shape && doomed(r, top->parent, top->link, shape->false_roots))
+    if (shape != top->shape && nb_state_doomed(r, top->parent, top->link, shape->false_roots))
         return false;
     if (shape != top->shape) {
         /* Roots that are false and not the end: others may still be. */
@@ -292,7 +292,7 @@ static bool close_container(struct nb_reader *r, struct nb_state *out) {
         for (uint32_t i = 0; i < shape->n_atoms; i++)
             r->space->value[shape->atoms[i]->id] = container_holds(f, i);
         judge(r, shape, wrong);
-        good = !doomed(r, f->parent, f->link, wrong);
+        good = !nb_state_doomed(r, f->parent, f->link, wrong);
     }
     if (good) {
         uint64_t hash = mix(f->hash, shape->kind + UINT64_C(0x51));
@@ -479,7 +479,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
     if (!f->shape)
         return false;
     if (f->shape != shape) {
-        if (doomed(r, top->parent, top->link, f->shape->false_roots))
+        if (nb_state_doomed(r, top->parent, top->link, f->shape->false_roots))
             return false;
         f->kills = top->kills && !nb_any_bit(f->shape->false_roots, f->shape->n_words);
         if (f->shape != link->after || link->after != shape) {
@@ -506,7 +506,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
 
 /* A root of an open string is false: the end, or not. */
 static bool lose(struct nb_reader *r, struct nb_state *s, const uint64_t *wrong) {
-    if (s->kills || doomed(r, s->top, s->link, wrong))
+    if (s->kills || nb_state_doomed(r, s->top, s->link, wrong))
         return false;
     s->lost = true;
     return true;
@@ -996,7 +996,7 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         return false;
     bool kills = link->all_kill && (!in->top || in->top->kills);
     if (nb_any_bit(shape->false_roots, shape->n_words)) {
-        if (kills || doomed(r, in->top, link, shape->false_roots))
+        if (kills || nb_state_doomed(r, in->top, link, shape->false_roots))
             return false;
     }
     *out = *in;
@@ -1062,7 +1062,7 @@ static bool begin_item(struct nb_reader *r, const struct nb_state *in, struct nb
     if (!shape)
         return false;
     if (shape != top->shape) {
-        if (doomed(r, top->parent, top->link, shape->false_roots))
+        if (nb_state_doomed(r, top->parent, top->link, shape->false_roots))
             return false;
         struct nb_frame *f = draft_of(r, top);
         if (!f)

@@ -142,6 +142,10 @@ bool nb_number_holds(const struct nb_atom *atom, struct nb_decimal value, bool w
 /* Whether the number that has been begun can become one that is allowed. */
 bool nb_number_alive(struct nb_reader *reader, const struct nb_state *state);
 
+/* Whether it is all over if those roots of the value in `link` below `parent` are false. */
+bool nb_state_doomed(struct nb_reader *reader, const struct nb_frame *parent,
+                     const struct nb_link *link, const uint64_t *wrong);
+
 /* Whether an object's member of this rank may come now, and one that has another key. */
 bool nb_member_possible(struct nb_reader *reader, const struct nb_frame *frame, uint32_t rank);
 bool nb_others_possible(struct nb_reader *reader, const struct nb_frame *frame);
