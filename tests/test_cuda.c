@@ -362,6 +362,37 @@ static size_t random_steps(struct nb_engine *engine, uint64_t seed, float **out)
     return rows;
 }
 
+/* A few steps in every way: what a sanitizer is run on. */
+static void few_steps(void **state) {
+    NEEDS_GPU();
+    static const char *const ways[] = {"plain", "batch", "decode"};
+    for (int w = 0; w < 3; w++) {
+        struct nb_engine *gpu = open_synthetic("tiny", "cuda", ways[w], 256, 12);
+        struct nb_error err;
+        struct nb_sequence q[12];
+        struct nb_step_part parts[12];
+        int32_t ids[100];
+        float *logits;
+        for (int i = 0; i < 100; i++)
+            ids[i] = i * 5 % 512;
+        for (int i = 0; i < 12; i++) {
+            assert_ok(nb_sequence_open(gpu, &q[i], &err), err);
+            parts[i] = (struct nb_step_part){&q[i], ids + i, (size_t)(i % 3 ? 1 : 20 + i), 1};
+        }
+        static const size_t counts[] = {1, 12, 2, 9, 8};
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            assert_ok(nb_engine_step(gpu, parts, counts[i], &logits, &err), err);
+            for (size_t k = 0; k < counts[i] * 512; k++)
+                assert_true(isfinite(logits[k]));
+            for (int k = 0; k < 12; k++)
+                parts[k].n = 1;
+        }
+        for (int i = 0; i < 12; i++)
+            nb_sequence_close(&q[i]);
+        nb_engine_close(gpu);
+    }
+}
+
 static void steps_like_the_cpu(void **state) {
     NEEDS_GPU();
     struct nb_engine *cpu = open_synthetic("tiny", "cpu", "plain", 1024, MOST);
@@ -418,10 +449,16 @@ static void refuses_what_does_not_fit(void **state) {
     nb_pool_free(pool);
 }
 
-int main(void) {
+/* test_cuda [NAME]: all tests, or one. */
+int main(int argc, char **argv) {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quantizes_to_the_bit),      cmocka_unit_test(loads_what_the_host_makes),
-        cmocka_unit_test(loads_large_matrices),      cmocka_unit_test(steps_like_the_cpu),
+        cmocka_unit_test(few_steps),
+        cmocka_unit_test(quantizes_to_the_bit),
+        cmocka_unit_test(loads_what_the_host_makes),
+        cmocka_unit_test(loads_large_matrices),
+        cmocka_unit_test(steps_like_the_cpu),
         cmocka_unit_test(refuses_what_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -239,12 +239,16 @@ static bool print_json(const struct nb_bench *b) {
                                                  (int)b->request[i].generated, "seconds",
                                                  b->request[i].seconds, "prefill_seconds",
                                                  b->request[i].prefill_seconds));
+    json_t *shape =
+        json_pack("{s:I, s:i, s:i}", "prefill_parameters", (json_int_t)b->prefill_parameters,
+                  "attention_width", (int)b->attention_width, "layers", (int)b->layers);
     json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:o, s:o}", "backend", b->backend,
-        "device", b->device, "model", b->model, "model_bytes", (json_int_t)b->model_bytes,
-        "step_bytes", (json_int_t)b->step_bytes, "read_gb_per_s", b->read_gb_per_s, "load_seconds",
-        b->load_seconds, "device_bytes", (json_int_t)b->device_bytes, "max_batch_tokens",
-        (json_int_t)b->max_batch_tokens, "decode", decode, "prefill", prefill, "request", request);
+        "{s:s, s:s, s:s, s:o, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:o, s:o}", "backend", b->backend,
+        "device", b->device, "model", b->model, "shape", shape, "model_bytes",
+        (json_int_t)b->model_bytes, "step_bytes", (json_int_t)b->step_bytes, "read_gb_per_s",
+        b->read_gb_per_s, "load_seconds", b->load_seconds, "device_bytes",
+        (json_int_t)b->device_bytes, "max_batch_tokens", (json_int_t)b->max_batch_tokens, "decode",
+        decode, "prefill", prefill, "request", request);
     bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) == 0;
     json_decref(o);
     putchar('\n');

@@ -431,6 +431,11 @@ enum nb_status nb_bench_run(const struct nb_bench_options *options,
         snprintf(out->model, sizeof out->model, "%s", nb_engine_name(b->engine));
         out->model_bytes = size.bytes;
         out->step_bytes = size.step_bytes;
+        const struct nb_config *c = &b->engine->model.config;
+        out->prefill_parameters =
+            size.active_parameters - (uint64_t)c->n_vocab * (uint64_t)c->width;
+        out->layers = c->n_layers;
+        out->attention_width = c->n_heads * c->head_width;
         out->load_seconds = b->load_seconds;
         out->device_bytes = capabilities.used_bytes;
         out->max_batch_tokens = b->engine->max_batch_tokens;

@@ -48,6 +48,8 @@ struct nb_bench_request {
 struct nb_bench {
     char backend[16], device[128], model[128];
     uint64_t model_bytes, step_bytes; /* nb_model_size */
+    uint64_t prefill_parameters;      /* that work on a token whose logits nobody wants */
+    int32_t attention_width, layers;  /* of all query heads together; how many */
     double read_gb_per_s;             /* the median of passes over the whole run */
     double load_seconds;              /* from a checkpoint, or a model in memory, to an engine */
     uint64_t device_bytes;            /* allocated on a device; 0 of the CPU */

@@ -35,12 +35,29 @@ const char *nb_synthetic_names(char *out, size_t size) {
  * around 0, which takes no longer. */
 struct tables {
     float dynamic[256];
+    bool bf16; /* linear layers are not in 4 bits */
 };
 
-/* A 4-bit matrix, [rows, columns]: absmax lies from half to one and a half of its mean, which makes
- * outputs about as large as inputs (NF4's codes, evenly drawn, have a mean square near 1/4). */
-static void place_4bit(struct nb_layout *layout, const struct tables *tables, int32_t rows,
-                       int32_t columns, struct nb_matrix *m) {
+static void place_bf16(struct nb_layout *layout, int32_t rows, int32_t columns,
+                       struct nb_matrix *m) {
+    *m = (struct nb_matrix){
+        .name = "synthetic",
+        .rows = rows,
+        .columns = columns,
+        .type = NB_WEIGHT_BF16,
+        .data = nb_layout_place(layout, (size_t)rows * (size_t)columns * 2),
+    };
+}
+
+/* A linear layer, [rows, columns], in 4 bits or bf16: absmax lies from half to one and a half of
+ * its mean, which makes outputs about as large as inputs (NF4's codes, evenly drawn, have a mean
+ * square near 1/4). */
+static void place_linear(struct nb_layout *layout, const struct tables *tables, int32_t rows,
+                         int32_t columns, struct nb_matrix *m) {
+    if (tables->bf16) {
+        place_bf16(layout, rows, columns, m);
+        return;
+    }
     size_t n = (size_t)rows * (size_t)columns, blocks = nb_quant_blocks(n, BLOCK),
            nested = nb_quant_nested_blocks(n, BLOCK, NB_NESTED_BLOCK);
     uint8_t *codes = nb_layout_place(layout, nb_quant_code_bytes(n)),
@@ -67,17 +84,6 @@ static void place_4bit(struct nb_layout *layout, const struct tables *tables, in
     };
 }
 
-static void place_bf16(struct nb_layout *layout, int32_t rows, int32_t columns,
-                       struct nb_matrix *m) {
-    *m = (struct nb_matrix){
-        .name = "synthetic",
-        .rows = rows,
-        .columns = columns,
-        .type = NB_WEIGHT_BF16,
-        .data = nb_layout_place(layout, (size_t)rows * (size_t)columns * 2),
-    };
-}
-
 static void place_ones(struct nb_layout *layout, int32_t n, struct nb_vector *v) {
     uint16_t *data = nb_layout_place(layout, (size_t)n * 2);
     for (int32_t i = 0; data && i < n; i++)
@@ -89,20 +95,20 @@ static void place_layer(struct nb_layout *layout, const struct tables *tables,
                         const struct nb_config *c, struct nb_layer *l) {
     int32_t q = c->n_heads * c->head_width, kv = c->n_kv_heads * c->head_width;
     place_ones(layout, c->width, &l->attention_norm);
-    place_4bit(layout, tables, q, c->width, &l->q);
-    place_4bit(layout, tables, kv, c->width, &l->k);
-    place_4bit(layout, tables, kv, c->width, &l->v);
-    place_4bit(layout, tables, c->width, q, &l->o);
+    place_linear(layout, tables, q, c->width, &l->q);
+    place_linear(layout, tables, kv, c->width, &l->k);
+    place_linear(layout, tables, kv, c->width, &l->v);
+    place_linear(layout, tables, c->width, q, &l->o);
     if (c->qk_norm) {
         place_ones(layout, c->head_width, &l->q_norm);
         place_ones(layout, c->head_width, &l->k_norm);
     }
     place_ones(layout, c->width, &l->expert_norm);
-    place_4bit(layout, tables, c->n_experts, c->width, &l->router);
+    place_linear(layout, tables, c->n_experts, c->width, &l->router);
     for (int e = 0; e < c->n_experts; e++) {
-        place_4bit(layout, tables, c->expert_width, c->width, &l->experts[e].gate);
-        place_4bit(layout, tables, c->expert_width, c->width, &l->experts[e].up);
-        place_4bit(layout, tables, c->width, c->expert_width, &l->experts[e].down);
+        place_linear(layout, tables, c->expert_width, c->width, &l->experts[e].gate);
+        place_linear(layout, tables, c->expert_width, c->width, &l->experts[e].up);
+        place_linear(layout, tables, c->width, c->expert_width, &l->experts[e].down);
     }
 }
 
@@ -131,16 +137,47 @@ static void fill_words(void *context, int thread, size_t begin, size_t end) {
         words[i] = random_at(i);
 }
 
-/* Random bits to bf16: sign and mantissa stay, the exponent makes it [2^exponent, 2^(exponent+1)).
- */
-static void shape_bf16(const struct nb_matrix *m, int exponent) {
-    uint16_t *data = (uint16_t *)m->data;
-    for (size_t i = 0; i < (size_t)m->rows * (size_t)m->columns; i++)
-        data[i] = (uint16_t)((data[i] & 0x807F) | (127 + exponent) << 7);
+struct shape_job {
+    uint16_t *data;
+    int exponent;
+};
+
+static void shape_range(void *context, int thread, size_t begin, size_t end) {
+    (void)thread;
+    struct shape_job *job = context;
+    for (size_t i = begin; i < end; i++)
+        job->data[i] = (uint16_t)((job->data[i] & 0x807F) | (127 + job->exponent) << 7);
 }
 
-static enum nb_status read_spec(const char *spec, struct nb_config *out, struct nb_error *err) {
-    size_t n = strcspn(spec, ":");
+/* Random bits to bf16: sign and mantissa stay, the exponent makes it [2^exponent, 2^(exponent+1)).
+ */
+static void shape_bf16(struct nb_pool *pool, const struct nb_matrix *m, int exponent) {
+    struct shape_job job = {(uint16_t *)m->data, exponent};
+    nb_pool_run(pool, (size_t)m->rows * (size_t)m->columns, 1 << 20, shape_range, &job);
+}
+
+/* The linear layers of a model in bf16: outputs about as large as inputs. */
+static void shape_layers(struct nb_pool *pool, struct nb_model *m) {
+    for (int i = 0; i < m->config.n_layers; i++) {
+        struct nb_layer *l = &m->layers[i];
+        const struct nb_matrix *rest[] = {&l->q, &l->k, &l->v, &l->o, &l->router};
+        for (size_t k = 0; k < sizeof rest / sizeof *rest; k++)
+            shape_bf16(pool, rest[k], -(ilogbf(sqrtf((float)rest[k]->columns)) + 1));
+        for (int e = 0; e < m->config.n_experts; e++) {
+            const struct nb_matrix *of[] = {&l->experts[e].gate, &l->experts[e].up,
+                                            &l->experts[e].down};
+            for (size_t k = 0; k < 3; k++)
+                shape_bf16(pool, of[k], -(ilogbf(sqrtf((float)of[k]->columns)) + 1));
+        }
+    }
+}
+
+static enum nb_status read_spec(const char *spec, struct nb_config *out, bool *bf16,
+                                struct nb_error *err) {
+    static const char suffix[] = "-bf16";
+    size_t whole = strcspn(spec, ":"), n = whole, m = sizeof suffix - 1;
+    *bf16 = whole > m && memcmp(spec + whole - m, suffix, m) == 0;
+    n -= *bf16 ? m : 0;
     const struct shape *s = NULL;
     for (size_t i = 0; i < N_SHAPES; i++) {
         if (strlen(shapes[i].name) == n && memcmp(shapes[i].name, spec, n) == 0)
@@ -151,11 +188,11 @@ static enum nb_status read_spec(const char *spec, struct nb_config *out, struct 
         return nb_fail(err, NB_ERR_ARGUMENT, "no synthetic model \"%.64s\", only %s", spec,
                        nb_synthetic_names(names, sizeof names));
     long layers = s->n_layers;
-    if (spec[n]) {
+    if (spec[whole]) {
         char *end;
         errno = 0;
-        layers = strtol(spec + n + 1, &end, 10);
-        if (end == spec + n + 1 || *end || errno || layers < 1 || layers > s->n_layers)
+        layers = strtol(spec + whole + 1, &end, 10);
+        if (end == spec + whole + 1 || *end || errno || layers < 1 || layers > s->n_layers)
             return nb_fail(err, NB_ERR_ARGUMENT,
                            "synthetic model \"%.64s\": expected 1 to %d layers after the colon",
                            spec, s->n_layers);
@@ -185,7 +222,7 @@ static enum nb_status read_spec(const char *spec, struct nb_config *out, struct 
 }
 
 /* Layers, tables and the list of maps, which own the memory once it is there. */
-static struct tables *make_frame(struct nb_model *m) {
+static struct tables *make_frame(struct nb_model *m, bool bf16) {
     const struct nb_config *c = &m->config;
     struct tables *tables = nb_arena_alloc(&m->arena, 1, sizeof *tables);
     m->layers = nb_arena_alloc(&m->arena, (size_t)c->n_layers, sizeof *m->layers);
@@ -198,6 +235,7 @@ static struct tables *make_frame(struct nb_model *m) {
         if (!m->layers[i].experts)
             return NULL;
     }
+    tables->bf16 = bf16;
     for (int i = 0; i < 256; i++)
         tables->dynamic[i] = ((float)i - 127.5f) / 127.5f;
     return tables;
@@ -206,10 +244,11 @@ static struct tables *make_frame(struct nb_model *m) {
 enum nb_status nb_model_synthetic(const char *spec, struct nb_pool *pool, struct nb_model *out,
                                   struct nb_error *err) {
     *out = (struct nb_model){0};
-    enum nb_status s = read_spec(spec, &out->config, err);
+    bool bf16;
+    enum nb_status s = read_spec(spec, &out->config, &bf16, err);
     if (s != NB_OK)
         return s;
-    struct tables *tables = make_frame(out);
+    struct tables *tables = make_frame(out, bf16);
     struct nb_layout layout = {0};
     if (tables) {
         place_all(&layout, tables, out);
@@ -227,7 +266,9 @@ enum nb_status nb_model_synthetic(const char *spec, struct nb_pool *pool, struct
     nb_pool_run(pool, layout.used / sizeof(uint64_t), 1 << 20, fill_words, layout.base);
     layout.used = 0;
     place_all(&layout, tables, out);
-    shape_bf16(&out->embedding, -1);
-    shape_bf16(&out->head, -6);
+    shape_bf16(pool, &out->embedding, -1);
+    shape_bf16(pool, &out->head, -6);
+    if (tables->bf16)
+        shape_layers(pool, out);
     return NB_OK;
 }

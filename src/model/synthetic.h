@@ -5,7 +5,8 @@
 #include "base/pool.h"
 #include "model/model.h"
 
-/* Makes the model that `spec` names, "mixtral-8x7b", or "mixtral-8x7b:8" for its first 8 layers:
+/* Makes the model that `spec` names, "mixtral-8x7b", or "mixtral-8x7b:8" for its first 8 layers,
+ * or "mixtral-8x7b-bf16:8" for the same with linear layers in bf16, to be quantized: otherwise
  * NF4 with double quantization, embeddings and head in bf16, as bitsandbytes lays them out. Scales
  * are such that activations stay near 1. The same spec gives the same weights. nb_model_close frees
  * it. The pool shares the filling: a gigabyte takes about half a second of two cores. */
