@@ -13,6 +13,7 @@
 static const char help[] =
     "usage: nibble doctor [--gpu NAME] [--json]\n"
     "       nibble doctor --python DIR|PROGRAM [--full] [--gpu NAME] [--driver VERSION] [--json]\n"
+    "       nibble doctor --requirements FILE [--gpu NAME] [--driver VERSION] [--json]\n"
     "       nibble doctor --library FILE… [--gpu NAME] [--driver VERSION] [--json]\n"
     "       nibble doctor --list-gpus [--json]\n\n"
     "Says why a stack does not work, from evidence: findings, worst first, then what was found\n"
@@ -21,6 +22,8 @@ static const char help[] =
     "  --driver VERSION    and for a driver of this CUDA version: 12.4\n"
     "  --python WHERE      audit the Python packages in a folder, an environment, or of python3:\n"
     "                      requirements, files, imports, libraries, CUDA code\n"
+    "  --requirements FILE judge the pins of a requirements file without installing it\n"
+    "  --traps FILE        more known traps, as src/doctor/data/traps.json has them\n"
     "  --full              and compare all files with the hashes recorded of them, not only\n"
     "                      Python source: takes as long as reading everything\n"
     "  --threads N         threads that read (default: one for each processor)\n"
@@ -30,7 +33,7 @@ static const char help[] =
     "\nExit code: 0 if fit (no finding of severity error), 1 if not, 2 for wrong usage.\n";
 
 struct doctor {
-    const char *gpu, *driver, *python;
+    const char *gpu, *driver, *python, *requirements;
     struct nb_python_options options;
     bool library, list_gpus, json;
     struct nb_gpu_table table;
@@ -191,6 +194,11 @@ static int examine(struct doctor *d, int argc, char **argv) {
             nb_doctor_python(d->python, &d->options, &d->table, &d->target, &d->findings, &err);
         if (s != NB_OK)
             return nb_cli_error(&err);
+    } else if (d->requirements) {
+        enum nb_status s = nb_doctor_requirements(d->requirements, &d->options, &d->table,
+                                                  &d->target, &d->findings, &err);
+        if (s != NB_OK)
+            return nb_cli_error(&err);
     } else if (!argc) {
         examine_machine(d);
         examine_build(d);
@@ -206,7 +214,9 @@ enum {
     OPT_LIST,
     OPT_JSON,
     OPT_PYTHON,
-    OPT_FULL
+    OPT_FULL,
+    OPT_REQUIREMENTS,
+    OPT_TRAPS
 };
 
 static bool take_option(struct doctor *d, int code) {
@@ -226,6 +236,12 @@ static bool take_option(struct doctor *d, int code) {
     case OPT_PYTHON:
         d->python = optarg;
         return true;
+    case OPT_REQUIREMENTS:
+        d->requirements = optarg;
+        return true;
+    case OPT_TRAPS:
+        d->options.traps = optarg;
+        return true;
     case OPT_FULL:
         d->options.full = true;
         return true;
@@ -238,15 +254,18 @@ static bool take_option(struct doctor *d, int code) {
 }
 
 static int run(int argc, char **argv) {
-    static const struct option options[] = {{"gpu", required_argument, NULL, OPT_GPU},
-                                            {"driver", required_argument, NULL, OPT_DRIVER},
-                                            {"library", no_argument, NULL, OPT_LIBRARY},
-                                            {"list-gpus", no_argument, NULL, OPT_LIST},
-                                            {"python", required_argument, NULL, OPT_PYTHON},
-                                            {"full", no_argument, NULL, OPT_FULL},
-                                            {"threads", required_argument, NULL, NB_OPT_THREADS},
-                                            {"json", no_argument, NULL, OPT_JSON},
-                                            {0}};
+    static const struct option options[] = {
+        {"gpu", required_argument, NULL, OPT_GPU},
+        {"driver", required_argument, NULL, OPT_DRIVER},
+        {"library", no_argument, NULL, OPT_LIBRARY},
+        {"list-gpus", no_argument, NULL, OPT_LIST},
+        {"python", required_argument, NULL, OPT_PYTHON},
+        {"requirements", required_argument, NULL, OPT_REQUIREMENTS},
+        {"traps", required_argument, NULL, OPT_TRAPS},
+        {"full", no_argument, NULL, OPT_FULL},
+        {"threads", required_argument, NULL, NB_OPT_THREADS},
+        {"json", no_argument, NULL, OPT_JSON},
+        {0}};
     struct doctor d = {0};
     for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         int64_t threads = 0;

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "doctor/stack.h"
+#include "doctor/traps.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,12 @@ static void introduce(const struct nb_stack *s, struct nb_findings *findings) {
                          (double)s->bytes / 1e9, s->roots[0], s->n_roots > 1 ? " and on" : ""),
         roots.data, NULL);
     nb_buf_free(&roots);
+}
+
+static const struct nb_version *find_package(void *context, const char *normal, bool *there) {
+    const struct nb_stack_dist *d = nb_stack_find(context, normal);
+    *there = d != NULL;
+    return d && d->has_version ? &d->version : NULL;
 }
 
 enum nb_status nb_doctor_python(const char *what, const struct nb_python_options *options,
@@ -37,6 +44,8 @@ enum nb_status nb_doctor_python(const char *what, const struct nb_python_options
         nb_stack_files(&stack, findings);
         nb_stack_imports(&stack, findings);
         nb_stack_libraries(&stack, pool, table, target, findings);
+        s = nb_doctor_traps(options->traps, find_package, &stack, stack.python, target, findings,
+                            err);
     }
     nb_stack_free(&stack);
     nb_pool_free(pool);

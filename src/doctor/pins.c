@@ -1,0 +1,272 @@
+/* A list of requirements, judged without installing it. */
+#include "doctor/python.h"
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "doctor/index.h"
+#include "doctor/pep508.h"
+#include "doctor/traps.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+enum { MAX_LIST_BYTES = 16 << 20, MAX_LISTS = 32, MAX_PINS = 100000 };
+
+struct pin {
+    struct nb_requirement r;
+    const char *file;
+    int line;
+    struct nb_version version; /* of "==2.3.1" */
+    bool pinned;
+};
+
+struct list {
+    struct nb_arena arena;
+    struct nb_findings *f;
+    struct nb_markers markers;
+    struct pin *pins;
+    size_t n, cap;
+    struct nb_index by_name;
+    int depth, files;
+    int cuda; /* of an index such as …/whl/cu121; 0: none was named */
+};
+
+/* "==2.3.1" or "===2.3.1", alone and without a star. */
+static bool pinned_version(const char *specifiers, struct nb_version *out) {
+    size_t equals = strspn(specifiers, "=");
+    if (equals < 2 || strchr(specifiers, ',') || strchr(specifiers, '*'))
+        return false;
+    return nb_version_parse(specifiers + equals, strlen(specifiers + equals), out);
+}
+
+static void add_pin(struct list *l, const struct nb_requirement *r, const char *file, int line) {
+    if (l->n == MAX_PINS)
+        return;
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 64;
+        struct pin *p = realloc(l->pins, cap * sizeof *p);
+        if (!p) {
+            l->f->failed = true;
+            return;
+        }
+        l->pins = p;
+        l->cap = cap;
+    }
+    struct pin *p = &l->pins[l->n];
+    *p = (struct pin){.r = *r, .file = file, .line = line};
+    p->pinned = pinned_version(r->specifiers, &p->version);
+    l->n++;
+}
+
+/* "cu121" in the address of an index, or in a local version: 12010. */
+static int cuda_of(const char *text) {
+    for (const char *at = text; (at = strstr(at, "cu")); at++) {
+        size_t n = strspn(at + 2, "0123456789");
+        if (n == 3 && !isalnum((unsigned char)at[5]) &&
+            (at == text || !isalnum((unsigned char)at[-1])))
+            return ((at[2] - '0') * 10 + (at[3] - '0')) * 1000 + (at[4] - '0') * 10;
+    }
+    return 0;
+}
+
+static enum nb_status read_list(struct list *l, const char *path, struct nb_error *err);
+
+/* "-r other.txt" beside the list that names it. */
+static enum nb_status read_other(struct list *l, const char *path, const char *name,
+                                 struct nb_error *err) {
+    char other[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    int n = name[0] == '/' || !slash
+                ? snprintf(other, sizeof other, "%s", name)
+                : snprintf(other, sizeof other, "%.*s/%s", (int)(slash - path), path, name);
+    if (n >= (int)sizeof other)
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", path);
+    return read_list(l, other, err);
+}
+
+static enum nb_status read_line(struct list *l, const char *path, int line, char *text,
+                                struct nb_error *err) {
+    while (isspace((unsigned char)*text))
+        text++;
+    size_t n = strlen(text);
+    while (n && isspace((unsigned char)text[n - 1]))
+        text[--n] = 0;
+    static const char *const lists[] = {"-r", "--requirement", "-c", "--constraint"};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        size_t k = strlen(lists[i]);
+        if (strncmp(text, lists[i], k) == 0 && (isspace((unsigned char)text[k]) || text[k] == '='))
+            return read_other(l, path, text + k + 1 + strspn(text + k + 1, " \t="), err);
+    }
+    if (text[0] == '-') {
+        l->cuda = cuda_of(text) ? cuda_of(text) : l->cuda;
+        return NB_OK;
+    }
+    /* Options of a requirement, "--hash=…", end it. */
+    char *options = strstr(text, " --");
+    if (options)
+        *options = 0;
+    struct nb_requirement r;
+    if (!text[0])
+        return NB_OK;
+    if (!nb_requirement_parse(text, strlen(text), &l->arena, &r)) {
+        if (!strchr(text, '/')) /* a path or an address of a file names no version */
+            nb_findings_add(l->f, NB_SEVERITY_WARNING, "requirement-unreadable",
+                            nb_findings_text(l->f, "%s, line %d: no requirement", path, line), text,
+                            "write NAME==VERSION");
+        return NB_OK;
+    }
+    if (nb_marker_holds(r.marker, &l->markers, "")) {
+        const char *copy = nb_arena_string(&l->arena, path, strlen(path));
+        add_pin(l, &r, copy ? copy : "", line);
+    }
+    return NB_OK;
+}
+
+static enum nb_status read_list(struct list *l, const char *path, struct nb_error *err) {
+    struct nb_buf text = {0};
+    if (++l->files > MAX_LISTS)
+        return nb_fail(err, NB_ERR_LIMIT, "%s: more than %d lists that name each other", path,
+                       MAX_LISTS);
+    enum nb_status s = nb_read_file(path, MAX_LIST_BYTES, &text, err);
+    int line = 0;
+    for (char *at = text.data; s == NB_OK && at && *at;) {
+        struct nb_buf whole = {0};
+        int first = line + 1;
+        bool more = true;
+        while (more && *at) { /* a line that ends in a backslash goes on */
+            size_t n = strcspn(at, "\n");
+            size_t keep = n;
+            line++;
+            while (keep && (at[keep - 1] == '\r' || at[keep - 1] == ' '))
+                keep--;
+            more = keep && at[keep - 1] == '\\';
+            nb_buf_add(&whole, at, more ? keep - 1 : keep);
+            at += n + (at[n] == '\n');
+        }
+        /* A comment begins the line, or follows a space. */
+        char *hash = whole.data;
+        while (hash && (hash = strchr(hash, '#')) && hash != whole.data &&
+               !isspace((unsigned char)hash[-1]))
+            hash++;
+        if (hash)
+            *hash = 0;
+        if (whole.data)
+            s = read_line(l, path, first, whole.data, err);
+        nb_buf_free(&whole);
+    }
+    nb_buf_free(&text);
+    return s;
+}
+
+static const struct nb_version *find_pin(void *context, const char *normal, bool *there) {
+    struct list *l = context;
+    int32_t i = nb_index_get(&l->by_name, normal);
+    *there = i >= 0;
+    return i >= 0 && l->pins[i].pinned ? &l->pins[i].version : NULL;
+}
+
+/* A package that is named twice must have a version that both allow. */
+static void check_conflicts(struct list *l) {
+    for (size_t i = 0; i < l->n; i++) {
+        const struct pin *p = &l->pins[i];
+        int32_t known = nb_index_get(&l->by_name, p->r.name);
+        if (known < 0) {
+            nb_index_put(&l->by_name, p->r.name, (int32_t)i);
+            continue;
+        }
+        const struct pin *q = &l->pins[known];
+        const struct pin *fixed = p->pinned ? p : q, *other = p->pinned ? q : p;
+        bool valid = true;
+        if (fixed->pinned && other->r.specifiers[0] && other->r.specifiers[0] != '@' &&
+            !nb_version_matches(&fixed->version, other->r.specifiers, strlen(other->r.specifiers),
+                                &valid) &&
+            valid)
+            nb_findings_add(l->f, NB_SEVERITY_ERROR, "requirement-violated",
+                            nb_findings_text(l->f, "%s is asked for as %s and as %s", p->r.name,
+                                             q->r.specifiers, p->r.specifiers),
+                            nb_findings_text(l->f, "%s, line %d: %s\n%s, line %d: %s", q->file,
+                                             q->line, q->r.text, p->file, p->line, p->r.text),
+                            "keep one of them");
+        if (!q->pinned && p->pinned)
+            nb_index_put(&l->by_name, p->r.name, (int32_t)i);
+    }
+}
+
+/* The build of torch that is asked for, by its local version or the index, against the target. */
+static void check_cuda(struct list *l, const struct nb_gpu_table *table,
+                       const struct nb_target *target) {
+    bool there;
+    const struct nb_version *torch = find_pin(l, "torch", &there);
+    int cuda = torch && torch->local[0] ? cuda_of(torch->local) : l->cuda;
+    if (!there || !cuda)
+        return;
+    const struct pin *p = &l->pins[nb_index_get(&l->by_name, "torch")];
+    const struct nb_gpu_architecture *a = nb_gpu_architecture(table, target->capability);
+    const struct nb_cuda_driver *d = nb_cuda_driver(table, cuda);
+    const char *evidence = nb_findings_text(l->f, "%s, line %d: %s: CUDA %d.%d", p->file, p->line,
+                                            p->r.text, cuda / 1000, cuda / 10 % 100);
+    if (target->name && a && cuda < a->first_cuda)
+        nb_findings_add(
+            l->f, NB_SEVERITY_ERROR, "gpu-without-code",
+            nb_findings_text(l->f,
+                             "torch for CUDA %d.%d has no machine code for %s: CUDA %d.%d is the "
+                             "first that compiles for compute capability %d.%d",
+                             cuda / 1000, cuda / 10 % 100, target->name, a->first_cuda / 1000,
+                             a->first_cuda / 10 % 100, target->capability / 10,
+                             target->capability % 10),
+            nb_findings_text(l->f, "%s\n%s", evidence, a->source),
+            nb_findings_text(l->f, "ask for a build for CUDA %d.%d or later: +cu%d%d",
+                             a->first_cuda / 1000, a->first_cuda / 10 % 100, a->first_cuda / 1000,
+                             a->first_cuda / 10 % 100));
+    if (target->driver_cuda && target->driver_cuda / 1000 < cuda / 1000)
+        nb_findings_add(l->f, NB_SEVERITY_ERROR, "driver-too-old",
+                        nb_findings_text(l->f,
+                                         "torch for CUDA %d.%d does not run on a driver of "
+                                         "CUDA %d.%d",
+                                         cuda / 1000, cuda / 10 % 100, target->driver_cuda / 1000,
+                                         target->driver_cuda / 10 % 100),
+                        evidence,
+                        d ? nb_findings_text(l->f, "install driver %s or later", d->minimum)
+                          : "install a newer driver");
+}
+
+enum nb_status nb_doctor_requirements(const char *path, const struct nb_python_options *options,
+                                      const struct nb_gpu_table *table,
+                                      const struct nb_target *target, struct nb_findings *findings,
+                                      struct nb_error *err) {
+    struct list l = {.f = findings};
+    struct utsname u;
+    size_t loose = 0;
+    snprintf(l.markers.python_version, sizeof l.markers.python_version, "3.11");
+    snprintf(l.markers.python_full_version, sizeof l.markers.python_full_version, "3.11.0");
+    if (uname(&u) == 0)
+        snprintf(l.markers.platform_machine, sizeof l.markers.platform_machine, "%.31s", u.machine);
+    enum nb_status s = read_list(&l, path, err);
+    if (s == NB_OK) {
+        check_conflicts(&l);
+        check_cuda(&l, table, target);
+        s = nb_doctor_traps(options->traps, find_pin, &l, 0, target, findings, err);
+    }
+    for (size_t i = 0; i < l.n; i++)
+        loose += !l.pins[i].pinned;
+    if (s == NB_OK)
+        nb_findings_add(findings, NB_SEVERITY_GOOD, "requirements",
+                        nb_findings_text(findings, "%s: %zu requirements read, %zu of them pinned",
+                                         path, l.n, l.n - loose),
+                        NULL, NULL);
+    if (s == NB_OK && loose)
+        nb_findings_add(findings, NB_SEVERITY_NOTE, "requirement-loose",
+                        nb_findings_text(findings,
+                                         "%zu requirements name no one version: what is installed "
+                                         "depends on the day",
+                                         loose),
+                        NULL, "pin them: pip freeze");
+    nb_index_free(&l.by_name);
+    nb_arena_free(&l.arena);
+    free(l.pins);
+    return s;
+}
