@@ -15,7 +15,7 @@ allowed() {
     document) echo base ;;
     task) echo base model engine document grammar ;;
     service) echo base model engine document grammar task ;;
-    doctor) echo base model ;;
+    doctor) echo base quant model backend ;;
     cli) echo base quant model grammar engine document task service doctor ;;
     *) echo UNKNOWN ;;
     esac
@@ -29,7 +29,7 @@ result() { # ok-or-not, name, then details on standard input
 }
 
 rooms=$(cd src && ls -d */ | tr -d /)
-echo "1..$(($(echo "$rooms" | wc -l) + 5))"
+echo "1..$(($(echo "$rooms" | wc -l) + 6))"
 for room in $rooms; do
     may=" $(allowed "$room") $room "
     bad=
@@ -54,6 +54,7 @@ check() { # name, findings
 }
 check "rooms are on the design page" "$(for r in $rooms; do grep -q "^src/$r/" docs/design.md || echo "$r"; done)"
 check "the command line and the service see no backend" "$(grep -rnE 'include "backend/' src/cli src/service 2>/dev/null)"
+check "the doctor sees a backend's plan only" "$(grep -rnE 'include "backend/' src/doctor | grep -v 'include "backend/cuda/plan.h"')"
 check "backends do not see each other" "$(grep -rnE 'include "backend/cuda/' src/backend/cpu 2>/dev/null
 grep -rnE 'include "backend/cpu/' src/backend/cuda 2>/dev/null)"
 check "CUDA headers only in src/backend/cuda" "$(grep -rnE 'include <(cuda|cublas|nccl|nvml)' src include | grep -v '^src/backend/cuda/')"

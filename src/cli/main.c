@@ -10,8 +10,8 @@
 #include <string.h>
 
 static const struct nb_command *const commands[] = {
-    &nb_command_bench,    &nb_command_classify, &nb_command_doctor, &nb_command_generate,
-    &nb_command_inspect,  &nb_command_quantize, &nb_command_schema,
+    &nb_command_bench,    &nb_command_classify, &nb_command_doctor,   &nb_command_generate,
+    &nb_command_inspect,  &nb_command_plan,     &nb_command_quantize, &nb_command_schema,
 #ifdef NB_HAVE_SERVICE
     &nb_command_serve,
 #endif
