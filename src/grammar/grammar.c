@@ -42,8 +42,10 @@ enum nb_status nb_grammar_schema(const char *text, size_t n,
                                  struct nb_error *err) {
     static const struct nb_grammar_options defaults;
     const struct nb_grammar_options *o = options ? options : &defaults;
-    struct nb_schema_options reading = {
-        .lenient = o->lenient, .load = o->load, .load_context = o->load_context};
+    struct nb_schema_options reading = {.lenient = o->lenient,
+                                        .formats_annotate = o->formats_annotate,
+                                        .load = o->load,
+                                        .load_context = o->load_context};
     enum nb_status s = new_grammar(vocabulary, out, err);
     if (s != NB_OK)
         return s;

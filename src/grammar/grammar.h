@@ -12,10 +12,11 @@ struct nb_grammar; /* counted; any number of threads may use it */
 
 /* All zero is the default of everything. */
 struct nb_grammar_options {
-    bool any_order;   /* members in any order; else in the schema's, those it does not name last */
-    bool flexible;    /* white space between JSON's tokens; else none */
-    bool lenient;     /* what cannot be enforced is noted (nb_grammar_notes) instead of refused */
-    const char *name; /* begins messages; NULL: "schema" */
+    bool any_order; /* members in any order; else in the schema's, those it does not name last */
+    bool flexible;  /* white space between JSON's tokens; else none */
+    bool lenient;   /* what cannot be enforced is noted (nb_grammar_notes) instead of refused */
+    bool formats_annotate;  /* formats are not enforced */
+    const char *name;       /* begins messages; NULL: "schema" */
     nb_schema_load_fn load; /* documents that references name; see nb_schema_options */
     void *load_context;
 };

@@ -472,6 +472,34 @@ static enum nb_status add_document(struct compiler *c, const char *text, size_t 
     return scan_ids(c, value, *out);
 }
 
+/* A $schema of somebody's own is read for one thing: that it does not take assertions away. */
+static enum nb_status check_vocabulary(struct compiler *c, const struct nb_value *schema) {
+    const struct nb_value *named = nb_value_get(schema, "$schema");
+    enum draft draft;
+    if (!nb_value_is(named, NB_VALUE_STRING) || draft_of(schema, &draft) || !c->options->load)
+        return NB_OK;
+    struct nb_buf text = {0};
+    struct nb_value meta;
+    bool found = false, validates = true;
+    enum nb_status s =
+        c->options->load(c->options->load_context, named->text, &text, &found, c->err);
+    if (s == NB_OK && found)
+        s = nb_value_parse(text.data ? text.data : "", text.len, named->text, &c->schema->arena,
+                           &meta, c->err);
+    if (s == NB_OK && found) {
+        const struct nb_value *vocabulary = nb_value_get(&meta, "$vocabulary");
+        validates = !nb_value_is(vocabulary, NB_VALUE_OBJECT);
+        for (uint32_t i = 0; !validates && i < vocabulary->n; i++)
+            validates = strstr(vocabulary->keys[i].text, "/vocab/validation") != NULL;
+    }
+    nb_buf_free(&text);
+    if (s == NB_OK && !validates)
+        s = nb_fail(c->err, NB_ERR_UNSUPPORTED,
+                    "%s: #: $schema %.200s leaves out the validation vocabulary", c->name,
+                    named->text);
+    return s;
+}
+
 static struct resource *find_resource(struct compiler *c, const char *uri, size_t n) {
     for (struct resource *r = c->resources; r; r = r->next) {
         if (strlen(r->uri) == n && memcmp(r->uri, uri, n) == 0)
@@ -853,7 +881,7 @@ static enum nb_status read_strings(struct reading *r) {
             atom->text = (struct nb_value_key){pattern->text, pattern->n};
         s = add_part(r, atom_node(r->c, atom));
     }
-    if (s == NB_OK && format) {
+    if (s == NB_OK && format && !r->c->options->formats_annotate) {
         if (format->kind != NB_VALUE_STRING)
             return wrong(r, K_FORMAT, "a string");
         if (nb_format_known(format->text, format->n)) {
@@ -1247,13 +1275,333 @@ static enum keyword keyword_of(const struct nb_value_key *key, const struct reso
     return K_NONE;
 }
 
-static enum nb_status read_unevaluated(struct reading *r) {
-    for (int k = K_UNEVALUATED_ITEMS; k <= K_UNEVALUATED_PROPERTIES; k++) {
-        if (r->of[k] && r->of[k]->kind != NB_VALUE_TRUE) {
-            enum nb_status s = unsupported(r->c, r->place, "%s", keywords[k].name);
-            if (s != NB_OK)
-                return s;
+/* ---- unevaluatedItems, unevaluatedProperties
+ *
+ * Which members or items the rest of a schema has evaluated depends on which of its branches hold.
+ * That is decided here, once, by cases: for each choice of branches the formula that they hold, and
+ * what they then evaluate. The cases exclude each other, and one of them holds. */
+
+enum { MAX_CASES = 128, MAX_EVALUATED_DEPTH = 40 };
+
+struct cell {
+    const struct nb_node *node; /* conditions, and schemas of contains */
+    struct nb_value_key key;    /* names, and patterns */
+    const struct cell *next;
+};
+
+struct evaluated {
+    const struct cell *conditions, *keys, *patterns, *contains;
+    uint32_t n_prefix;
+    bool all;
+};
+
+struct cases {
+    struct evaluated list[MAX_CASES];
+    uint32_t n;
+};
+
+/* What is being collected. */
+struct collecting {
+    struct reading *r;
+    bool items;
+    int depth, steps;
+};
+
+static enum nb_status push_cell(struct compiler *c, const struct cell **list,
+                                const struct nb_node *node, const struct nb_value_key *key) {
+    struct cell *cell = nb_arena_alloc(&c->schema->arena, 1, sizeof *cell);
+    if (!cell)
+        return no_memory(c);
+    cell->node = node;
+    if (key)
+        cell->key = *key;
+    cell->next = *list;
+    *list = cell;
+    return NB_OK;
+}
+
+static const struct nb_value *keyword_in(const struct nb_value *schema, enum keyword k,
+                                         const struct resource *in) {
+    bool has = in->draft >= keywords[k].first && in->draft <= keywords[k].last;
+    return has || !in->explicit_draft ? nb_value_get(schema, keywords[k].name) : NULL;
+}
+
+static enum nb_status collect(struct collecting *g, const struct nb_value *schema,
+                              struct resource *in, struct cases *cases);
+
+static bool evaluates_nothing(const struct cases *cases) {
+    const struct evaluated *e = cases->list;
+    return cases->n == 1 && !e->keys && !e->patterns && !e->contains && !e->n_prefix && !e->all;
+}
+
+/* Each case becomes two: `condition` holds, and what `branch` (if there is one) and then `then`
+ * evaluate comes to it; or it does not, and what `otherwise` evaluates. */
+static enum nb_status collect_branch(struct collecting *g, const struct nb_node *condition,
+                                     const struct nb_value *const branches[3], struct resource *in,
+                                     struct cases *cases) {
+    struct compiler *c = g->r->c;
+    struct cases *sides = calloc(3, sizeof *sides); /* a probe; yes; no */
+    enum nb_status s = sides ? NB_OK : no_memory(c);
+    bool matters = false;
+    for (int i = 0; i < 3 && s == NB_OK; i++) {
+        if (!branches[i])
+            continue;
+        sides[0].n = 1;
+        sides[0].list[0] = (struct evaluated){0};
+        s = collect(g, branches[i], in, &sides[0]);
+        matters |= s == NB_OK && !evaluates_nothing(&sides[0]);
+    }
+    const struct nb_node *fails = s == NB_OK && matters ? not_node(c, condition) : condition;
+    if (s == NB_OK && !fails)
+        s = no_memory(c);
+    if (s == NB_OK && matters) {
+        sides[1] = sides[2] = *cases;
+        for (uint32_t i = 0; i < cases->n && s == NB_OK; i++) {
+            s = push_cell(c, &sides[1].list[i].conditions, condition, NULL);
+            if (s == NB_OK)
+                s = push_cell(c, &sides[2].list[i].conditions, fails, NULL);
         }
+        for (int i = 0; i < 3 && s == NB_OK; i++)
+            if (branches[i])
+                s = collect(g, branches[i], in, &sides[i < 2 ? 1 : 2]);
+        if (s == NB_OK && sides[1].n + sides[2].n > MAX_CASES)
+            s = nb_fail(c->err, NB_ERR_UNSUPPORTED,
+                        "%s: %s: unevaluated%s depends on too many branches", c->name,
+                        show(g->r->place).text, g->items ? "Items" : "Properties");
+        if (s == NB_OK) {
+            memcpy(cases->list, sides[1].list, sides[1].n * sizeof *cases->list);
+            memcpy(cases->list + sides[1].n, sides[2].list, sides[2].n * sizeof *cases->list);
+            cases->n = sides[1].n + sides[2].n;
+        }
+    }
+    free(sides);
+    return s;
+}
+
+static enum nb_status collect_properties(struct collecting *g, const struct nb_value *schema,
+                                         struct resource *in, struct cases *cases) {
+    const struct nb_value *properties = keyword_in(schema, K_PROPERTIES, in),
+                          *patterns = keyword_in(schema, K_PATTERN_PROPERTIES, in);
+    bool all = keyword_in(schema, K_ADDITIONAL_PROPERTIES, in) ||
+               (g->depth > 1 && keyword_in(schema, K_UNEVALUATED_PROPERTIES, in));
+    enum nb_status s = NB_OK;
+    for (uint32_t i = 0; i < cases->n; i++) {
+        cases->list[i].all |= all;
+        for (uint32_t k = 0; nb_value_is(properties, NB_VALUE_OBJECT) && k < properties->n; k++)
+            if ((s = push_cell(g->r->c, &cases->list[i].keys, NULL, &properties->keys[k])) != NB_OK)
+                return s;
+        for (uint32_t k = 0; nb_value_is(patterns, NB_VALUE_OBJECT) && k < patterns->n; k++)
+            if ((s = push_cell(g->r->c, &cases->list[i].patterns, NULL, &patterns->keys[k])) !=
+                NB_OK)
+                return s;
+    }
+    return s;
+}
+
+static enum nb_status collect_items(struct collecting *g, const struct nb_value *schema,
+                                    struct resource *in, struct cases *cases) {
+    const struct nb_value *items = keyword_in(schema, K_ITEMS, in),
+                          *prefix = keyword_in(schema, K_PREFIX_ITEMS, in), *contains = NULL;
+    bool tuple = nb_value_is(items, NB_VALUE_ARRAY);
+    bool all = (items && !tuple) || (tuple && keyword_in(schema, K_ADDITIONAL_ITEMS, in)) ||
+               (g->depth > 1 && keyword_in(schema, K_UNEVALUATED_ITEMS, in));
+    const struct nb_value *listed = tuple ? items : prefix;
+    const struct nb_node *node = NULL;
+    enum nb_status s = NB_OK;
+    if (in->draft >= DRAFT_2020) /* before, contains evaluates nothing */
+        contains = keyword_in(schema, K_CONTAINS, in);
+    if (contains)
+        s = node_of(g->r->c, contains, in, g->r->place, &node);
+    for (uint32_t i = 0; i < cases->n && s == NB_OK; i++) {
+        struct evaluated *e = &cases->list[i];
+        e->all |= all;
+        if (nb_value_is(listed, NB_VALUE_ARRAY) && listed->n > e->n_prefix)
+            e->n_prefix = listed->n;
+        if (node)
+            s = push_cell(g->r->c, &e->contains, node, NULL);
+    }
+    return s;
+}
+
+static enum nb_status collect_reference(struct collecting *g, enum keyword k,
+                                        const struct nb_value *schema, struct resource *in,
+                                        struct cases *cases) {
+    const struct nb_value *v = keyword_in(schema, k, in), *target = NULL;
+    const struct anchor *anchor;
+    struct resource *resource;
+    if (!nb_value_is(v, NB_VALUE_STRING))
+        return NB_OK;
+    enum nb_status s = resolve(g->r->c, g->r->place, v->text, in, &target, &resource, &anchor);
+    return s == NB_OK ? collect(g, target, resource, cases) : s;
+}
+
+static enum nb_status collect_lists(struct collecting *g, const struct nb_value *schema,
+                                    struct resource *in, struct cases *cases) {
+    static const enum keyword lists[] = {K_ALL_OF, K_ANY_OF, K_ONE_OF};
+    enum nb_status s = NB_OK;
+    for (int k = 0; k < 3 && s == NB_OK; k++) {
+        const struct nb_value *list = keyword_in(schema, lists[k], in);
+        for (uint32_t i = 0; nb_value_is(list, NB_VALUE_ARRAY) && i < list->n && s == NB_OK; i++) {
+            const struct nb_value *const branches[3] = {&list->items[i]};
+            const struct nb_node *node;
+            if (lists[k] == K_ALL_OF) {
+                s = collect(g, &list->items[i], in, cases);
+                continue;
+            }
+            s = node_of(g->r->c, &list->items[i], in, g->r->place, &node);
+            if (s == NB_OK)
+                s = collect_branch(g, node, branches, in, cases);
+        }
+    }
+    return s;
+}
+
+static enum nb_status collect_conditional(struct collecting *g, const struct nb_value *schema,
+                                          struct resource *in, struct cases *cases) {
+    const struct nb_value *condition = keyword_in(schema, K_IF, in);
+    const struct nb_node *node;
+    if (!condition)
+        return NB_OK;
+    const struct nb_value *const branches[3] = {condition, keyword_in(schema, K_THEN, in),
+                                                keyword_in(schema, K_ELSE, in)};
+    enum nb_status s = node_of(g->r->c, condition, in, g->r->place, &node);
+    return s == NB_OK ? collect_branch(g, node, branches, in, cases) : s;
+}
+
+static enum nb_status collect_dependent(struct collecting *g, const struct nb_value *schema,
+                                        struct resource *in, struct cases *cases) {
+    const struct nb_value *dependent = keyword_in(schema, K_DEPENDENT_SCHEMAS, in);
+    enum nb_status s = NB_OK;
+    for (uint32_t i = 0; nb_value_is(dependent, NB_VALUE_OBJECT) && i < dependent->n && s == NB_OK;
+         i++) {
+        const struct nb_value *const branches[3] = {&dependent->items[i]};
+        struct nb_atom *has = new_atom(g->r->c, NB_ATOM_HAS);
+        if (!has)
+            return no_memory(g->r->c);
+        has->n = 1;
+        has->keys = &dependent->keys[i];
+        const struct nb_node *node = atom_node(g->r->c, has);
+        s = node ? collect_branch(g, node, branches, in, cases) : no_memory(g->r->c);
+    }
+    return s;
+}
+
+/* Adds what a schema that holds evaluates to every case. */
+static enum nb_status collect(struct collecting *g, const struct nb_value *schema,
+                              struct resource *in, struct cases *cases) {
+    if (schema->kind != NB_VALUE_OBJECT)
+        return NB_OK;
+    if (g->depth >= MAX_EVALUATED_DEPTH || ++g->steps > 5000)
+        return nb_fail(g->r->c->err, NB_ERR_UNSUPPORTED,
+                       "%s: %s: unevaluated%s depends on too much", g->r->c->name,
+                       show(g->r->place).text, g->items ? "Items" : "Properties");
+    in = resource_at(g->r->c, schema, in);
+    g->depth++;
+    enum nb_status s =
+        g->items ? collect_items(g, schema, in, cases) : collect_properties(g, schema, in, cases);
+    if (s == NB_OK)
+        s = collect_reference(g, K_REF, schema, in, cases);
+    if (s == NB_OK)
+        s = collect_reference(g, K_DYNAMIC_REF, schema, in, cases);
+    if (s == NB_OK)
+        s = collect_reference(g, K_RECURSIVE_REF, schema, in, cases);
+    if (s == NB_OK)
+        s = collect_lists(g, schema, in, cases);
+    if (s == NB_OK)
+        s = collect_conditional(g, schema, in, cases);
+    if (s == NB_OK && !g->items)
+        s = collect_dependent(g, schema, in, cases);
+    g->depth--;
+    return s;
+}
+
+static uint32_t cells(const struct cell *list) {
+    uint32_t n = 0;
+    for (; list; list = list->next)
+        n++;
+    return n;
+}
+
+/* "What the case has not evaluated fulfils `rest`." */
+static struct nb_node *rest_node(struct collecting *g, const struct evaluated *e,
+                                 const struct nb_node *rest) {
+    struct compiler *c = g->r->c;
+    struct nb_arena *arena = &c->schema->arena;
+    struct nb_atom *a = new_atom(c, g->items ? NB_ATOM_ARRAY : NB_ATOM_OBJECT);
+    if (!a)
+        return NULL;
+    if (g->items) {
+        a->n_prefix = e->n_prefix;
+        a->prefix = nb_arena_alloc(arena, e->n_prefix, sizeof *a->prefix);
+        for (uint32_t i = 0; a->prefix && i < e->n_prefix; i++)
+            a->prefix[i] = c->anything;
+        for (const struct cell *k = e->contains; k && rest; k = k->next)
+            rest = pair_node(c, NB_NODE_OR, k->node, rest);
+        a->items = rest;
+        return a->prefix && rest ? atom_node(c, a) : NULL;
+    }
+    a->n = cells(e->keys);
+    a->n_patterns = cells(e->patterns);
+    a->keys = nb_arena_alloc(arena, a->n, sizeof *a->keys);
+    a->values = nb_arena_alloc(arena, a->n, sizeof *a->values);
+    a->patterns = nb_arena_alloc(arena, a->n_patterns, sizeof *a->patterns);
+    if (!a->keys || !a->values || !a->patterns)
+        return NULL;
+    uint32_t i = a->n; /* the list has the last first */
+    for (const struct cell *k = e->keys; k; k = k->next) {
+        a->keys[--i] = k->key;
+        a->values[i] = c->anything;
+    }
+    i = a->n_patterns;
+    for (const struct cell *k = e->patterns; k; k = k->next) {
+        a->patterns[--i].pattern = k->key;
+        a->patterns[i].value = c->anything;
+    }
+    a->rest = rest;
+    return atom_node(c, a);
+}
+
+/* A case: its conditions hold, and what is left fulfils `rest`. */
+static struct nb_node *case_node(struct collecting *g, const struct evaluated *e,
+                                 const struct nb_node *rest) {
+    struct compiler *c = g->r->c;
+    uint32_t n = cells(e->conditions);
+    struct nb_node *node = new_node(c, NB_NODE_AND, n + !e->all);
+    if (!node)
+        return NULL;
+    for (const struct cell *k = e->conditions; k; k = k->next)
+        node->nodes[--n] = k->node;
+    if (!e->all && !(node->nodes[node->n - 1] = rest_node(g, e, rest)))
+        return NULL;
+    return node;
+}
+
+static enum nb_status read_unevaluated(struct reading *r, const struct nb_value *schema) {
+    for (int k = K_UNEVALUATED_ITEMS; k <= K_UNEVALUATED_PROPERTIES; k++) {
+        if (!r->of[k] || r->of[k]->kind == NB_VALUE_TRUE)
+            continue;
+        struct collecting g = {.r = r, .items = k == K_UNEVALUATED_ITEMS};
+        struct cases *cases = calloc(1, sizeof *cases);
+        const struct nb_node *rest = NULL;
+        if (!cases)
+            return no_memory(r->c);
+        cases->n = 1;
+        enum nb_status s = sub_schema(r, (enum keyword)k, &rest);
+        if (s == NB_OK)
+            s = collect(&g, schema, r->resource, cases);
+        struct nb_node *any = s == NB_OK ? new_node(r->c, NB_NODE_OR, cases->n) : NULL;
+        if (s == NB_OK && !any)
+            s = no_memory(r->c);
+        for (uint32_t i = 0; i < cases->n && s == NB_OK; i++)
+            if (!(any->nodes[i] = case_node(&g, &cases->list[i], rest)))
+                s = no_memory(r->c);
+        if (s == NB_OK)
+            s = add_part(r, cases->n == 1 ? any->nodes[0] : any);
+        free(cases);
+        if (s == NB_ERR_UNSUPPORTED && r->c->options->lenient)
+            s = unsupported(r->c, r->place, "%s", keywords[k].name);
+        if (s != NB_OK)
+            return s;
     }
     return NB_OK;
 }
@@ -1288,7 +1636,7 @@ static enum nb_status read_schema(struct compiler *c, const struct pending *p) {
         if (s == NB_OK)
             s = read_condition(&r);
         if (s == NB_OK)
-            s = read_unevaluated(&r);
+            s = read_unevaluated(&r, p->value);
     }
     if (s != NB_OK)
         return s;
@@ -1330,6 +1678,8 @@ static enum nb_status read_all(struct compiler *c, const char *text, size_t n) {
     c->nothing = new_node(c, NB_NODE_OR, 0);
     if (s == NB_OK && (!c->anything || !c->nothing))
         s = no_memory(c);
+    if (s == NB_OK)
+        s = check_vocabulary(c, root->value);
     if (s == NB_OK) {
         static const struct place none;
         const struct nb_value *value = root->value;
