@@ -52,7 +52,7 @@ done
 sanitize() { # TOOL COMMAND…
     tool=$1
     shift
-    timeout 300 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$@" >"$tmp/out" 2>&1
+    timeout 90 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 "$@" >"$tmp/out" 2>&1
     if [ $? = 0 ]; then
         passed=$((passed + 1))
         echo "$tool clean: $(basename "$1") $2"
@@ -83,7 +83,7 @@ bench() { # NAME OPTIONS…
 bench mixtral --synthetic mixtral-8x7b
 bench limited --synthetic mixtral-8x7b --memory-limit 23.5GiB --decode 1@3839 --seconds 0.2
 [ -n "$quick" ] || bench qwen3 --synthetic qwen3-30b-a3b
-[ -n "$quick" ] || bench quantize --synthetic mixtral-8x7b-bf16:4 --decode 1 --seconds 0.1
+[ -n "$quick" ] || bench quantize --synthetic mixtral-8x7b-bf16:8 --decode 1 --seconds 0.1
 
 # From the start of the program to its first token, weights in the page cache.
 free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')

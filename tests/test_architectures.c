@@ -47,6 +47,7 @@ static void compare_prompts(const char *checkpoint, const char *cpu, struct nb_e
                             const struct golden *g) {
     for (int p = 0; p < N_PROMPTS; p++)
         compare_logits(engine, g, p, checkpoint, cpu);
+    check_divergence(checkpoint, cpu);
 }
 
 static void logits(void **state) {

@@ -25,6 +25,7 @@ static void logits_of_transformers(void **state) {
             for (int p = 0; p < N_PROMPTS; p++) {
                 compare_logits(engine, &g, p, checkpoints[c], cpus[v]);
             }
+            check_divergence(checkpoints[c], cpus[v]);
             nb_engine_close(engine);
         }
         nb_tensors_close(&g.tensors);
