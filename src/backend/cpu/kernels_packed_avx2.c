@@ -25,11 +25,11 @@
 enum {
     BLOCK = NB_FIXED_BLOCK,
     ROWS = NB_FIXED_ROWS,
-    LANES = 8,               /* rows of a vector */
-    GROUP = ROWS * 4,        /* bytes of codes of 8 columns */
+    LANES = 8,                 /* rows of a vector */
+    GROUP = ROWS * 4,          /* bytes of codes of 8 columns */
     PIECE = BLOCK / 8 * GROUP, /* of 64 */
-    MOST_TOKENS = 3,         /* at a time: twice as many sums, in registers */
-    AHEAD = 4096,            /* bytes that are fetched before they are needed */
+    MOST_TOKENS = 3,           /* at a time: twice as many sums, in registers */
+    AHEAD = 4096,              /* bytes that are fetched before they are needed */
 };
 
 /* What 1 stands for in a block of activations, as in kernels_fixed.c. */
@@ -56,8 +56,8 @@ AVX2 INLINE float scale_of_block(const float *x) {
     return scale < 1e-34f ? 0 : scale;
 }
 
-/* A token's activations to integers. q[8 g + i] belongs to column 8 g + (1, 3, 5, 7, 0, 2, 4, 6)[i],
- * as weights come out of the low and high halves of bytes. */
+/* A token's activations to integers. q[8 g + i] belongs to column 8 g + (1, 3, 5, 7, 0, 2, 4,
+ * 6)[i], as weights come out of the low and high halves of bytes. */
 AVX2 static void to_fixed(const float *x, size_t n, int16_t *q, float *scale) {
     const __m256i order = _mm256_setr_epi32(1, 3, 5, 7, 0, 2, 4, 6);
     for (size_t k = 0; k < nb_fixed_columns(n); k += BLOCK) {
@@ -69,9 +69,8 @@ AVX2 static void to_fixed(const float *x, size_t n, int16_t *q, float *scale) {
             if (k < n)
                 v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), to));
             v = _mm256_permutevar8x32_epi32(v, order);
-            _mm_storeu_si128((__m128i *)(q + i),
-                             _mm_packs_epi32(_mm256_castsi256_si128(v),
-                                             _mm256_extracti128_si256(v, 1)));
+            _mm_storeu_si128((__m128i *)(q + i), _mm_packs_epi32(_mm256_castsi256_si128(v),
+                                                                 _mm256_extracti128_si256(v, 1)));
         }
     }
 }
@@ -118,7 +117,8 @@ AVX2 static void load_absmax(const struct nb_fixed_job *job, size_t piece, float
 }
 
 /* sums[t * ROWS + r] += what 64 columns of 8 rows give, `tokens` constant. codes: of the first of
- * the rows; q: [tokens, q_stride], scale: [tokens, scale_stride], at the columns' place; absmax: [8] */
+ * the rows; q: [tokens, q_stride], scale: [tokens, scale_stride], at the columns' place; absmax:
+ * [8] */
 AVX2 INLINE void piece(const uint8_t *codes, const int16_t *q, size_t q_stride, const float *scale,
                        size_t scale_stride, const float *absmax, const struct table *table,
                        int tokens, float *sums) {
@@ -148,11 +148,11 @@ AVX2 INLINE void piece(const uint8_t *codes, const int16_t *q, size_t q_stride, 
     UNROLL
     for (int t = 0; t < tokens; t++) {
         float *sum = sums + t * ROWS;
-        __m256 factor = _mm256_mul_ps(_mm256_loadu_ps(absmax),
-                                      _mm256_set1_ps(scale[(size_t)t * scale_stride]));
+        __m256 factor =
+            _mm256_mul_ps(_mm256_loadu_ps(absmax), _mm256_set1_ps(scale[(size_t)t * scale_stride]));
         __m256i all = _mm256_hadd_epi32(acc[t * 2], acc[t * 2 + 1]);
-        _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), factor,
-                                              _mm256_loadu_ps(sum)));
+        _mm256_storeu_ps(sum,
+                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), factor, _mm256_loadu_ps(sum)));
     }
 }
 
