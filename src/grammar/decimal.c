@@ -136,15 +136,25 @@ bool nb_decimal_next_multiple(struct nb_decimal v, struct nb_decimal of, struct 
     u128 r = x % m;
     bool negative = v.negative;
     if (negative) {
-        if (v.more && r == 0)
-            x -= 0; /* a little below -x: -x is next */
-        x -= r;
+        x -= r; /* with `more` it is a little below -x, and -x the next if r is 0 */
     } else if (r != 0 || v.more) {
         x += m - r;
     }
     *out = nb_decimal_normal(
         (struct nb_decimal){.digits = x, .exponent = unit, .negative = negative && x});
     return true;
+}
+
+struct nb_decimal nb_decimal_add(struct nb_decimal a, struct nb_decimal b) {
+    int32_t e = a.exponent < b.exponent ? a.exponent : b.exponent;
+    int64_t up_a = (int64_t)a.exponent - e, up_b = (int64_t)b.exponent - e;
+    if (count_digits(a.digits) + up_a > 36 || count_digits(b.digits) + up_b > 36)
+        return a;
+    __int128 x = (__int128)(a.digits * power_of_ten((int)up_a));
+    __int128 y = (__int128)(b.digits * power_of_ten((int)up_b));
+    __int128 sum = (a.negative ? -x : x) + (b.negative ? -y : y);
+    return nb_decimal_normal((struct nb_decimal){
+        .digits = (u128)(sum < 0 ? -sum : sum), .exponent = e, .negative = sum < 0});
 }
 
 bool nb_decimal_to_int(struct nb_decimal v, int64_t *out) {

@@ -38,6 +38,10 @@ bool nb_decimal_is_multiple(struct nb_decimal value, struct nb_decimal of);
 bool nb_decimal_next_multiple(struct nb_decimal value, struct nb_decimal of,
                               struct nb_decimal *out);
 
+/* a + b, for numbers of at most some 30 digits between the first of the larger and the last of the
+ * finer; beyond that, a. */
+struct nb_decimal nb_decimal_add(struct nb_decimal a, struct nb_decimal b);
+
 /* The value as an integer within [INT64_MIN, INT64_MAX]; false if it is none. */
 bool nb_decimal_to_int(struct nb_decimal value, int64_t *out);
 

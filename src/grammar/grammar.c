@@ -1,5 +1,6 @@
 #include "grammar/grammar.h"
 
+#include "grammar/complete.h"
 #include "grammar/mask.h"
 
 #include <pthread.h>
@@ -262,6 +263,13 @@ enum nb_status nb_matcher_forced(struct nb_matcher *m, size_t most, struct nb_bu
     if (s == NB_OK && out->failed)
         return nb_fail_memory(err, out->len, "forced text");
     return s;
+}
+
+bool nb_matcher_finish(struct nb_matcher *m, struct nb_buf *out) {
+    pthread_mutex_lock(&m->grammar->lock);
+    bool found = nb_complete(&m->reader, &m->state, out);
+    pthread_mutex_unlock(&m->grammar->lock);
+    return found;
 }
 
 struct nb_matcher_mark nb_matcher_mark(const struct nb_matcher *m) {

@@ -81,6 +81,9 @@ bool nb_matcher_can_end(struct nb_matcher *matcher);
 enum nb_status nb_matcher_forced(struct nb_matcher *matcher, size_t most, struct nb_buf *out,
                                  struct nb_error *err);
 
+/* Appends a short text that brings what has been accepted to an end. False if none was found. */
+bool nb_matcher_finish(struct nb_matcher *matcher, struct nb_buf *out);
+
 /* Places to go back to: valid as long as the matcher. */
 struct nb_matcher_mark {
     struct nb_state state;

@@ -77,20 +77,6 @@ static bool within(const struct span *span, struct nb_decimal v) {
     return c == 0 || (c > 0 && nb_decimal_compare(magnitude(v), span->to) < 0);
 }
 
-static struct nb_decimal plus(struct nb_decimal v, struct nb_decimal step) {
-    /* Small numbers only: both fit where nb_decimal_next_multiple found v. */
-    int32_t e = v.exponent < step.exponent ? v.exponent : step.exponent;
-    __int128 a = (__int128)v.digits, b = (__int128)step.digits;
-    for (int32_t i = v.exponent; i > e; i--)
-        a *= 10;
-    for (int32_t i = step.exponent; i > e; i--)
-        b *= 10;
-    a = (v.negative ? -a : a) + b;
-    struct nb_decimal sum = {
-        .digits = (unsigned __int128)(a < 0 ? -a : a), .exponent = e, .negative = a < 0};
-    return nb_decimal_normal(sum);
-}
-
 /* Whether some multiple of `step` is at least `low` (above it, if `open`), and below or at what
  * `fits` says. */
 static bool multiple_fits(const struct nb_shape *shape, const struct span *span,
@@ -99,9 +85,9 @@ static bool multiple_fits(const struct nb_shape *shape, const struct span *span,
     if (!nb_decimal_next_multiple(low, step, &v))
         return true; /* too many digits to tell */
     if (open && nb_decimal_compare(v, low) == 0)
-        v = plus(v, step);
+        v = nb_decimal_add(v, step);
     /* A second multipleOf may want some more steps. */
-    for (int i = 0; i < 64; i++, v = plus(v, step)) {
+    for (int i = 0; i < 64; i++, v = nb_decimal_add(v, step)) {
         if (all_hold(shape, v) && (within(span, v)))
             return true;
         if (v.digits >> 100)

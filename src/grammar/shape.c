@@ -200,7 +200,7 @@ static enum nb_status lazy_formula(struct nb_space *s, struct nb_lazy *lazy, nb_
     return status;
 }
 
-static struct nb_language *language_of(struct nb_space *s, nb_formula f) {
+struct nb_language *nb_language_of(struct nb_space *s, nb_formula f) {
     for (struct nb_language *l = s->languages; l; l = l->chain) {
         if (l->formula == f)
             return l;
@@ -280,7 +280,7 @@ static bool fill_string(struct nb_space *s, struct nb_shape *shape) {
         return false;
     }
     shape->string = NB_STRING_LAZY;
-    shape->language = language_of(s, shape->roots[0]);
+    shape->language = nb_language_of(s, shape->roots[0]);
     return shape->language;
 }
 

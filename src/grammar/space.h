@@ -38,7 +38,7 @@ struct nb_site {
     uint32_t n_roots;
     const struct nb_demand **roots;      /* [n_roots] by id */
     struct nb_shape *shapes[NB_N_KINDS]; /* by enum nb_value_kind; NULL until needed */
-    uint8_t possible; /* whether some value fulfils its only root: see nb_site_possible */
+    struct nb_link *alone; /* for a value that is nobody's: see complete.c */
     struct nb_site *chain;
 };
 

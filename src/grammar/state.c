@@ -109,7 +109,9 @@ bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const s
                      const uint64_t *wrong) {
     if (!nb_any_bit(wrong, NB_WORDS(link->site->n_roots)))
         return false;
-    if (!parent || (link->all_kill && parent->kills))
+    if (!parent)
+        return !r->verdict;
+    if (link->all_kill && parent->kills)
         return true;
     struct nb_shape *shape = shape_after(r, parent->shape, link, wrong);
     if (!shape)
@@ -178,7 +180,9 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     out->shape = NULL;
     if (!top) {
         out->mode = NB_MODE_DONE;
-        return !fails;
+        if (r->verdict)
+            *r->verdict = link->site->n_roots ? wrong[0] : 0;
+        return !fails || r->verdict;
     }
     if (fails && link->all_kill && top->kills)
         return false;
@@ -1165,6 +1169,11 @@ bool nb_state_step(struct nb_reader *r, const struct nb_state *in, struct nb_sta
 
 void nb_state_start(struct nb_reader *r, struct nb_state *out) {
     *out = (struct nb_state){.mode = NB_MODE_VALUE, .link = &r->space->root};
+}
+
+bool nb_state_end_number(struct nb_reader *r, const struct nb_state *in, struct nb_state *out) {
+    *out = *in;
+    return end_number(r, out);
 }
 
 bool nb_state_can_end(struct nb_reader *r, const struct nb_state *s) {

@@ -110,6 +110,9 @@ struct nb_reader {
     unsigned flags;
     struct nb_lazy *raw; /* NB_MODE_RAW */
     enum nb_status failed;
+    /* Not NULL: any end of the outermost value is taken, and the roots of its site that are false
+     * are noted here, 64 of them at most. */
+    uint64_t *verdict;
 
     struct nb_arena arena;
     struct nb_frame **slots; /* open addressing, by content */
@@ -132,6 +135,9 @@ bool nb_state_step(struct nb_reader *reader, const struct nb_state *in, struct n
 
 /* Whether the text may end here. */
 bool nb_state_can_end(struct nb_reader *reader, const struct nb_state *state);
+
+/* The state once an open number ends; false if it cannot end here. */
+bool nb_state_end_number(struct nb_reader *reader, const struct nb_state *in, struct nb_state *out);
 
 /* The number as far as it was read. */
 struct nb_decimal nb_state_number(const struct nb_state *state);

@@ -1,0 +1,1074 @@
+/* What is asked of a value is a formula over atoms; one clause of it at a time (atoms that must
+ * hold, atoms that must not) says which members and items to write. What comes out is checked by
+ * the automaton itself, so that this file need not be right in all cases, only often. */
+#include "grammar/complete.h"
+
+#include "grammar/shape.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_CLAUSES = 48,
+    MAX_LITERALS = 40,
+    MAX_DEPTH = 24,   /* of values within values */
+    MAX_WORK = 20000, /* values and clauses tried */
+    MAX_TEXT = 1 << 16,
+};
+
+struct clause {
+    uint32_t n;
+    bool full; /* literals were left out */
+    uint32_t atoms[MAX_LITERALS];
+    bool holds[MAX_LITERALS];
+};
+
+struct clauses {
+    uint32_t n;
+    struct clause *list; /* [MAX_CLAUSES] */
+};
+
+struct completer {
+    struct nb_reader *r;
+    struct nb_space *s;
+    uint32_t work;
+};
+
+/* What a value is to be: of its site's roots, those in `yes` true and those in `no` false. Sites
+ * with more than 64 roots are not planned for. */
+struct goal {
+    const struct nb_site *site;
+    uint64_t yes, no;
+};
+
+static bool value_for(struct completer *c, struct goal goal, int depth, struct nb_buf *out);
+
+/* ---- clauses ----------------------------------------------------------------------------------
+ */
+
+static bool add_literal(struct clause *c, uint32_t atom, bool holds) {
+    for (uint32_t i = 0; i < c->n; i++) {
+        if (c->atoms[i] == atom)
+            return c->holds[i] == holds;
+    }
+    if (c->n == MAX_LITERALS) {
+        c->full = true;
+        return true;
+    }
+    c->atoms[c->n] = atom;
+    c->holds[c->n++] = holds;
+    return true;
+}
+
+static bool clauses_open(struct clauses *c) {
+    c->n = 0;
+    c->list = malloc(MAX_CLAUSES * sizeof *c->list);
+    return c->list;
+}
+
+static void add_clause(struct clauses *to, const struct clause *clause) {
+    if (to->n < MAX_CLAUSES)
+        to->list[to->n++] = *clause;
+}
+
+/* All pairs of a clause of a and one of b, into a. */
+static bool multiply(struct clauses *a, const struct clauses *b) {
+    struct clauses product;
+    if (!clauses_open(&product))
+        return false;
+    for (uint32_t i = 0; i < a->n; i++) {
+        for (uint32_t j = 0; j < b->n && product.n < MAX_CLAUSES; j++) {
+            struct clause both = a->list[i];
+            bool good = true;
+            for (uint32_t k = 0; k < b->list[j].n && good; k++)
+                good = add_literal(&both, b->list[j].atoms[k], b->list[j].holds[k]);
+            if (good)
+                add_clause(&product, &both);
+        }
+    }
+    free(a->list);
+    *a = product;
+    return true;
+}
+
+static bool expand(struct completer *c, nb_formula f, bool holds, struct clauses *out);
+
+/* All of the arguments as `holds` says (multiplied), or any of them (added). */
+static bool expand_all(struct completer *c, const nb_formula *args, uint32_t n, bool holds,
+                       uint32_t except, struct clauses *out) {
+    static const struct clause nothing;
+    bool good = true;
+    out->n = 0;
+    add_clause(out, &nothing);
+    for (uint32_t i = 0; i < n && good; i++) {
+        struct clauses one;
+        if (i == except)
+            continue;
+        if (!clauses_open(&one))
+            return false;
+        good = expand(c, args[i], holds, &one) && multiply(out, &one);
+        free(one.list);
+    }
+    return good;
+}
+
+static bool expand_any(struct completer *c, const nb_formula *args, uint32_t n, bool holds,
+                       struct clauses *out) {
+    bool good = true;
+    for (uint32_t i = 0; i < n && good; i++) {
+        struct clauses one;
+        if (!clauses_open(&one))
+            return false;
+        good = expand(c, args[i], holds, &one);
+        for (uint32_t j = 0; j < one.n && good; j++)
+            add_clause(out, &one.list[j]);
+        free(one.list);
+    }
+    return good;
+}
+
+/* Exactly one: first each on its own, hoping that the others fail; then with the others planned
+ * for. */
+static bool expand_one(struct completer *c, const nb_formula *args, uint32_t n,
+                       struct clauses *out) {
+    bool good = expand_any(c, args, n, true, out);
+    for (uint32_t i = 0; i < n && good; i++) {
+        struct clauses yes, no;
+        if (!clauses_open(&yes))
+            return false;
+        good = clauses_open(&no) && expand(c, args[i], true, &yes) &&
+               expand_all(c, args, n, false, i, &no) && multiply(&yes, &no);
+        for (uint32_t j = 0; j < yes.n && good; j++)
+            add_clause(out, &yes.list[j]);
+        free(yes.list);
+        free(no.list);
+    }
+    return good;
+}
+
+/* *out, empty before, becomes clauses that make f true, or false; not all of them where there are
+ * too many. */
+static bool expand(struct completer *c, nb_formula f, bool holds, struct clauses *out) {
+    const struct nb_formula_node *node = &c->s->formulas[f];
+    struct clause clause = {0};
+    if (++c->work > MAX_WORK)
+        return false;
+    switch (node->op) {
+    case NB_F_CONST:
+        if ((f == NB_TRUE) == holds)
+            add_clause(out, &clause);
+        return true;
+    case NB_F_ATOM:
+        add_literal(&clause, node->n, holds);
+        add_clause(out, &clause);
+        return true;
+    case NB_F_NOT:
+        return expand(c, node->args[0], !holds, out);
+    case NB_F_ONE:
+        return holds ? expand_one(c, node->args, node->n, out)
+                     : expand_all(c, node->args, node->n, false, UINT32_MAX, out);
+    default:
+        if ((node->op == NB_F_AND) == holds)
+            return expand_all(c, node->args, node->n, holds, UINT32_MAX, out);
+        return expand_any(c, node->args, node->n, holds, out);
+    }
+}
+
+/* The formula of a goal for one kind. */
+static nb_formula wanted(struct completer *c, const struct nb_shape *shape, uint64_t yes,
+                         uint64_t no) {
+    nb_formula f = NB_TRUE;
+    for (uint32_t i = 0; i < shape->n_roots && i < 64; i++) {
+        nb_formula pair[2] = {f, shape->roots[i]};
+        if (no >> i & 1)
+            pair[1] = nb_formula_make(c->s, NB_F_NOT, &pair[1], 1);
+        if ((yes | no) >> i & 1)
+            f = nb_formula_make(c->s, NB_F_AND, pair, 2);
+    }
+    return f;
+}
+
+/* ---- checking ---------------------------------------------------------------------------------
+ */
+
+/* Whether a value's text reaches the goal. */
+static bool reaches(struct completer *c, struct goal goal, const struct nb_buf *text) {
+    uint64_t wrong = 0;
+    struct nb_site *site = (struct nb_site *)(uintptr_t)goal.site;
+    if (!site->alone && !(site->alone = nb_space_alloc(c->s, 1, sizeof *site->alone)))
+        return false;
+    site->alone->site = site;
+    struct nb_state state[2] = {{.mode = NB_MODE_VALUE, .link = site->alone}};
+    size_t i = 0;
+    struct nb_reader probe = *c->r; /* judges apart, in the same arena and tables */
+    probe.verdict = &wrong;
+    while (i < text->len &&
+           nb_state_step(&probe, &state[i % 2], &state[(i + 1) % 2], (uint8_t)text->data[i]))
+        i++;
+    bool ended = i == text->len && nb_state_can_end(&probe, &state[i % 2]);
+    probe.verdict = NULL;
+    *c->r = probe;
+    return ended && !(wrong & goal.yes) && (wrong & goal.no) == goal.no;
+}
+
+/* ---- scalars ----------------------------------------------------------------------------------
+ */
+
+static void add_string(struct nb_buf *out, const char *text, size_t n) {
+    static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
+    nb_buf_add(out, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const char *known = text[i] ? strchr(from, text[i]) : NULL;
+        if (known)
+            nb_buf_printf(out, "\\%c", to[known - from]);
+        else if ((unsigned char)text[i] < 0x20)
+            nb_buf_printf(out, "\\u%04x", (unsigned char)text[i]);
+        else
+            nb_buf_add(out, text + i, 1);
+    }
+    nb_buf_add(out, "\"", 1);
+}
+
+static bool string_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                       struct nb_buf *out) {
+    char *text;
+    size_t n;
+    (void)shape;
+    if (want == NB_TRUE) {
+        nb_buf_add(out, "\"\"", 2);
+        return true;
+    }
+    struct nb_language *l = nb_language_of(c->s, want);
+    if (!l || !l->start || nb_lazy_shortest(l->lazy, l->start, &text, &n, NULL) != NB_OK)
+        return false;
+    add_string(out, text, n);
+    free(text);
+    return true;
+}
+
+static bool number_does(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                        struct nb_decimal v) {
+    for (uint32_t i = 0; i < shape->n_atoms; i++)
+        c->s->value[shape->atoms[i]->id] =
+            nb_number_holds(shape->atoms[i], v, nb_decimal_is_integer(v));
+    nb_formula_begin(c->s);
+    bool does = nb_formula_value(c->s, want) == NB_TRUE;
+    for (uint32_t i = 0; i < shape->n_atoms; i++)
+        c->s->value[shape->atoms[i]->id] = 2;
+    return does;
+}
+
+/* Keeps the shorter of what is in `best` and v. */
+static void try_number(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                       struct nb_decimal v, char best[64], size_t *n_best) {
+    char text[64];
+    size_t n = nb_decimal_write(v, text);
+    c->work++;
+    if ((!*n_best || n < *n_best) && number_does(c, shape, want, v)) {
+        memcpy(best, text, n);
+        *n_best = n;
+    }
+}
+
+/* v and what lies just beside it. */
+static void try_around(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                       struct nb_decimal v, char best[64], size_t *n_best) {
+    static const int32_t steps[] = {0, -1, -3};
+    try_number(c, shape, want, v, best, n_best);
+    for (int i = 0; i < 3; i++) {
+        /* v plus and minus a step, by way of multiples of the step */
+        struct nb_decimal step = {.digits = 1, .exponent = steps[i]}, up, down;
+        struct nb_decimal minus = v;
+        minus.negative = !v.negative && v.digits;
+        if (nb_decimal_next_multiple(v, step, &up)) {
+            try_number(c, shape, want, up, best, n_best);
+            struct nb_decimal above = nb_decimal_add(up, step);
+            try_number(c, shape, want, above, best, n_best);
+        }
+        if (nb_decimal_next_multiple(minus, step, &down)) {
+            down = nb_decimal_add(down, step);
+            down.negative = !down.negative && down.digits;
+            try_number(c, shape, want, down, best, n_best);
+        }
+    }
+}
+
+static bool number_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                       struct nb_buf *out) {
+    char best[64];
+    size_t n = 0;
+    for (int64_t i = 0; i < 10; i++)
+        try_number(c, shape, want, nb_decimal_from_int(i), best, &n);
+    for (uint32_t i = 0; i < shape->n_atoms && n != 1; i++) {
+        const struct nb_atom *a = shape->atoms[i];
+        for (uint32_t k = 0; k < a->n && k < 256 && a->kind == NB_ATOM_NUMBERS; k++)
+            try_around(c, shape, want, a->numbers[k], best, &n);
+        if (a->has_least)
+            try_around(c, shape, want, a->least, best, &n);
+        if (a->has_most)
+            try_around(c, shape, want, a->most, best, &n);
+        if (!a->has_multiple)
+            continue;
+        struct nb_decimal v, from[3] = {a->multiple_of, a->least, a->most};
+        for (int k = 0; k < 3; k++) {
+            if (!nb_decimal_next_multiple(from[k], a->multiple_of, &v))
+                continue;
+            for (int step = 0; step < 8; step++) {
+                try_number(c, shape, want, v, best, &n);
+                v = nb_decimal_add(v, a->multiple_of);
+            }
+        }
+    }
+    if (!n) {
+        try_number(c, shape, want, nb_decimal_parse("0.5", 3), best, &n);
+        try_number(c, shape, want, nb_decimal_parse("-1", 2), best, &n);
+        try_number(c, shape, want, nb_decimal_parse("1e9", 3), best, &n);
+    }
+    nb_buf_add(out, best, n);
+    return n;
+}
+
+/* ---- containers -------------------------------------------------------------------------------
+ */
+
+/* Which of a link's roots a clause wants true and false. Counted ones (contains) only where
+ * `contained` says so. */
+static struct goal goal_of(const struct nb_link *link, const struct clause *clause,
+                           const struct nb_atom *broken, bool contained) {
+    struct goal goal = {.site = link->site};
+    for (uint32_t i = 0; i < link->n_effects; i++) {
+        const struct nb_effect *e = &link->effects[i];
+        if (e->root >= 64)
+            continue;
+        uint64_t bit = UINT64_C(1) << e->root;
+        for (uint32_t k = 0; k < clause->n; k++) {
+            if (clause->atoms[k] != e->atom->id)
+                continue;
+            if (e->counter != UINT32_MAX)
+                *(clause->holds[k] && contained ? &goal.yes : &goal.no) |=
+                    clause->holds[k] == contained ? bit : 0;
+            else if (clause->holds[k])
+                goal.yes |= bit;
+            else if (e->atom == broken)
+                goal.no |= bit;
+        }
+    }
+    goal.no &= ~goal.yes;
+    return goal;
+}
+
+/* In a conjunction the link speaks of one atom for all. */
+static struct goal member_goal(const struct nb_shape *shape, const struct nb_link *link,
+                               const struct clause *clause, const struct nb_atom *broken,
+                               bool contained) {
+    struct goal goal = goal_of(link, clause, broken, contained);
+    if (!shape->conjunction)
+        return goal;
+    for (uint32_t i = 0; i < link->n_effects; i++) {
+        if (link->effects[i].counter == UINT32_MAX && link->effects[i].root < 64)
+            goal.yes |= UINT64_C(1) << link->effects[i].root;
+    }
+    goal.no &= ~goal.yes;
+    return goal;
+}
+
+/* A container in the making: from what is there (frame, or NULL) to a text with its end. */
+struct plan {
+    struct nb_shape *shape;
+    const struct nb_frame *frame;
+    bool comma; /* something stands before the next member or item */
+    const struct clause *clause;
+    const struct nb_atom
+        *broken; /* an atom that must not hold, and shall fail by a member's value */
+};
+
+static const struct nb_atom *find_atom(const struct nb_shape *shape, uint32_t id) {
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        if (shape->atoms[i]->id == id)
+            return shape->atoms[i];
+    }
+    return NULL;
+}
+
+static bool array_text(struct completer *c, const struct plan *p, int depth, struct nb_buf *out) {
+    uint64_t count = p->frame ? p->frame->count : 0, least = 0, contained = 0;
+    bool comma = p->comma;
+    for (uint32_t i = 0; i < p->clause->n; i++) {
+        const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
+        if (!a || !p->clause->holds[i])
+            continue;
+        least = a->min > least ? a->min : least;
+        if (a->contains) {
+            uint32_t k = 0;
+            while (p->shape->atoms[k] != a)
+                k++;
+            uint32_t counter = p->shape->family->counter[p->shape->in_family[k]];
+            uint64_t has = p->frame ? p->frame->extra[counter] : 0;
+            if (a->min_contains > has && a->min_contains - has > contained)
+                contained = a->min_contains - has;
+        }
+    }
+    if (p->broken && p->broken->max < UINT64_MAX && p->broken->max >= least)
+        least = p->broken->max + 1;
+    bool breaks = p->broken != NULL;
+    while (count < least || contained || breaks) {
+        if (count > 4096 || out->len > MAX_TEXT)
+            return false;
+        const struct nb_link *link = nb_link_item(c->s, p->shape, count);
+        if (!link)
+            return false;
+        struct goal goal =
+            member_goal(p->shape, link, p->clause, breaks ? p->broken : NULL, contained > 0);
+        if (breaks && !goal.no && !(count < least || contained))
+            break;
+        if (comma)
+            nb_buf_add(out, ",", 1);
+        if (!value_for(c, goal, depth + 1, out))
+            return false;
+        comma = true;
+        breaks = false;
+        contained -= contained > 0;
+        count++;
+    }
+    nb_buf_add(out, "]", 1);
+    return true;
+}
+
+/* Whether a key is in the part of an object that is there. */
+static bool has_key(const struct nb_frame *f, uint32_t rank) {
+    return f && nb_bit(f->extra, rank);
+}
+
+static void want_key(const struct nb_family *f, const struct nb_value_key *key, uint64_t *keys) {
+    int32_t rank = nb_trie_find(&f->keys, key->text, key->n);
+    if (rank >= 0)
+        nb_set_bit(keys, (uint32_t)rank);
+}
+
+/* The keys that a clause needs. */
+static void needed_keys(const struct plan *p, uint64_t *keys) {
+    const struct nb_family *f = p->shape->family;
+    for (uint32_t i = 0; i < p->clause->n; i++) {
+        const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
+        if (!a || !p->clause->holds[i])
+            continue;
+        if (a->kind == NB_ATOM_HAS)
+            want_key(f, &a->keys[0], keys);
+        for (uint32_t k = 0; k < a->n_required; k++)
+            want_key(f, &a->required[k], keys);
+    }
+    /* What they need in turn. */
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t i = 0; i < p->clause->n; i++) {
+            const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
+            for (uint32_t k = 0; a && p->clause->holds[i] && k < a->n_dependencies; k++) {
+                const struct nb_dependency *d = &a->dependencies[k];
+                int32_t key = nb_trie_find(&f->keys, d->key.text, d->key.n);
+                int32_t needs = nb_trie_find(&f->keys, d->needs.text, d->needs.n);
+                bool there = nb_bit(keys, (uint32_t)key) || has_key(p->frame, (uint32_t)key);
+                if (there && !nb_bit(keys, (uint32_t)needs)) {
+                    nb_set_bit(keys, (uint32_t)needs);
+                    more = true;
+                }
+            }
+        }
+    }
+}
+
+static bool add_member(struct completer *c, const struct plan *p, const char *key, size_t n,
+                       const struct nb_link *link, const struct nb_atom *broken, bool *comma,
+                       int depth, struct nb_buf *out) {
+    if (!link || out->len > MAX_TEXT)
+        return false;
+    struct goal goal = member_goal(p->shape, link, p->clause, broken, false);
+    if (*comma)
+        nb_buf_add(out, ",", 1);
+    add_string(out, key, n);
+    nb_buf_add(out, ":", 1);
+    *comma = true;
+    return value_for(c, goal, depth + 1, out);
+}
+
+/* Members with keys that no atom names: short ones that the schema allows. */
+static bool add_others(struct completer *c, const struct plan *p, uint64_t n, bool breaks,
+                       bool *comma, int depth, struct nb_buf *out) {
+    struct nb_machine *m = &p->shape->family->machine;
+    uint64_t made = 0;
+    for (uint32_t i = 0; i < 26 * 27 && made < n; i++) {
+        char key[2] = {(char)('a' + i % 26), (char)('a' + (i / 26 - 1) % 26)};
+        size_t len = i < 26 ? 1 : 2;
+        if (nb_trie_find(&p->shape->family->keys, key, len) >= 0)
+            continue;
+        uint32_t state = m->n ? nb_machine_start(c->s, m) : 0;
+        for (size_t k = 0; m->n && k < len; k++)
+            state = nb_machine_next(c->s, m, state, (uint8_t)key[k]);
+        const struct nb_link *link = nb_link_other(c->s, p->shape, state);
+        if (!link || (link->dead && p->shape->conjunction))
+            continue;
+        size_t before = out->len;
+        bool had = *comma;
+        if (add_member(c, p, key, len, link, breaks ? p->broken : NULL, comma, depth, out)) {
+            made++;
+            breaks = false;
+        } else {
+            out->len = before;
+            *comma = had;
+            if (++c->work > MAX_WORK)
+                return false;
+        }
+    }
+    /* Keys that patterns ask for. */
+    for (uint32_t k = 0; k < p->shape->family->n_patterns && made < n; k++) {
+        char *key;
+        size_t len;
+        if (nb_lazy_shortest(m->lazy, m->starts[k], &key, &len, NULL) != NB_OK)
+            continue;
+        uint32_t state = nb_machine_start(c->s, m);
+        for (size_t i = 0; i < len; i++)
+            state = nb_machine_next(c->s, m, state, (uint8_t)key[i]);
+        size_t before = out->len;
+        bool had = *comma;
+        if (nb_trie_find(&p->shape->family->keys, key, len) < 0 &&
+            add_member(c, p, key, len, nb_link_other(c->s, p->shape, state),
+                       breaks ? p->broken : NULL, comma, depth, out)) {
+            made++;
+        } else {
+            out->len = before;
+            *comma = had;
+        }
+        free(key);
+    }
+    return made == n;
+}
+
+static bool object_members(struct completer *c, const struct plan *p, uint64_t *keys, int depth,
+                           struct nb_buf *out) {
+    const struct nb_family *f = p->shape->family;
+    uint64_t count = p->frame ? p->frame->count : 0, least = 0;
+    bool comma = p->comma, breaks = p->broken != NULL;
+    for (uint32_t i = 0; i < p->clause->n; i++) {
+        const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
+        if (a && p->clause->holds[i] && a->min > least)
+            least = a->min;
+    }
+    needed_keys(p, keys);
+    for (uint32_t place = 0; place < f->keys.n; place++) {
+        uint32_t rank = f->by_order[place];
+        if (has_key(p->frame, rank))
+            continue;
+        bool needed = nb_bit(keys, rank);
+        const struct nb_link *link = NULL;
+        bool breaking = false;
+        if (breaks) {
+            link = nb_link_key(c->s, p->shape, rank);
+            breaking = link && goal_of(link, p->clause, p->broken, false).no;
+        }
+        uint32_t missing = 0;
+        for (uint32_t w = 0; w < f->n_words; w++)
+            missing +=
+                (uint32_t)__builtin_popcountll(keys[w] & ~(p->frame ? p->frame->extra[w] : 0));
+        if (!needed && !breaking && count + missing >= least)
+            continue;
+        size_t before = out->len;
+        bool had = comma;
+        if (!link)
+            link = nb_link_key(c->s, p->shape, rank);
+        if (add_member(c, p, f->keys.keys[rank].text, f->keys.keys[rank].n, link,
+                       breaking ? p->broken : NULL, &comma, depth, out)) {
+            breaks &= !breaking;
+            count++;
+        } else if (needed) {
+            return false;
+        } else {
+            out->len = before;
+            comma = had;
+        }
+        keys[rank / 64] &= ~(UINT64_C(1) << rank % 64);
+    }
+    uint64_t others = count < least ? least - count : 0;
+    if (breaks && !others)
+        others = 1;
+    return !others || add_others(c, p, others, breaks, &comma, depth, out);
+}
+
+static bool object_text(struct completer *c, const struct plan *p, int depth, struct nb_buf *out) {
+    uint64_t *keys = calloc(p->shape->family->n_words + 1, sizeof *keys);
+    bool good = keys && object_members(c, p, keys, depth, out);
+    free(keys);
+    nb_buf_add(out, "}", 1);
+    return good;
+}
+
+/* Calls `try` with texts that may end a container as `want` asks, until it takes one. */
+typedef bool (*try_fn)(void *context, const struct nb_buf *text);
+
+static bool try_containers(struct completer *c, struct nb_shape *shape,
+                           const struct nb_frame *frame, bool comma, nb_formula want, int depth,
+                           try_fn try, void *context) {
+    struct clauses clauses;
+    if (!clauses_open(&clauses))
+        return false;
+    bool done = false;
+    expand(c, want, true, &clauses);
+    for (uint32_t i = 0; i < clauses.n && !done; i++) {
+        const struct clause *clause = &clauses.list[i];
+        /* First as it comes; then with one atom that must fail made to. */
+        for (uint32_t k = 0; k <= clause->n && !done; k++) {
+            if (k && clause->holds[k - 1])
+                continue;
+            if (++c->work > MAX_WORK || c->s->failed)
+                break;
+            struct plan plan = {shape, frame, comma, clause,
+                                k ? find_atom(shape, clause->atoms[k - 1]) : NULL};
+            struct nb_buf text = {0};
+            bool good = shape->kind == NB_VALUE_ARRAY ? array_text(c, &plan, depth, &text)
+                                                      : object_text(c, &plan, depth, &text);
+            done = good && !text.failed && try(context, &text);
+            nb_buf_free(&text);
+        }
+    }
+    free(clauses.list);
+    return done;
+}
+
+struct keeping {
+    struct completer *c;
+    struct goal goal;
+    struct nb_buf *best;
+    char open;
+};
+
+static bool keep_if_good(void *context, const struct nb_buf *text) {
+    struct keeping *k = context;
+    struct nb_buf whole = {0};
+    nb_buf_add(&whole, &k->open, 1);
+    nb_buf_add(&whole, text->data, text->len);
+    bool good = !whole.failed && reaches(k->c, k->goal, &whole);
+    if (good && (!k->best->len || whole.len < k->best->len)) {
+        nb_buf_clear(k->best);
+        nb_buf_add(k->best, whole.data, whole.len);
+    }
+    nb_buf_free(&whole);
+    return good;
+}
+
+/* ---- values -----------------------------------------------------------------------------------
+ */
+
+static bool kind_for(struct completer *c, struct goal goal, enum nb_value_kind kind, int depth,
+                     struct nb_buf *best) {
+    static const char *const words[] = {"null", "false", "true"};
+    struct nb_shape *shape = nb_shape_of(c->s, goal.site, kind);
+    if (!shape)
+        return false;
+    nb_formula want = wanted(c, shape, goal.yes, goal.no);
+    if (want == NB_FALSE)
+        return false;
+    struct nb_buf text = {0};
+    bool good = false;
+    if (kind <= NB_VALUE_TRUE) {
+        good = want == NB_TRUE;
+        nb_buf_add_string(&text, words[kind]);
+    } else if (kind == NB_VALUE_NUMBER) {
+        good = number_for(c, shape, want, &text);
+    } else if (kind == NB_VALUE_STRING) {
+        good = string_for(c, shape, want, &text);
+    } else {
+        struct keeping keeping = {c, goal, best, kind == NB_VALUE_ARRAY ? '[' : '{'};
+        try_containers(c, shape, NULL, false, want, depth, keep_if_good, &keeping);
+        return best->len;
+    }
+    if (good && !text.failed && (!best->len || text.len < best->len)) {
+        nb_buf_clear(best);
+        nb_buf_add(best, text.data, text.len);
+    }
+    nb_buf_free(&text);
+    return good;
+}
+
+/* Appends a short value that reaches the goal. */
+static bool value_for(struct completer *c, struct goal goal, int depth, struct nb_buf *out) {
+    static const enum nb_value_kind order[] = {NB_VALUE_NUMBER, NB_VALUE_STRING, NB_VALUE_NULL,
+                                               NB_VALUE_TRUE,   NB_VALUE_FALSE,  NB_VALUE_ARRAY,
+                                               NB_VALUE_OBJECT};
+    struct nb_buf best = {0};
+    if (depth > MAX_DEPTH || ++c->work > MAX_WORK || goal.site->n_roots > 64)
+        return false;
+    for (int i = 0; i < NB_N_KINDS && best.len != 1; i++) {
+        /* Whatever is within brackets takes longer to find than what is not. */
+        if (order[i] >= NB_VALUE_ARRAY && best.len && best.len <= 8)
+            break;
+        kind_for(c, goal, order[i], depth, &best);
+        if (c->s->failed)
+            break;
+    }
+    nb_buf_add(out, best.data ? best.data : "", best.len);
+    bool found = best.len > 0;
+    nb_buf_free(&best);
+    return found;
+}
+
+/* ---- from a state to the end ------------------------------------------------------------------
+ */
+
+static bool finish(struct completer *c, const struct nb_state *state, int depth,
+                   struct nb_buf *out);
+
+/* Reads text from `state`, then goes on to the end; false leaves *out as it was. */
+static bool go_on(struct completer *c, const struct nb_state *state, const char *text, size_t n,
+                  int depth, struct nb_buf *out) {
+    struct nb_state at[2] = {*state};
+    size_t before = out->len;
+    if (++c->work > MAX_WORK)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (!nb_state_step(c->r, &at[i % 2], &at[(i + 1) % 2], (uint8_t)text[i]))
+            return false;
+    }
+    nb_buf_add(out, text, n);
+    if (finish(c, &at[n % 2], depth, out))
+        return true;
+    out->len = before;
+    return false;
+}
+
+struct going {
+    struct completer *c;
+    const struct nb_state *state;
+    int depth;
+    struct nb_buf *out;
+};
+
+static bool go_on_with(void *context, const struct nb_buf *text) {
+    struct going *g = context;
+    return go_on(g->c, g->state, text->data, text->len, g->depth, g->out);
+}
+
+/* The goals that are worth a try for a value with so many roots: all true; then each alone; then
+ * none. */
+static struct goal nth_goal(const struct nb_site *site, uint32_t i) {
+    uint64_t all = site->n_roots >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << site->n_roots) - 1;
+    if (i == 0)
+        return (struct goal){site, all, 0};
+    if (i <= site->n_roots)
+        return (struct goal){site, UINT64_C(1) << (i - 1), 0};
+    if (i <= 2 * site->n_roots)
+        return (struct goal){site, all & ~(UINT64_C(1) << (i - 1 - site->n_roots)),
+                             UINT64_C(1) << (i - 1 - site->n_roots)};
+    return (struct goal){site, 0, all};
+}
+
+static bool finish_value(struct completer *c, const struct nb_state *s, const struct nb_link *link,
+                         int depth, struct nb_buf *out) {
+    if (link->site->n_roots > 64)
+        return false;
+    for (uint32_t i = 0; i < 2 * link->site->n_roots + 2; i++) {
+        struct nb_buf text = {0};
+        bool good = value_for(c, nth_goal(link->site, i), 0, &text) && !text.failed &&
+                    go_on(c, s, text.data, text.len, depth, out);
+        nb_buf_free(&text);
+        if (good || c->work > MAX_WORK)
+            return good;
+    }
+    return false;
+}
+
+static bool finish_container(struct completer *c, const struct nb_state *s, int depth,
+                             struct nb_buf *out) {
+    const struct nb_frame *f = s->top;
+    struct nb_shape *shape = f->shape;
+    bool comma = s->mode == NB_MODE_AFTER;
+    struct going going = {c, s, depth, out};
+    /* At once, if that will do. */
+    if (s->mode != NB_MODE_KEY &&
+        go_on(c, s, shape->kind == NB_VALUE_ARRAY ? "]" : "}", 1, depth, out))
+        return true;
+    if (shape->n_roots > 64)
+        return false;
+    const struct nb_site site = {.n_roots = shape->n_roots};
+    for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= MAX_WORK; i++) {
+        struct goal goal = nth_goal(&site, i);
+        nb_formula want = wanted(c, shape, goal.yes, goal.no);
+        if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, go_on_with, &going))
+            return true;
+    }
+    return false;
+}
+
+/* After a comma or '[' that asks for an item: any item, then the rest. */
+static bool finish_item(struct completer *c, const struct nb_state *s, int depth,
+                        struct nb_buf *out) {
+    const struct nb_link *link = nb_link_item(c->s, s->top->shape, s->top->count);
+    return link && finish_value(c, s, link, depth, out);
+}
+
+/* After a comma that asks for a member: any that may come. */
+static bool finish_member(struct completer *c, const struct nb_state *s, int depth,
+                          struct nb_buf *out) {
+    const struct nb_frame *f = s->top;
+    const struct nb_family *family = f->shape->family;
+    if (finish_container(c, s, depth, out))
+        return true;
+    for (uint32_t place = 0; place < family->keys.n && c->work <= MAX_WORK; place++) {
+        const struct nb_value_key *key = &family->keys.keys[family->by_order[place]];
+        struct nb_buf text = {0};
+        if (!nb_member_possible(c->r, f, family->by_order[place]))
+            continue;
+        add_string(&text, key->text, key->n);
+        bool good = !text.failed && go_on(c, s, text.data, text.len, depth, out);
+        nb_buf_free(&text);
+        if (good)
+            return true;
+    }
+    for (char key = 'a'; key <= 'z' && c->work <= MAX_WORK; key++) {
+        char text[3] = {'"', key, '"'};
+        if (go_on(c, s, text, 3, depth, out))
+            return true;
+    }
+    return false;
+}
+
+/* What ends an open escape or character, so that the rest is about whole characters. */
+static const char *end_of_character(const struct nb_state *s) {
+    switch (s->lexis) {
+    case NB_LEX_ESCAPE:
+        return "n";
+    case NB_LEX_TAIL_1:
+    case NB_LEX_TAIL_2:
+    case NB_LEX_TAIL_3:
+    case NB_LEX_ED:
+    case NB_LEX_F4:
+        return "\x80";
+    case NB_LEX_E0:
+        return "\xA0";
+    case NB_LEX_F0:
+        return "\x90";
+    case NB_LEX_PAIR:
+        return "\\";
+    case NB_LEX_PAIR_U:
+        return "u";
+    case NB_LEX_HEX:
+        if (s->high)
+            return s->digits == 0 ? "d" : s->digits == 1 ? "c" : "0";
+        return "0";
+    default:
+        return NULL;
+    }
+}
+
+static bool finish_lexis(struct completer *c, const struct nb_state *s, int depth,
+                         struct nb_buf *out) {
+    static const char others[] = "\"\\bfnrtu0123456789abcdef";
+    const char *usual = end_of_character(s);
+    if (go_on(c, s, usual, 1, depth, out))
+        return true;
+    if (s->lexis == NB_LEX_ESCAPE || s->lexis == NB_LEX_HEX) {
+        for (size_t i = 0; i < sizeof others - 1; i++) {
+            if (go_on(c, s, others + i, 1, depth, out))
+                return true;
+        }
+        return false;
+    }
+    for (int byte = 0x80; byte < 0xC0; byte++) {
+        char b = (char)byte;
+        if (go_on(c, s, &b, 1, depth, out))
+            return true;
+    }
+    return false;
+}
+
+static bool finish_string(struct completer *c, const struct nb_state *s, int depth,
+                          struct nb_buf *out) {
+    const struct nb_shape *shape = s->shape;
+    struct nb_lazy *lazy = NULL;
+    uint32_t states[64], n = 0;
+    if (go_on(c, s, "\"", 1, depth, out))
+        return true;
+    if (shape->string == NB_STRING_LENGTH && s->length < shape->min &&
+        shape->min - s->length < MAX_TEXT) {
+        struct nb_buf text = {0};
+        for (uint64_t i = s->length; i < shape->min; i++)
+            nb_buf_add(&text, "a", 1);
+        bool good = !text.failed && go_on(c, s, text.data, text.len, depth, out);
+        nb_buf_free(&text);
+        return good;
+    }
+    if (shape->string == NB_STRING_SET && s->at) {
+        const struct nb_trie_node *node = &shape->set.nodes[s->at];
+        uint32_t depth_here = 0;
+        /* The length of what was read is that of the path down to this node. */
+        const struct nb_value_key *first = &shape->set.keys[node->first];
+        uint32_t at = NB_TRIE_ROOT;
+        while (at != s->at)
+            at = nb_trie_next(&shape->set, at, (uint8_t)first->text[depth_here++]);
+        for (uint32_t rank = node->first; rank < node->end && c->work <= MAX_WORK; rank++) {
+            const struct nb_value_key *key = &shape->set.keys[rank];
+            struct nb_buf text = {0};
+            add_string(&text, key->text + depth_here, key->n - depth_here);
+            bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
+            nb_buf_free(&text);
+            if (good)
+                return true;
+        }
+        return false;
+    }
+    if (shape->string == NB_STRING_LAZY && s->at) {
+        lazy = shape->language->lazy;
+        states[n++] = s->at;
+    } else if (shape->string == NB_STRING_MACHINE) {
+        lazy = shape->machine.lazy;
+        for (uint32_t i = 0; i < shape->machine.n && n < 64; i++) {
+            uint32_t state = shape->machine.states[s->at].states[i];
+            if (state)
+                states[n++] = state;
+        }
+    }
+    for (uint32_t i = 0; i < n && c->work <= MAX_WORK; i++) {
+        char *rest;
+        size_t bytes;
+        struct nb_buf text = {0};
+        if (nb_lazy_shortest(lazy, states[i], &rest, &bytes, NULL) != NB_OK)
+            continue;
+        add_string(&text, rest, bytes);
+        free(rest);
+        bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
+        nb_buf_free(&text);
+        if (good)
+            return true;
+    }
+    /* An array may want another string than those that it has. */
+    if (s->hashes && s->shape->string <= NB_STRING_LENGTH) {
+        for (char byte = 'a'; byte <= 'z' && c->work <= MAX_WORK; byte++) {
+            if (go_on(c, s, &byte, 1, depth, out))
+                return true;
+        }
+    }
+    return false;
+}
+
+static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
+                       struct nb_buf *out) {
+    const struct nb_family *f = s->top->shape->family;
+    if (go_on(c, s, "\"", 1, depth, out))
+        return true;
+    if (s->node) {
+        const struct nb_trie_node *node = &f->keys.nodes[s->node];
+        uint32_t at = NB_TRIE_ROOT, read = 0;
+        const struct nb_value_key *first = &f->keys.keys[node->first];
+        while (at != s->node)
+            at = nb_trie_next(&f->keys, at, (uint8_t)first->text[read++]);
+        for (uint32_t rank = node->first; rank < node->end && c->work <= MAX_WORK; rank++) {
+            struct nb_buf text = {0};
+            if (!nb_member_possible(c->r, s->top, rank))
+                continue;
+            add_string(&text, f->keys.keys[rank].text + read, f->keys.keys[rank].n - read);
+            bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
+            nb_buf_free(&text);
+            if (good)
+                return true;
+        }
+    }
+    for (uint32_t i = 0; i < f->machine.n; i++) {
+        uint32_t state = f->machine.states[s->at].states[i];
+        char *rest;
+        size_t bytes;
+        struct nb_buf text = {0};
+        if (!state || nb_lazy_shortest(f->machine.lazy, state, &rest, &bytes, NULL) != NB_OK)
+            continue;
+        add_string(&text, rest, bytes);
+        free(rest);
+        bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
+        nb_buf_free(&text);
+        if (good)
+            return true;
+    }
+    for (char byte = 'a'; byte <= 'z' && c->work <= MAX_WORK; byte++) {
+        char text[2] = {byte, '"'};
+        if (go_on(c, s, text, 2, depth, out))
+            return true;
+    }
+    return false;
+}
+
+/* Digits after what is there, up to the end of the number; the shortest way first. */
+static bool finish_number(struct completer *c, const struct nb_state *s, int depth, int digits,
+                          struct nb_buf *out) {
+    static const char bytes[] = "0123456789.-+eE";
+    bool root = !s->top;
+    if (!root) {
+        bool array = s->top->shape->kind == NB_VALUE_ARRAY;
+        struct nb_state ended;
+        /* A space would end it, too, but may not be allowed: what comes behind does. */
+        if (nb_state_end_number(c->r, s, &ended) && finish(c, &ended, depth, out))
+            return true;
+        (void)array;
+    } else if (nb_state_can_end(c->r, s)) {
+        return true;
+    }
+    for (size_t i = 0; i < sizeof bytes - 1 && digits < 40; i++) {
+        struct nb_state next;
+        if (++c->work > MAX_WORK)
+            return false;
+        if (!nb_state_step(c->r, s, &next, (uint8_t)bytes[i]))
+            continue;
+        size_t before = out->len;
+        nb_buf_add(out, bytes + i, 1);
+        if (finish_number(c, &next, depth, digits + 1, out))
+            return true;
+        out->len = before;
+    }
+    return false;
+}
+
+static bool finish(struct completer *c, const struct nb_state *s, int depth, struct nb_buf *out) {
+    static const char *const words[] = {"null", "false", "true"};
+    if (depth > 4000 || c->work > MAX_WORK || c->s->failed || out->failed)
+        return false;
+    depth++;
+    switch (s->mode) {
+    case NB_MODE_DONE:
+        return true;
+    case NB_MODE_VALUE:
+        return s->link ? finish_value(c, s, s->link, depth, out) : finish_item(c, s, depth, out);
+    case NB_MODE_ITEM:
+    case NB_MODE_MEMBER:
+    case NB_MODE_AFTER:
+        return finish_container(c, s, depth, out) ||
+               (s->mode == NB_MODE_AFTER && go_on(c, s, ",", 1, depth, out));
+    case NB_MODE_KEY:
+        return finish_member(c, s, depth, out);
+    case NB_MODE_COLON:
+        return go_on(c, s, ":", 1, depth, out);
+    case NB_MODE_IN_KEY:
+        return s->lexis ? finish_lexis(c, s, depth, out) : finish_key(c, s, depth, out);
+    case NB_MODE_STRING:
+        return s->lexis ? finish_lexis(c, s, depth, out) : finish_string(c, s, depth, out);
+    case NB_MODE_NUMBER:
+        return finish_number(c, s, depth, 0, out);
+    case NB_MODE_WORD: {
+        const char *word = words[s->shape->kind];
+        return go_on(c, s, word + s->word, strlen(word) - s->word, depth, out);
+    }
+    default:
+        return false;
+    }
+}
+
+bool nb_complete(struct nb_reader *r, const struct nb_state *state, struct nb_buf *out) {
+    struct completer c = {.r = r, .s = r->space};
+    size_t before = out->len;
+    if (state->mode == NB_MODE_RAW) {
+        char *text;
+        size_t n;
+        if (nb_lazy_shortest(r->raw, state->at, &text, &n, NULL) != NB_OK)
+            return false;
+        nb_buf_add(out, text, n);
+        free(text);
+        return !out->failed;
+    }
+    bool found = finish(&c, state, 0, out) && !out->failed;
+    if (!found)
+        out->len = before;
+    return found;
+}
