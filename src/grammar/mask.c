@@ -456,8 +456,10 @@ static bool inside_others(struct nb_masker *m, const struct nb_state *s, uint64_
     const struct nb_shape *shape = s->top->shape;
     struct nb_family *f = shape->family;
     memcpy(bits, v->plain, v->n_words * sizeof *bits);
-    if (!shape->conjunction || !f->machine.n)
+    if (!f->machine.n)
         return true;
+    if (!shape->conjunction || !s->top->kills)
+        return false;
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         uint32_t allow = f->allow[shape->in_family[i]];
         if (shape->atoms[i]->kind != NB_ATOM_OBJECT || allow >= NB_ALLOW_NONE)

@@ -27,10 +27,13 @@ struct bounds {
     struct nb_decimal least, most, multiple_of;
     bool has_least, has_most, above, below, integer, has_multiple;
     const struct nb_atom *list; /* one of these numbers, too */
+
+    bool open; /* no conjunction: numbers are tried, and judged by the formula */
+    struct nb_reader *reader;
+    const struct nb_state *state;
 };
 
 static void gather(const struct nb_shape *shape, struct bounds *b) {
-    *b = (struct bounds){0};
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         const struct nb_atom *a = shape->atoms[i];
         if (a->kind == NB_ATOM_NUMBERS) {
@@ -70,6 +73,11 @@ static bool all_hold(const struct nb_shape *shape, struct nb_decimal v) {
     return true;
 }
 
+/* Whether a number would do, as the value of the state that is asked about. */
+static bool fits(const struct bounds *b, const struct nb_shape *shape, struct nb_decimal v) {
+    return b->open ? nb_number_would_do(b->reader, b->state, v) : all_hold(shape, v);
+}
+
 static bool within(const struct span *span, struct nb_decimal v) {
     if (!is_zero(v) && v.negative != span->negative)
         return false;
@@ -96,9 +104,62 @@ static bool multiple_fits(const struct nb_shape *shape, const struct span *span,
     return false;
 }
 
+static bool try_number(const struct bounds *b, const struct nb_shape *shape,
+                       const struct span *span, struct nb_decimal v) {
+    v.negative = span->negative && !is_zero(v);
+    return within(span, v) && fits(b, shape, v);
+}
+
+/* The same for any formula: numbers of the span that atoms speak of, those beside them, and some
+ * others. */
+static bool span_has(const struct nb_shape *shape, const struct bounds *b,
+                     const struct span *span) {
+    static const int32_t finer[] = {0, -1, -2, -4};
+    struct nb_decimal one = {.digits = 1}, v;
+    if (try_number(b, shape, span, span->from))
+        return true;
+    for (int i = 0; i < 4; i++) {
+        struct nb_decimal step = {.digits = 1, .exponent = span->from.exponent + finer[i]};
+        if (try_number(b, shape, span, nb_decimal_add(span->from, step)))
+            return true;
+    }
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        const struct nb_atom *a = shape->atoms[i];
+        struct nb_decimal known[2] = {magnitude(a->least), magnitude(a->most)};
+        for (uint32_t k = 0; a->kind == NB_ATOM_NUMBERS && k < a->n; k++) {
+            if (try_number(b, shape, span, magnitude(a->numbers[k])))
+                return true;
+        }
+        for (int k = 0; k < 2; k++) {
+            struct nb_decimal below = one, tenth = {.digits = 1, .exponent = -1};
+            below.negative = true;
+            if (try_number(b, shape, span, known[k]) ||
+                try_number(b, shape, span, nb_decimal_add(known[k], one)) ||
+                try_number(b, shape, span, nb_decimal_add(known[k], below)) ||
+                try_number(b, shape, span, nb_decimal_add(known[k], tenth)))
+                return true;
+        }
+        if (a->has_multiple && nb_decimal_next_multiple(span->from, a->multiple_of, &v)) {
+            for (int k = 0; k < 12; k++, v = nb_decimal_add(v, a->multiple_of)) {
+                if (try_number(b, shape, span, v))
+                    return true;
+            }
+        }
+    }
+    if (nb_decimal_next_multiple(span->from, one, &v)) {
+        for (int k = 0; k < 12; k++, v = nb_decimal_add(v, one)) {
+            if (try_number(b, shape, span, v))
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Whether the span holds a number that fulfils all atoms. */
 static bool span_fits(const struct nb_shape *shape, const struct bounds *b,
                       const struct span *span) {
+    if (b->open)
+        return span_has(shape, b, span);
     if (b->list) {
         for (uint32_t i = 0; i < b->list->n; i++) {
             if (within(span, b->list->numbers[i]) && all_hold(shape, b->list->numbers[i]))
@@ -153,14 +214,20 @@ static struct nb_decimal next_up(const struct nb_number *n, int32_t scale) {
 }
 
 /* Exponents that are written: floats are, from 1e16 up and below 1e-4. */
-static bool exponent_fits(const struct nb_shape *shape, const struct nb_state *s, int32_t e) {
+static bool exponent_fits(const struct bounds *b, const struct nb_shape *shape,
+                          const struct nb_state *s, int32_t e) {
     const struct nb_number *n = &s->number;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        if (shape->atoms[i]->integer && shape->atoms[i]->written_integer)
+            return false;
+    }
     struct nb_decimal v = {
         .digits = n->digits, .exponent = n->scale + e, .negative = n->negative && n->digits};
-    return all_hold(shape, nb_decimal_normal(v));
+    return fits(b, shape, nb_decimal_normal(v));
 }
 
-static bool exponent_alive(const struct nb_shape *shape, const struct nb_state *s) {
+static bool exponent_alive(const struct bounds *b, const struct nb_shape *shape,
+                           const struct nb_state *s) {
     const struct nb_number *n = &s->number;
     bool fresh = s->phase == NB_NUMBER_E, signless = s->phase <= NB_NUMBER_SIGN;
     for (int32_t e = 0; e <= 300; e++) {
@@ -173,24 +240,26 @@ static bool exponent_alive(const struct nb_shape *shape, const struct nb_state *
         if (!signless && e != n->exponent && n->n_exponent >= 3)
             continue;
         bool negative = n->exponent_negative;
-        if ((fresh || negative) && exponent_fits(shape, s, -e))
+        if ((fresh || negative) && exponent_fits(b, shape, s, -e))
             return true;
-        if ((fresh || !negative) && exponent_fits(shape, s, e))
+        if ((fresh || !negative) && exponent_fits(b, shape, s, e))
             return true;
     }
     return false;
 }
 
 bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
-    (void)r;
     struct nb_shape *shape = s->shape;
     const struct nb_number *n = &s->number;
-    if (!shape->n_atoms || !shape->conjunction || !s->kills)
+    struct bounds b = {.reader = r, .state = s};
+    if (!shape->n_atoms)
         return true;
+    if (shape->conjunction && s->kills)
+        gather(shape, &b);
+    else
+        b.open = true;
     if (s->phase >= NB_NUMBER_E)
-        return exponent_alive(shape, s);
-    struct bounds b;
-    gather(shape, &b);
+        return exponent_alive(&b, shape, s);
     struct nb_decimal value = {.digits = n->digits, .exponent = n->scale};
     struct span span = {.negative = n->negative};
     value = nb_decimal_normal(value);
@@ -222,6 +291,6 @@ bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
     }
     /* An exponent can still come after one digit. */
     return n->n_whole == 1 && n->digits && s->phase != NB_NUMBER_POINT &&
-           (exponent_fits(shape, s, 16) || exponent_fits(shape, s, 300) ||
-            exponent_fits(shape, s, -6) || exponent_fits(shape, s, -300));
+           (exponent_fits(&b, shape, s, 16) || exponent_fits(&b, shape, s, 300) ||
+            exponent_fits(&b, shape, s, -6) || exponent_fits(&b, shape, s, -300));
 }

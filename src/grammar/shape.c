@@ -582,7 +582,6 @@ static bool fill_container(struct nb_space *s, struct nb_shape *shape) {
     if (!place_in_family(s, shape))
         return false;
     shape->most = UINT32_MAX;
-    shape->other_keys = true;
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         const struct nb_atom *a = shape->atoms[i];
         shape->unique |= a->unique;
@@ -592,9 +591,6 @@ static bool fill_container(struct nb_space *s, struct nb_shape *shape) {
             shape->least = a->min < UINT32_MAX ? (uint32_t)a->min : UINT32_MAX - 1;
         if (a->max < shape->most)
             shape->most = (uint32_t)a->max;
-        if (shape->kind == NB_VALUE_OBJECT &&
-            shape->family->allow[shape->in_family[i]] == NB_ALLOW_NONE)
-            shape->other_keys = false;
     }
     if (shape->kind == NB_VALUE_ARRAY)
         shape->item_links =
@@ -820,13 +816,31 @@ static struct nb_link *make_link(struct linking *l, struct nb_shape *after) {
         link->counts |= l->asked[i].counter != UINT32_MAX;
     }
     link->all_kill = true;
-    for (uint32_t r = 0; r < m; r++) {
-        bool kills = root_kills(s, after, link, r);
-        link->all_kill &= kills;
-        link->dead |= kills && never_fulfilled(s, roots[r]);
+    uint64_t *never = nb_space_alloc(s, NB_WORDS(m), sizeof *never);
+    for (uint32_t r = 0; never && r < m; r++) {
+        link->all_kill &= root_kills(s, after, link, r);
+        if (never_fulfilled(s, roots[r]))
+            nb_set_bit(never, r);
     }
+    link->never = never;
     free(roots);
-    return link;
+    return never ? link : NULL;
+}
+
+/* Puts in what follows from roots that no value fulfils: their atoms fail at once. Where that fails
+ * all, the link is dead; else *after is the shape without them. */
+static bool fail_never(struct nb_space *s, struct nb_link *link, struct nb_shape **after) {
+    *after = link->after;
+    for (uint32_t i = 0; i < link->n_effects && *after; i++) {
+        const struct nb_effect *e = &link->effects[i];
+        if (e->counter == UINT32_MAX && nb_bit(link->never, e->root))
+            *after = nb_shape_fail(s, *after, e->atom);
+    }
+    if (!*after)
+        return false;
+    for (uint32_t w = 0; w < (*after)->n_words; w++)
+        link->dead |= ((*after)->false_roots[w] & ~link->after->false_roots[w]) != 0;
+    return true;
 }
 
 static bool linking_begin(struct linking *l, struct nb_space *s, struct nb_shape *shape) {
@@ -894,7 +908,14 @@ static struct nb_link *link_member(struct nb_space *s, struct nb_shape *shape, i
     if (linking_begin(&l, s, shape) && ask_members(&l, rank, accepts, &after))
         link = make_link(&l, after);
     linking_end(&l);
-    return link;
+    struct nb_shape *rest;
+    if (!link || !fail_never(s, link, &rest))
+        return NULL;
+    if (link->dead || rest == shape)
+        return link;
+    /* Atoms that failed ask nothing of the member: what is left is asked anew. */
+    struct nb_link *again = link_member(s, rest, rank, accepts);
+    return again;
 }
 
 struct nb_link *nb_link_key(struct nb_space *s, struct nb_shape *shape, uint32_t rank) {
@@ -957,17 +978,59 @@ struct nb_link *nb_link_item(struct nb_space *s, struct nb_shape *shape, uint64_
     }
     struct nb_link *link = good ? make_link(&l, shape) : NULL;
     linking_end(&l);
+    struct nb_shape *rest;
+    if (link && !fail_never(s, link, &rest))
+        link = NULL;
     return shape->item_links[at] = link;
+}
+
+void nb_shape_other_false(struct nb_space *s, const struct nb_shape *shape, uint32_t state,
+                          bool all, uint64_t *wrong) {
+    const struct nb_family *f = shape->family;
+    const struct nb_machine_state *m = f->machine.n ? &f->machine.states[state] : NULL;
+    bool any = false;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        uint32_t allow = f->allow[shape->in_family[i]];
+        bool good = shape->atoms[i]->kind != NB_ATOM_OBJECT || allow == NB_ALLOW_ALL;
+        if (!good && allow != NB_ALLOW_NONE)
+            good = !m || nb_bit(all ? m->accepts : m->alive, allow);
+        s->value[shape->atoms[i]->id] = good ? 2 : 0;
+        any |= !good;
+    }
+    nb_formula_begin(s);
+    for (uint32_t i = 0; i < shape->n_roots && any; i++) {
+        if (nb_formula_value(s, shape->roots[i]) == NB_FALSE)
+            nb_set_bit(wrong, i);
+    }
+    for (uint32_t i = 0; i < shape->n_atoms; i++)
+        s->value[shape->atoms[i]->id] = 2;
+}
+
+/* Whether the member of this rank makes no root false, by a look at what names the key alone. */
+static bool allows_plainly(const struct nb_shape *shape, uint32_t rank) {
+    const struct nb_family *f = shape->family;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        const struct nb_atom *a = shape->atoms[i];
+        if (a->kind != NB_ATOM_OBJECT)
+            continue;
+        const struct nb_node *own = f->values[(size_t)shape->in_family[i] * f->keys.n + rank];
+        if (is_never(own ? own : a->rest))
+            return false;
+    }
+    return true;
 }
 
 bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
     const struct nb_family *f = shape->family;
     uint64_t *allowed = nb_space_alloc(s, f->n_words, sizeof *allowed);
     uint64_t *required = nb_space_alloc(s, f->n_words, sizeof *required);
-    if (!allowed || !required)
+    shape->other_false = nb_space_alloc(s, shape->n_words, sizeof *shape->other_false);
+    if (!allowed || !required || !shape->other_false)
         return false;
+    bool plain = true;
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         uint32_t j = shape->in_family[i];
+        plain &= !shape->atoms[i]->n_patterns && !shape->atoms[i]->names;
         if (shape->atoms[i]->kind == NB_ATOM_HAS) {
             int32_t rank =
                 nb_trie_find(&f->keys, shape->atoms[i]->keys[0].text, shape->atoms[i]->keys[0].n);
@@ -977,23 +1040,19 @@ bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
             required[w] |= f->required[(size_t)j * f->n_words + w];
     }
     for (uint32_t rank = 0; rank < f->keys.n; rank++) {
-        bool good = true;
-        for (uint32_t i = 0; i < shape->n_atoms && good; i++) {
-            const struct nb_atom *a = shape->atoms[i];
-            uint32_t j = shape->in_family[i];
-            if (a->kind != NB_ATOM_OBJECT)
-                continue;
-            const struct nb_node *own = f->values[(size_t)j * f->keys.n + rank];
-            if (a->n_patterns || a->names) {
-                const struct nb_link *link = nb_link_key(s, shape, rank);
-                good = link && !link->dead && !nb_any_bit(link->after->false_roots, 1);
-            } else {
-                good = own ? !is_never(own) : !is_never(a->rest);
-            }
+        bool good = plain && allows_plainly(shape, rank);
+        if (!good && !(plain && shape->conjunction)) {
+            const struct nb_link *link = nb_link_key(s, shape, rank);
+            good = link && !link->dead;
+            for (uint32_t w = 0; link && w < shape->n_words; w++)
+                good &= !(link->after->false_roots[w] & ~shape->false_roots[w]);
         }
         if (good)
             nb_set_bit(allowed, rank);
     }
+    uint32_t start = f->machine.n ? nb_machine_start(s, &shape->family->machine) : 0;
+    nb_shape_other_false(s, shape, start, false, shape->other_false);
+    shape->other_keys = !nb_any_bit(shape->other_false, shape->n_words);
     shape->required = required;
     shape->allowed = allowed;
     return !s->failed;

@@ -38,7 +38,7 @@ struct nb_site {
     uint32_t n_roots;
     const struct nb_demand **roots;      /* [n_roots] by id */
     struct nb_shape *shapes[NB_N_KINDS]; /* by enum nb_value_kind; NULL until needed */
-    struct nb_link *alone; /* for a value that is nobody's: see complete.c */
+    struct nb_link *alone;               /* for a value that is nobody's: see complete.c */
     struct nb_site *chain;
 };
 
@@ -70,10 +70,11 @@ struct nb_link {
         uint32_t counter; /* contains: which of the frame's counters goes up; UINT32_MAX: none,
                              and the atom fails where the root does */
     } * effects;
-    bool counts;      /* some effect has a counter */
-    bool all_kill;    /* any root that is false makes a root of the container false */
-    bool dead;        /* so does any value at all */
-    uint32_t n_words; /* of `key` */
+    bool counts;           /* some effect has a counter */
+    bool all_kill;         /* any root that is false makes a root of the container false */
+    bool dead;             /* so does any value at all */
+    const uint64_t *never; /* [NB_WORDS(site->n_roots)] roots that no value fulfils */
+    uint32_t n_words;      /* of `key` */
     const uint64_t *key;
     struct nb_link *chain;
 };
@@ -150,10 +151,11 @@ struct nb_shape {
     /* Objects. */
     struct nb_link **key_links; /* [keys.n], NULL until needed */
     struct nb_link *other_links;
-    uint64_t *allowed;    /* conjunctions: keys by rank that may be there; NULL until needed */
-    uint64_t *required;   /* conjunctions: keys that must be */
-    uint32_t least, most; /* conjunctions: members */
-    bool other_keys;      /* whether keys that no atom knows by name may be there at all */
+    uint64_t *allowed;     /* keys by rank that make no root false; NULL until needed */
+    uint64_t *other_false; /* roots that a key that no atom knows by name makes false */
+    uint64_t *required;    /* conjunctions: keys that must be */
+    uint32_t least, most;  /* conjunctions: members */
+    bool other_keys;       /* whether keys that no atom knows by name make no root false */
 
     /* Arrays. */
     struct nb_link **item_links; /* [n_prefix + 1] */
@@ -252,8 +254,13 @@ struct nb_link *nb_link_key(struct nb_space *space, struct nb_shape *shape, uint
 struct nb_link *nb_link_other(struct nb_space *space, struct nb_shape *shape, uint32_t state);
 struct nb_link *nb_link_item(struct nb_space *space, struct nb_shape *shape, uint64_t index);
 
-/* Fills shape->allowed and shape->required of an object that is a conjunction. */
+/* Fills in shape->allowed and what stands beside it. */
 bool nb_shape_keys(struct nb_space *space, struct nb_shape *shape);
+
+/* Which roots of an object a key that no atom knows by name makes false: one whose text so far led
+ * the family's machine to `state`, and with `all`, ends there. */
+void nb_shape_other_false(struct nb_space *space, const struct nb_shape *shape, uint32_t state,
+                          bool all, uint64_t *wrong);
 
 uint32_t nb_machine_start(struct nb_space *space, struct nb_machine *machine);
 uint32_t nb_machine_next(struct nb_space *space, struct nb_machine *machine, uint32_t state,

@@ -91,6 +91,8 @@ void nb_reader_free(struct nb_reader *r) {
     *r = (struct nb_reader){0};
 }
 
+enum { FEW_ROOTS = 512 };
+
 /* ---- what follows from a root that is false ---------------------------------------------------
  */
 
@@ -268,8 +270,6 @@ static void judge(struct nb_reader *r, const struct nb_shape *shape, uint64_t *w
         r->space->value[shape->atoms[i]->id] = 2;
 }
 
-enum { FEW_ROOTS = 512 };
-
 /* Room for a set of roots, zeroed: the buffer, or malloc'd. */
 static uint64_t *root_set(struct nb_reader *r, uint32_t n_roots, uint64_t buffer[FEW_ROOTS / 64]) {
     uint64_t *set = buffer;
@@ -312,6 +312,12 @@ static bool close_container(struct nb_reader *r, struct nb_state *out) {
 /* ---- members ----------------------------------------------------------------------------------
  */
 
+/* Where branches ask for different members, their order is nobody's: what is asked first may have
+ * to come last. */
+static bool any_order(const struct nb_reader *r, const struct nb_frame *f) {
+    return (r->flags & NB_READ_ANY_ORDER) || !f->shape->conjunction;
+}
+
 /* In the schema's order: the first place from frame->place on whose member must come. */
 static uint32_t next_required(const struct nb_frame *f) {
     const struct nb_family *family = f->shape->family;
@@ -326,7 +332,7 @@ static uint32_t next_required(const struct nb_frame *f) {
 }
 
 static bool keys_ready(struct nb_reader *r, const struct nb_frame *f) {
-    return !f->shape->conjunction || f->shape->allowed || nb_shape_keys(r->space, f->shape);
+    return f->shape->allowed || nb_shape_keys(r->space, f->shape);
 }
 
 /* Members that must come and have not. */
@@ -350,7 +356,7 @@ static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool req
     if (shape->least <= f->count + 1 || shape->other_keys)
         return true;
     uint32_t room = 0;
-    if (r->flags & NB_READ_ANY_ORDER) {
+    if (any_order(r, f)) {
         for (uint32_t w = 0; w < family->n_words; w++)
             room += (uint32_t)__builtin_popcountll(shape->allowed[w] & ~f->extra[w]);
         return f->count + room >= shape->least;
@@ -360,21 +366,30 @@ static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool req
     return f->count + 1 + room >= shape->least;
 }
 
+/* Whether a key that makes a root false is the end of all. */
+static bool key_dooms(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
+    const struct nb_link *link = nb_link_key(r->space, f->shape, rank);
+    return !link || nb_state_doomed(r, f, link, link->never) ||
+           nb_state_doomed(r, f->parent, f->link, link->after->false_roots);
+}
+
 bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
     const struct nb_shape *shape = f->shape;
     if (nb_bit(f->extra, rank))
         return false;
     uint32_t place = shape->family->order[rank];
-    if (!(r->flags & NB_READ_ANY_ORDER) && (place < f->place || place > next_required(f)))
+    if (!any_order(r, f) && (place < f->place || place > next_required(f)))
         return false;
-    return !shape->conjunction || (nb_bit(shape->allowed, rank) &&
-                                   counts_allow(r, f, nb_bit(shape->required, rank), place));
+    if (!nb_bit(shape->allowed, rank) && (f->kills || key_dooms(r, f, rank)))
+        return false;
+    return counts_allow(r, f, nb_bit(shape->required, rank), place);
 }
 
 bool nb_others_possible(struct nb_reader *r, const struct nb_frame *f) {
-    if (!f->shape->other_keys)
+    if (!f->shape->other_keys &&
+        (f->kills || nb_state_doomed(r, f->parent, f->link, f->shape->other_false)))
         return false;
-    if (!(r->flags & NB_READ_ANY_ORDER) && next_required(f) != UINT32_MAX)
+    if (!any_order(r, f) && next_required(f) != UINT32_MAX)
         return false;
     return counts_allow(r, f, false, f->shape->family->keys.n);
 }
@@ -385,8 +400,8 @@ static bool named_possible(struct nb_reader *r, const struct nb_frame *f, uint32
     const struct nb_trie_node *n = &shape->family->keys.nodes[node];
     if (!node)
         return false;
-    if (shape->conjunction && (r->flags & NB_READ_ANY_ORDER) && shape->most == UINT32_MAX &&
-        shape->least <= f->count + 1) {
+    if (f->kills && any_order(r, f) &&
+        (!shape->conjunction || (shape->most == UINT32_MAX && shape->least <= f->count + 1))) {
         for (uint32_t w = n->first / 64; w < NB_WORDS(n->end); w++) {
             uint64_t bits = shape->allowed[w] & ~f->extra[w];
             if (w == n->first / 64)
@@ -406,23 +421,21 @@ static bool named_possible(struct nb_reader *r, const struct nb_frame *f, uint32
 }
 
 /* Whether a key that no atom names can be, or (all) is, what the bytes up to `state` begin. */
-static bool others_allow(const struct nb_shape *shape, uint32_t state, bool all) {
-    const struct nb_family *f = shape->family;
-    if (!shape->conjunction || !f->machine.n)
+static bool others_allow(struct nb_reader *r, const struct nb_frame *frame, uint32_t state,
+                         bool all) {
+    const struct nb_shape *shape = frame->shape;
+    uint64_t wrong[FEW_ROOTS / 64] = {0};
+    if (!shape->family->machine.n || shape->n_roots > FEW_ROOTS)
         return true;
-    const struct nb_machine_state *m = &f->machine.states[state];
-    for (uint32_t i = 0; i < shape->n_atoms; i++) {
-        uint32_t allow = f->allow[shape->in_family[i]];
-        if (shape->atoms[i]->kind == NB_ATOM_OBJECT && allow < NB_ALLOW_NONE &&
-            !nb_bit(all ? m->accepts : m->alive, allow))
-            return false;
-    }
-    return true;
+    nb_shape_other_false(r->space, shape, state, all, wrong);
+    if (!nb_any_bit(wrong, shape->n_words))
+        return true;
+    return !frame->kills && !nb_state_doomed(r, frame->parent, frame->link, wrong);
 }
 
 static bool key_alive(struct nb_reader *r, const struct nb_state *s) {
     return named_possible(r, s->top, s->node) ||
-           (nb_others_possible(r, s->top) && others_allow(s->top->shape, s->at, false));
+           (nb_others_possible(r, s->top) && others_allow(r, s->top, s->at, false));
 }
 
 static bool begin_key(struct nb_reader *r, const struct nb_state *in, struct nb_state *out) {
@@ -460,7 +473,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
     struct nb_link *link;
     bool named = out->node && node->ends;
     if (named ? !nb_member_possible(r, top, node->ends - 1)
-              : !nb_others_possible(r, top) || !others_allow(shape, out->at, true) ||
+              : !nb_others_possible(r, top) || !others_allow(r, top, out->at, true) ||
                     was_seen(top->seen, out->hash))
         return false;
     link = named ? nb_link_key(r->space, shape, node->ends - 1)
@@ -476,7 +489,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
         if (!(f->seen = add_seen(r, top->seen, out->hash)))
             return false;
     }
-    if (r->flags & NB_READ_ANY_ORDER)
+    if (any_order(r, top))
         f->place = 0;
     f->count++;
     f->shape = count_member(r, link->after, f->count);
@@ -509,16 +522,14 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
  */
 
 /* A root of an open string is false: the end, or not. */
-static bool lose(struct nb_reader *r, struct nb_state *s, const uint64_t *wrong) {
-    if (s->kills || nb_state_doomed(r, s->top, s->link, wrong))
-        return false;
-    s->lost = true;
-    return true;
+static bool lose(struct nb_reader *r, const struct nb_state *s, const uint64_t *wrong) {
+    return !s->kills && !nb_state_doomed(r, s->top, s->link, wrong);
 }
 
 static bool lose_only(struct nb_reader *r, struct nb_state *s) {
     static const uint64_t first[1] = {1};
-    return s->lost || lose(r, s, first);
+    s->lost = s->lost || lose(r, s, first);
+    return s->lost;
 }
 
 /* The roots of a string's machine that are false in a state; with `all`, all that do not accept. */
@@ -911,6 +922,19 @@ bool nb_number_holds(const struct nb_atom *a, struct nb_decimal v, bool written_
     return !a->has_multiple || nb_decimal_is_multiple(v, a->multiple_of);
 }
 
+bool nb_number_would_do(struct nb_reader *r, const struct nb_state *s, struct nb_decimal v) {
+    const struct nb_shape *shape = s->shape;
+    uint64_t wrong[FEW_ROOTS / 64] = {0};
+    if (shape->n_roots > FEW_ROOTS)
+        return true;
+    for (uint32_t i = 0; i < shape->n_atoms; i++)
+        r->space->value[shape->atoms[i]->id] =
+            nb_number_holds(shape->atoms[i], v, nb_decimal_is_integer(v));
+    judge(r, shape, wrong);
+    return !nb_any_bit(wrong, shape->n_words) ||
+           (!s->kills && !nb_state_doomed(r, s->top, s->link, wrong));
+}
+
 static bool end_number(struct nb_reader *r, struct nb_state *s) {
     struct nb_shape *shape = s->shape;
     if (!number_complete(s))
@@ -947,7 +971,8 @@ static bool number_spelling(const struct nb_state *s) {
     const struct nb_number *n = &s->number;
     if (s->phase >= NB_NUMBER_E)
         return n->n_whole == 1 && n->exponent <= 300 && n->n_exponent <= 3;
-    return n->n_digits < NB_DECIMAL_DIGITS && n->scale > -60;
+    /* Where a digit must come, there is room for it. */
+    return n->n_digits < NB_DECIMAL_DIGITS - (s->phase == NB_NUMBER_POINT) && n->scale > -60;
 }
 
 static bool number_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
@@ -976,6 +1001,14 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
     if (f->depth > NB_MAX_NESTING)
         return false;
     out->top = keep(r);
+    if (object && out->top && shape->conjunction && out->kills) {
+        if (!keys_ready(r, out->top))
+            return false;
+        for (uint32_t w = 0; w < shape->family->n_words; w++) {
+            if (shape->required[w] & ~shape->allowed[w])
+                return false;
+        }
+    }
     out->mode = object ? NB_MODE_MEMBER : NB_MODE_ITEM;
     out->link = NULL;
     out->shape = NULL;
@@ -1053,44 +1086,44 @@ static bool word_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
     return end_value(r, s, s->link, s->shape->false_roots, mix(s->shape->kind, 11));
 }
 
-/* The next item of an array. */
-static bool begin_item(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
-                       uint8_t byte) {
-    const struct nb_frame *top = in->top;
-    struct nb_state moved;
+/* The array as it is once another item comes, and the item's link; NULL if none can. */
+static const struct nb_link *next_item(struct nb_reader *r, const struct nb_frame **frame) {
+    const struct nb_frame *top = *frame;
     struct nb_shape *shape = top->shape;
     for (uint32_t i = 0; i < top->shape->n_atoms && shape; i++) {
         if (top->shape->atoms[i]->max <= top->count)
             shape = nb_shape_fail(r->space, shape, top->shape->atoms[i]);
     }
     if (!shape)
-        return false;
+        return NULL;
     if (shape != top->shape) {
         if (nb_state_doomed(r, top->parent, top->link, shape->false_roots))
-            return false;
+            return NULL;
         struct nb_frame *f = draft_of(r, top);
         if (!f)
-            return false;
+            return NULL;
         f->shape = shape;
         f->kills = top->kills && !nb_any_bit(shape->false_roots, shape->n_words);
-        moved = *in;
-        moved.top = keep(r);
-        in = &moved;
-        if (!moved.top)
-            return false;
+        *frame = top = keep(r);
+        if (!top)
+            return NULL;
     }
     const struct nb_link *link = nb_link_item(r->space, shape, top->count);
-    return link && begin_value(r, in, out, link, byte);
+    if (!link || (link->dead && top->kills) || nb_state_doomed(r, top, link, link->never))
+        return NULL;
+    return link;
+}
+
+static bool begin_item(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,
+                       uint8_t byte) {
+    struct nb_state moved = *in;
+    const struct nb_link *link = next_item(r, &moved.top);
+    return link && begin_value(r, &moved, out, link, byte);
 }
 
 /* Whether an array can go on. */
 static bool more_items(struct nb_reader *r, const struct nb_frame *f) {
-    if (!f->shape->conjunction || !f->kills)
-        return true;
-    if (f->count >= f->shape->most)
-        return false;
-    const struct nb_link *link = nb_link_item(r->space, f->shape, f->count);
-    return link && !link->dead;
+    return next_item(r, &f) != NULL;
 }
 
 static bool after_value(struct nb_reader *r, const struct nb_state *in, struct nb_state *out,

@@ -145,6 +145,10 @@ struct nb_decimal nb_state_number(const struct nb_state *state);
 /* Whether an atom about numbers holds. written: as its digits are written, not only its value. */
 bool nb_number_holds(const struct nb_atom *atom, struct nb_decimal value, bool written_whole);
 
+/* Whether an open number may end as this one: it may not make false what must be true. */
+bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
+                        struct nb_decimal value);
+
 /* Whether the number that has been begun can become one that is allowed. */
 bool nb_number_alive(struct nb_reader *reader, const struct nb_state *state);
 
