@@ -128,9 +128,11 @@ enum nb_status nb_elf_open(const struct nb_bytes *bytes, uint64_t begin, uint64_
     Elf64_Ehdr h;
     if (begin > bytes->size || size > bytes->size - begin)
         return cut_off(name, "the image", begin, size, bytes->size, err);
-    if (!nb_elf_read(out, 0, &h, sizeof h.e_ident) || memcmp(h.e_ident, ELFMAG, SELFMAG) != 0)
+    if (!nb_elf_read(out, 0, h.e_ident, SELFMAG) || memcmp(h.e_ident, ELFMAG, SELFMAG) != 0)
         return nb_fail(err, NB_ERR_FORMAT, "%s: no ELF file: it does not begin with \\x7fELF",
                        name);
+    if (!nb_elf_read(out, 0, &h, sizeof h.e_ident))
+        return cut_off(name, "the ELF header", 0, sizeof h, size, err);
     if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_ident[EI_DATA] != ELFDATA2LSB)
         return nb_fail(err, NB_ERR_UNSUPPORTED,
                        "%s: ELF class %u with data encoding %u; only 64-bit little-endian files "

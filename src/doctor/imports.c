@@ -226,7 +226,8 @@ static void resolve(const struct checker *c, int32_t from, const struct nb_py_im
     enum outcome o =
         m->file < 0 ? NO_NAME
                     : find_name(c, r->target, nb_py_hash(import->name, strlen(import->name)), 0, r);
-    if (o == FOUND)
+    /* `from . import part` in a package's own __init__.py binds the name by running the module. */
+    if (o == FOUND && (submodule < 0 || r->target != from))
         return;
     if (submodule >= 0) {
         if (c->s->modules[submodule].file >= 0 && !r->lazy)

@@ -49,6 +49,7 @@ struct nb_stack_dist {
     size_t n_requires;
     const char *requires_python; /* "" for none */
     bool has_record, editable;
+    bool requested; /* asked for by name, not only required by another */
     size_t n_recorded;
     struct nb_stack_list missing, changed, stray;
 };
