@@ -297,6 +297,12 @@ static void test_imports(void **state) {
     install("user", "1.0", "", "user/__init__.py", "user/inner.py", NULL);
     audit(env);
     assert_first("module-missing", "No module named 'absent'", "import absent.part");
+    /* A package that only came with another, and that nothing imports: a warning. */
+    write_text("good-1.0.dist-info/REQUESTED", "");
+    audit(env);
+    assert_non_null(find("module-missing", NB_SEVERITY_WARNING));
+    assert_true(nb_findings_fit(&findings));
+    write_text("user-1.0.dist-info/REQUESTED", "");
     write_text("user/__init__.py", "import imp\n"); /* gone from Python 3.12 */
     install("user", "1.0", "", "user/__init__.py", "user/inner.py", NULL);
     audit(env);

@@ -258,20 +258,10 @@ static bool is_test(const char *key) {
     return false;
 }
 
-/* Breadth first, so that the way to a fault is a short one. */
-static void reach(struct checker *c) {
+/* Runs what is in the queue, and what that runs. Breadth first, so that the way to a fault is a
+ * short one. */
+static void run_queue(struct checker *c, int32_t *queue, size_t n, bool wanted) {
     struct nb_stack *s = c->s;
-    int32_t *queue = malloc((s->n_modules + 1) * sizeof *queue);
-    size_t n = 0;
-    if (!queue)
-        return;
-    for (size_t i = 0; i < s->n_modules; i++) {
-        struct nb_stack_module *m = &s->modules[i];
-        if (m->dist >= 0 && !strchr(m->key, '/') && m->file >= 0 && !is_test(m->key)) {
-            m->reached = true;
-            queue[n++] = (int32_t)i;
-        }
-    }
     for (size_t at = 0; at < n; at++) {
         const struct nb_py_module *source = s->modules[queue[at]].source;
         for (size_t i = 0; source && i < source->n_imports; i++) {
@@ -285,11 +275,38 @@ static void reach(struct checker *c) {
                 if (m->reached)
                     continue;
                 m->reached = true;
+                m->wanted = wanted;
                 m->from = queue[at];
                 m->from_line = import->line;
                 queue[n++] = r.runs[j];
             }
         }
+    }
+}
+
+/* What importing the packages runs: first those that were asked for by name, then those that came
+ * with them, of which some are made for what is not here (matplotlib_inline, without matplotlib)
+ * and nobody imports. Where none is known to be asked for, all are. */
+static void reach(struct checker *c) {
+    struct nb_stack *s = c->s;
+    int32_t *queue = malloc((s->n_modules + 1) * sizeof *queue);
+    bool any = false;
+    if (!queue)
+        return;
+    for (size_t i = 0; i < s->n_dists; i++)
+        any = any || s->dists[i].requested;
+    for (int wanted = 1; wanted >= 0; wanted--) {
+        size_t n = 0;
+        for (size_t i = 0; i < s->n_modules; i++) {
+            struct nb_stack_module *m = &s->modules[i];
+            if (m->dist < 0 || strchr(m->key, '/') || m->file < 0 || m->reached ||
+                is_test(m->key) || (wanted && any && !s->dists[m->dist].requested))
+                continue;
+            m->reached = true;
+            m->wanted = wanted;
+            queue[n++] = (int32_t)i;
+        }
+        run_queue(c, queue, n, wanted);
     }
     free(queue);
 }
@@ -509,11 +526,12 @@ static void report_reached(const struct nb_stack *s, const struct broken *b, boo
     describe(s, b, f, &evidence);
     int32_t first = describe_way(s, b->module, &evidence);
     snprintf(top, sizeof top, "%s", s->modules[first].key);
-    nb_findings_add(f, certain ? NB_SEVERITY_ERROR : NB_SEVERITY_WARNING,
-                    b->what.outcome == NO_TOP ? "module-missing" : "import-unsatisfied",
-                    nb_findings_text(f, "import %s %s: %s", top, certain ? "fails" : "may fail",
-                                     message(s, b, f)),
-                    evidence.data, what_to_do(s, b, f));
+    nb_findings_add(
+        f, certain && s->modules[b->module].wanted ? NB_SEVERITY_ERROR : NB_SEVERITY_WARNING,
+        b->what.outcome == NO_TOP ? "module-missing" : "import-unsatisfied",
+        nb_findings_text(f, "import %s %s: %s", top, certain ? "fails" : "may fail",
+                         message(s, b, f)),
+        evidence.data, what_to_do(s, b, f));
     nb_buf_free(&evidence);
 }
 
@@ -583,6 +601,7 @@ void nb_stack_imports(struct nb_stack *stack, struct nb_findings *f) {
         return;
     }
     size_t reached = 0, errors = 0;
+    int32_t last = -1;
     reach(&c);
     collect(&c);
     search(&c);
@@ -590,8 +609,10 @@ void nb_stack_imports(struct nb_stack *stack, struct nb_findings *f) {
         reached += stack->modules[i].reached;
     for (size_t i = 0; i < c.n_broken; i++) {
         const struct broken *b = &c.broken[i];
-        if (b->mentioned || !stack->modules[b->module].reached)
+        /* After the first import of a module that fails, none follows. */
+        if (b->mentioned || !stack->modules[b->module].reached || b->module == last)
             continue;
+        last = b->module;
         /* globals() may bring any name: what no file of the package mentions is doubtful only. */
         if (errors++ < MAX_ERRORS)
             report_reached(stack, b, !b->what.dynamic, f);

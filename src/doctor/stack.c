@@ -520,6 +520,8 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
                 d->editable = strstr(url.data, "\"editable\": true") != NULL;
             nb_buf_free(&url);
             ok = read_requires(s, &text, d);
+            snprintf(path, sizeof path, "%s/REQUESTED", folder);
+            d->requested = nb_index_get(&s->paths, path_key(root, path, key, sizeof key)) >= 0;
             int32_t known = nb_index_get(&s->by_name, d->normal);
             if (ok && known < 0)
                 ok = nb_index_put(&s->by_name, s->dists[s->n_dists].normal, (int32_t)s->n_dists);

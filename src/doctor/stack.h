@@ -62,6 +62,7 @@ struct nb_stack_module {
     struct nb_py_module *source; /* NULL: not read */
     int32_t dist;                /* that recorded its file, or -1 */
     bool reached;                /* importing some top-level module runs it */
+    bool wanted;                 /* … one of a package that was asked for by name */
     int32_t from; /* the module that imports it on the way from the top; -1: it is the top */
     int32_t from_line;
 };
