@@ -48,12 +48,15 @@ static void read_devices(const char *root, struct nb_machine *m) {
     }
     m->kernel_module = exists(root, "/proc/driver/nvidia");
     if (read_text(root, "/proc/driver/nvidia/version", text, sizeof text)) {
-        /* "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb …" */
-        const char *at = strstr(text, "Module");
-        if (at)
-            sscanf(at, "Module%*[ a-zA-Z0-9_]  %63[0-9.]", m->kernel_driver);
-        if (at && !m->kernel_driver[0])
-            sscanf(at, "Module %63[0-9.]", m->kernel_driver);
+        /* "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb …", or
+         * "… NVIDIA UNIX Open Kernel Module for x86_64  570.86.10  Release Build …" */
+        char *save;
+        for (char *word = strtok_r(text, " \t\n", &save); word && !m->kernel_driver[0];
+             word = strtok_r(NULL, " \t\n", &save)) {
+            size_t digits = strspn(word, "0123456789");
+            if (digits && word[digits] == '.' && !word[strspn(word, "0123456789.")])
+                snprintf(m->kernel_driver, sizeof m->kernel_driver, "%s", word);
+        }
     }
     snprintf(path, sizeof path, "%s/sys/bus/pci/devices", root);
     DIR *dir = opendir(path);

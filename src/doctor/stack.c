@@ -210,8 +210,9 @@ static bool find_in_path(const char *name, char *out, size_t size) {
  */
 static enum nb_status add_program(struct nb_stack *s, const char *what, struct nb_error *err) {
     char program[PATH_MAX], folder[PATH_MAX], path[PATH_MAX], real[PATH_MAX];
-    if (strchr(what, '/') ? snprintf(program, sizeof program, "%s", what) >= PATH_MAX
-                          : !find_in_path(what, program, sizeof program))
+    if (strchr(what, '/')
+            ? snprintf(program, sizeof program, "%s", what) >= PATH_MAX || !nb_is_file(program)
+            : !find_in_path(what, program, sizeof program))
         return nb_fail(err, NB_ERR_IO, "%s: no such folder, and no such program in PATH", what);
     if (follow_shim(program, real, sizeof real))
         snprintf(program, sizeof program, "%s", real);
