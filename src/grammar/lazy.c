@@ -45,6 +45,7 @@ struct formula {
     uint32_t off, len; /* in the pool: its members, sorted */
     uint64_t trackers; /* lookbehinds that its successors depend on */
     uint32_t memo;     /* row of successors + 1, 0 if none */
+    uint32_t distance; /* bytes to an accepting end, at least, as far as that is easily known */
     uint8_t kind;
     bool accepts; /* the text may end here */
     bool live;    /* an accepting end can be reached for certain */
@@ -205,8 +206,10 @@ static void describe(const struct nb_lazy_impl *l, struct formula *f, const uint
     uint32_t n = f->len;
     switch ((enum kind)f->kind) {
     case PLACES:
+        f->distance = UINT32_MAX;
         for (uint32_t i = 0; i < n; i++) {
             const struct nb_inst *inst = &l->program.insts[words[i]];
+            f->distance = inst->distance < f->distance ? inst->distance : f->distance;
             f->accepts |= inst->op == NB_OP_ACCEPT;
             f->live |= inst->op == NB_OP_ACCEPT || inst->flags & NB_INST_PLAIN;
             f->trackers |= l->program.pattern_trackers[inst->pattern];
@@ -214,6 +217,7 @@ static void describe(const struct nb_lazy_impl *l, struct formula *f, const uint
         break;
     case COUNT:
         f->accepts = !(words[0] | words[1] | words[4]);
+        f->distance = words[1] ? UINT32_MAX : words[0];
         f->live = true;
         break;
     case FORMAT:
@@ -224,12 +228,17 @@ static void describe(const struct nb_lazy_impl *l, struct formula *f, const uint
         f->accepts = true;
         f->live = conjunction_is_live(l, words, n);
         for (uint32_t i = 0; i < n; i++) {
+            if (l->formulas[words[i]].distance > f->distance)
+                f->distance = l->formulas[words[i]].distance;
             f->accepts &= l->formulas[words[i]].accepts;
             f->trackers |= l->formulas[words[i]].trackers;
         }
         break;
     case OR:
+        f->distance = UINT32_MAX;
         for (uint32_t i = 0; i < n; i++) {
+            if (l->formulas[words[i]].distance < f->distance)
+                f->distance = l->formulas[words[i]].distance;
             f->accepts |= l->formulas[words[i]].accepts;
             f->live |= l->formulas[words[i]].live;
             f->trackers |= l->formulas[words[i]].trackers;
@@ -949,64 +958,110 @@ static enum nb_status successor(struct nb_lazy *lazy, uint32_t state, uint8_t by
     return find_state(lazy, next, tracker, out);
 }
 
-/* Searches from a state of which it is not known, depth first, for one that accepts or that is
- * known to live. If there is one, the states on the way to it live; if not, all that were seen
- * are dead. */
+/* A search's states, in the order in which they were met, and a heap of those still to be looked
+ * at: the nearest to an accepting end first, as far as one can tell, and among those the oldest. */
+struct search {
+    struct words met;  /* state, index of the one it was met from */
+    struct words heap; /* indices into `met` */
+    uint8_t *visited;
+    uint32_t size; /* of visited */
+};
+
+static uint64_t urgency(const struct nb_lazy *lazy, const struct search *s, uint32_t i) {
+    const struct nb_lazy_impl *l = lazy->impl;
+    uint32_t state = s->met.data[s->heap.data[i]];
+    uint32_t distance = l->formulas[l->state_pool.data[l->state_off[state]]].distance;
+    return (uint64_t)distance << 32 | s->heap.data[i];
+}
+
+static void swap_heap(struct search *s, uint32_t i, uint32_t j) {
+    uint32_t kept = s->heap.data[i];
+    s->heap.data[i] = s->heap.data[j];
+    s->heap.data[j] = kept;
+}
+
+static uint32_t pop_heap(const struct nb_lazy *lazy, struct search *s) {
+    uint32_t top = s->heap.data[0], i = 0;
+    s->heap.data[0] = s->heap.data[--s->heap.n];
+    for (;;) {
+        uint32_t least = i;
+        for (uint32_t child = 2 * i + 1; child <= 2 * i + 2 && child < s->heap.n; child++)
+            if (urgency(lazy, s, child) < urgency(lazy, s, least))
+                least = child;
+        if (least == i)
+            return top;
+        swap_heap(s, i, least);
+        i = least;
+    }
+}
+
+static enum nb_status meet(struct nb_lazy *lazy, struct search *s, uint32_t state, uint32_t from) {
+    struct nb_lazy_impl *l = lazy->impl;
+    if (lazy->n_states > s->size) {
+        uint32_t more = 2 * lazy->n_states;
+        uint8_t *grown = realloc(s->visited, more);
+        if (!grown)
+            return fail_memory(l, more);
+        memset(grown + s->size, 0, more - s->size);
+        s->visited = grown;
+        s->size = more;
+    }
+    if (s->visited[state])
+        return NB_OK;
+    s->visited[state] = 1;
+    TRY(push(l, &s->heap, s->met.n));
+    TRY(push(l, &s->met, state));
+    TRY(push(l, &s->met, from));
+    for (uint32_t i = s->heap.n - 1; i && urgency(lazy, s, i) < urgency(lazy, s, (i - 1) / 2);
+         i = (i - 1) / 2)
+        swap_heap(s, i, (i - 1) / 2);
+    return NB_OK;
+}
+
+/* Looks for a state that is known to live, as all that accept are; *last is the index of the one
+ * that leads to it. */
+static enum nb_status look_for_life(struct nb_lazy *lazy, struct search *s, bool *found,
+                                    uint32_t *last) {
+    struct nb_lazy_impl *l = lazy->impl;
+    while (s->heap.n) {
+        *last = pop_heap(lazy, s);
+        uint32_t state = s->met.data[*last];
+        for (uint32_t class = 0; class < lazy->n_classes; class ++) {
+            uint32_t next;
+            TRY(successor(lazy, state, l->byte_of[class], &next));
+            *found = l->life[next] == LIVE;
+            if (*found)
+                return NB_OK;
+            if (l->life[next] != DEAD)
+                TRY(meet(lazy, s, next, *last));
+        }
+    }
+    return NB_OK;
+}
+
+/* Decides whether a state lives, of which that is not known. If so, those on the way live, too; if
+ * not, all that can be reached from it is dead. */
 static enum nb_status search(struct nb_lazy *lazy, uint32_t from) {
     struct nb_lazy_impl *l = lazy->impl;
-    struct words path = {0}, seen = {0}; /* path: state, next class to try */
-    uint32_t size = 0;
-    uint8_t *visited = NULL;
+    struct search s = {0};
     bool found = false;
-    enum nb_status s = push(l, &path, from);
-    if (s == NB_OK)
-        s = push(l, &path, 0);
-    if (s == NB_OK)
-        s = push(l, &seen, from);
-    while (s == NB_OK && path.n && !found) {
-        uint32_t state = path.data[path.n - 2], class = path.data[path.n - 1]++, next;
-        if (class == lazy->n_classes) {
-            path.n -= 2;
-            continue;
-        }
-        s = successor(lazy, state, l->byte_of[class], &next);
-        if (s != NB_OK || l->life[next] == DEAD)
-            continue;
-        if (l->life[next] == LIVE) {
-            found = true;
-            break;
-        }
-        if (lazy->n_states > size) {
-            uint32_t more = 2 * lazy->n_states;
-            uint8_t *grown = realloc(visited, more);
-            if (!grown) {
-                s = fail_memory(l, more);
+    uint32_t last = 0;
+    enum nb_status status = meet(lazy, &s, from, 0);
+    if (status == NB_OK)
+        status = look_for_life(lazy, &s, &found, &last);
+    if (status == NB_OK && found)
+        for (uint32_t i = last;; i = s.met.data[i + 1]) {
+            l->life[s.met.data[i]] = LIVE;
+            if (i == 0)
                 break;
-            }
-            memset(grown + size, 0, more - size);
-            visited = grown;
-            size = more;
-            visited[from] = 1;
         }
-        if (visited[next])
-            continue;
-        visited[next] = 1;
-        s = push(l, &seen, next);
-        if (s == NB_OK)
-            s = push(l, &path, next);
-        if (s == NB_OK)
-            s = push(l, &path, 0);
-    }
-    if (s == NB_OK && found)
-        for (uint32_t i = 0; i < path.n; i += 2)
-            l->life[path.data[i]] = LIVE;
-    else if (s == NB_OK)
-        for (uint32_t i = 0; i < seen.n; i++)
-            l->life[seen.data[i]] = DEAD;
-    free(path.data);
-    free(seen.data);
-    free(visited);
-    return s;
+    else if (status == NB_OK)
+        for (uint32_t i = 0; i < s.met.n; i += 2)
+            l->life[s.met.data[i]] = DEAD;
+    free(s.met.data);
+    free(s.heap.data);
+    free(s.visited);
+    return status;
 }
 
 /* 0 in place of a state that is dead. */

@@ -302,6 +302,24 @@ static enum nb_status find_stamp(struct compiler *c, const struct nb_re *re,
 
 /* ---- Instructions ---- */
 
+/* Of an instruction to be: what it leads to was written before it, but for bodies of loops, which
+ * lead nowhere but back. */
+static uint32_t distance(const struct nb_program *p, const struct nb_inst *inst) {
+    uint32_t x = inst->x < p->n_insts ? p->insts[inst->x].distance : UINT32_MAX, y;
+    switch ((enum nb_op)inst->op) {
+    case NB_OP_ACCEPT:
+    case NB_OP_ALL:
+        return 0;
+    case NB_OP_BYTE:
+        return x == UINT32_MAX ? x : x + 1;
+    case NB_OP_SPLIT:
+        y = inst->y < p->n_insts ? p->insts[inst->y].distance : UINT32_MAX;
+        return x < y ? x : y;
+    default:
+        return x;
+    }
+}
+
 static enum nb_status add_inst(struct compiler *c, struct nb_inst inst, uint32_t *at) {
     struct nb_program *p = c->p;
     if (p->n_insts >= NB_MAX_INSTS)
@@ -309,6 +327,7 @@ static enum nb_status add_inst(struct compiler *c, struct nb_inst inst, uint32_t
     TRY(grow((void **)&p->insts, p->n_insts, &p->cap_insts, sizeof inst, "a pattern", c->err));
     inst.pattern = c->pattern;
     inst.flags |= c->flags;
+    inst.distance = distance(p, &inst);
     p->insts[p->n_insts] = inst;
     *at = p->n_insts++;
     return NB_OK;
@@ -418,7 +437,7 @@ static enum nb_status add_assertion(struct compiler *c, enum nb_op op, bool nega
 static enum nb_status add_prefix(struct compiler *c, uint32_t program, uint32_t *entry) {
     static const struct nb_cp_range all[] = {{0, 0xD7FF}, {0xE000, NB_MAX_CODEPOINT}};
     static const struct nb_re any = {.kind = NB_RE_SET, .n_ranges = 2, .ranges = all};
-    uint32_t loop, anything;
+    uint32_t loop = 0, anything;
     TRY(add_split(c, UINT32_MAX, program, &loop));
     TRY(compile_set(c, &any, loop, &anything));
     c->p->insts[loop].x = anything;

@@ -32,7 +32,8 @@ struct nb_inst {
     uint32_t x, y;
     uint16_t set;
     uint8_t op, flags;
-    uint32_t pattern; /* index of the pattern it is of */
+    uint32_t pattern;  /* index of the pattern it is of */
+    uint32_t distance; /* bytes to an accepting end, at least; UINT32_MAX: there is none */
 };
 
 struct nb_byte_set {
