@@ -62,6 +62,7 @@ struct cuda {
     int32_t *input_host, *input; /* of a step: pinned, and on the device */
     float *logits_host;          /* [logit_rows, V] pinned */
     float *logits_mapped;        /* the same as the device addresses it */
+    float *logits_device;        /* [NB_CUDA_LOGIT_ROWS, V] */
     size_t logit_rows;
 };
 
@@ -280,10 +281,12 @@ static enum nb_status take_memory(struct cuda *c, uint8_t **weights, uint8_t **s
         s = check(c, cudaHostAlloc(&c->embedding, p->embedding, cudaHostAllocMapped),
                   "taking pinned memory for the embedding", err);
     size_t vocab = (size_t)c->model.n_vocab;
-    c->logit_rows = NB_CUDA_DIRECT_LOGITS;
+    c->logit_rows = NB_CUDA_LOGIT_ROWS;
     if (s == NB_OK)
-        s = check(c, cudaHostAlloc((void **)&c->input_host, p->step, 0), "taking pinned memory",
-                  err);
+        s = check(c,
+                  cudaHostAlloc((void **)&c->input_host,
+                                p->step - nb_cuda_logit_bytes(&c->source->config), 0),
+                  "taking pinned memory", err);
     if (s == NB_OK)
         s = check(c,
                   cudaHostAlloc((void **)&c->logits_host, c->logit_rows * vocab * sizeof(float),
@@ -304,6 +307,8 @@ static enum nb_status take_memory(struct cuda *c, uint8_t **weights, uint8_t **s
         at += c->workspace_bytes[i];
     }
     c->input = (int32_t *)(c->kv + p->kv + p->workspace);
+    c->logits_device =
+        (float *)((uint8_t *)c->input + p->step - nb_cuda_logit_bytes(&c->source->config));
     return NB_OK;
 }
 
@@ -404,8 +409,7 @@ static enum nb_status read_memory(struct nb_backend *backend, uint64_t *bytes, d
     struct cuda *c = (struct cuda *)backend;
     cudaEvent_t events[2] = {NULL, NULL};
     /* Weights, as many as are there: what a step reads. */
-    uint64_t n = c->plan.total - c->plan.kv - c->plan.workspace - c->plan.step,
-             most = (uint64_t)16 << 30;
+    uint64_t n = (uint64_t)(c->kv - c->memory), most = (uint64_t)16 << 30;
     *bytes = (n < most ? n : most) & ~(uint64_t)15;
     enum nb_status s = check_lost(c, err);
     for (int i = 0; i < 2 && s == NB_OK; i++)
@@ -577,24 +581,31 @@ static enum nb_status forward(struct nb_backend *backend, const struct nb_batch 
         s = put_batch(c, batch, &step, &bytes, err);
     if (s != NB_OK)
         return s;
-    /* Where the caller's logits are in memory that the device writes to, it does; else by a copy.
+    /* Few rows are written to the host's memory as they are computed, where the caller wants them
+     * if that is memory of logits_memory; more are copied, for products write them in small pieces.
      */
-    size_t offset = (size_t)(batch->logits - c->logits_host);
-    bool direct =
-        batch->logits >= c->logits_host && offset + batch->n_logits * row <= c->logit_rows * row;
-    if (!direct && batch->n_logits > c->logit_rows)
+    size_t n = batch->n_logits * row, offset = (size_t)(batch->logits - c->logits_host);
+    bool in_place = batch->logits >= c->logits_host && offset + n <= c->logit_rows * row;
+    if (!in_place && batch->n_logits > c->logit_rows)
         return nb_fail(err, NB_ERR_MEMORY,
                        "out of memory: logits of %zu tokens in one step; ask for fewer",
                        batch->n_logits);
-    step.logits = c->logits_mapped + (direct ? offset : 0);
+    offset = in_place ? offset : 0;
+    bool copied = batch->n_logits > NB_CUDA_DECODE_TOKENS && batch->n_logits <= NB_CUDA_LOGIT_ROWS;
+    step.logits = copied ? c->logits_device : c->logits_mapped + offset;
     s = check(c, cudaMemcpyAsync(c->input, c->input_host, bytes, cudaMemcpyHostToDevice, c->stream),
               "copying a batch", err);
     if (s == NB_OK)
         s = check(c, run_step(c, &step), "starting a step", err);
+    if (s == NB_OK && copied)
+        s = check(c,
+                  cudaMemcpyAsync(c->logits_host + offset, c->logits_device, n * sizeof(float),
+                                  cudaMemcpyDeviceToHost, c->stream),
+                  "copying logits", err);
     if (s == NB_OK)
         s = check(c, cudaStreamSynchronize(c->stream), "a step", err);
-    if (s == NB_OK && !direct)
-        memcpy(batch->logits, c->logits_host, batch->n_logits * row * sizeof(float));
+    if (s == NB_OK && !in_place)
+        memcpy(batch->logits, c->logits_host, n * sizeof(float));
     return s;
 }
 

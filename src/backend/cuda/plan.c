@@ -115,6 +115,10 @@ static uint64_t aligned(uint64_t bytes) {
     return (bytes + NB_CUDA_ALIGN - 1) / NB_CUDA_ALIGN * NB_CUDA_ALIGN;
 }
 
+uint64_t nb_cuda_logit_bytes(const struct nb_config *config) {
+    return aligned((uint64_t)NB_CUDA_LOGIT_ROWS * (uint64_t)config->n_vocab * 4);
+}
+
 /* Weights by part. */
 static enum nb_status plan_weights(const struct nb_config *c, const struct nb_model *model,
                                    const struct nb_cuda_plan_options *o, struct nb_cuda_plan *p,
@@ -177,7 +181,7 @@ static void set_batch(const struct nb_config *c, const struct nb_cuda_plan_optio
         (uint64_t)NB_CUDA_MAX_SEQUENCES * nb_div_up((size_t)o->context, NB_PAGE_TOKENS);
     p->max_batch_tokens = tokens;
     p->workspace = workspace_of(c, o, tokens);
-    p->step = aligned((4 * (uint64_t)tokens + tables) * 4);
+    p->step = aligned((4 * (uint64_t)tokens + tables) * 4) + nb_cuda_logit_bytes(c);
     p->embedding_on_host = on_host && p->embedding;
     p->on_host = p->embedding_on_host ? p->embedding : 0;
     p->total = p->experts + p->attention + p->head + p->small + p->kv + p->workspace + p->step +

@@ -12,8 +12,9 @@ enum {
     NB_CUDA_ALIGN = 256, /* of everything in device memory */
     /* Sequences that a batch may hold. */
     NB_CUDA_MAX_SEQUENCES = 512,
-    /* Rows of logits that are written to memory of the host without a copy. */
-    NB_CUDA_DIRECT_LOGITS = 64,
+    /* Rows of logits that there is memory for on the device: those of larger batches are copied,
+     * where one row is written to memory of the host straight away. */
+    NB_CUDA_LOGIT_ROWS = 64,
 };
 
 struct nb_cuda_plan_options {
@@ -37,7 +38,7 @@ struct nb_cuda_plan {
     uint64_t head, embedding;
     uint64_t small; /* routers and norms in f32, tables */
     uint64_t kv, workspace;
-    uint64_t step;     /* tokens and page tables of a batch */
+    uint64_t step;     /* tokens, page tables and logits of a batch */
     uint64_t total;    /* of the device's memory */
     uint64_t on_host;  /* pinned memory of the host: the embedding, where it stays there */
     uint64_t kv_page;  /* one of n_pages */
@@ -53,6 +54,9 @@ struct nb_cuda_plan {
 enum nb_status nb_cuda_plan(const struct nb_config *config, const struct nb_model *model,
                             const struct nb_cuda_plan_options *options, struct nb_cuda_plan *out,
                             struct nb_error *err);
+
+/* Of `step`, what logits take: NB_CUDA_LOGIT_ROWS rows, at its end. */
+uint64_t nb_cuda_logit_bytes(const struct nb_config *config);
 
 /* ---- what a layer is loaded from ---- */
 
