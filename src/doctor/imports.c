@@ -564,13 +564,14 @@ static void report_unreached(const struct checker *c, struct nb_findings *f) {
                 s->modules[o->module].dist != mine || s->modules[o->what.target].dist != theirs ||
                 is_pristine(s, o) != own)
                 continue;
-            if (n++ < NB_STACK_NAMED)
+            if (n++ < (own && mine == theirs ? 1 : NB_STACK_NAMED))
                 describe(s, o, f, &evidence);
             if (o != b)
                 o->mentioned = true; /* told here */
         }
-        if (n > NB_STACK_NAMED)
-            nb_buf_printf(&evidence, "\nand %zu more", n - NB_STACK_NAMED);
+        size_t named = own && mine == theirs ? 1 : NB_STACK_NAMED;
+        if (n > named)
+            nb_buf_printf(&evidence, "\nand %zu more", n - named);
         /* A release may hold modules that never worked; its own files are then as they were made.
          */
         bool born = own && mine == theirs;

@@ -683,6 +683,15 @@ static bool read_records(struct nb_stack *s) {
         if (m->file >= 0 && s->files[m->file].record >= 0)
             m->dist = s->records[s->files[m->file].record].dist;
     }
+    /* What nobody recorded belongs to the package that it lies in. */
+    for (size_t i = 0; i < s->n_modules; i++) {
+        struct nb_stack_module *m = &s->modules[i];
+        char top[PATH_MAX];
+        snprintf(top, sizeof top, "%.*s", (int)strcspn(m->key, "/"), m->key);
+        int32_t package = m->file >= 0 && m->dist < 0 ? nb_index_get(&s->by_key, top) : -1;
+        if (package >= 0 && s->modules[package].package)
+            m->dist = s->modules[package].dist;
+    }
     return true;
 }
 
