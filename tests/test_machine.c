@@ -235,18 +235,21 @@ static void test_plan(void **state) {
     o.kv_fp8 = false;
 
     /* What fits: exactly the plan and the driver's share; a byte less only with smaller batches. */
-    assert_ok(nb_plan_fit(&m, &o, p.total + p.driver, 90, &fit, &err), err);
+    assert_ok(nb_plan_fit(&m, &o, p.total + p.driver + NB_PLAN_RESERVED_BYTES, 90, &fit, &err),
+              err);
     assert_true(fit.fits && fit.free_bytes == 0 && fit.max_batch_tokens == p.max_batch_tokens);
-    assert_ok(nb_plan_fit(&m, &o, p.total + p.driver - 1, 90, &fit, &err), err);
+    assert_ok(nb_plan_fit(&m, &o, p.total + p.driver + NB_PLAN_RESERVED_BYTES - 1, 90, &fit, &err),
+              err);
     assert_true(fit.fits && fit.max_batch_tokens < p.max_batch_tokens);
-    assert_ok(nb_plan_fit(&m, &o, p.driver + 1000, 90, &fit, &err), err);
+    assert_ok(nb_plan_fit(&m, &o, p.driver + NB_PLAN_RESERVED_BYTES + 1000, 90, &fit, &err), err);
     assert_true(!fit.fits && fit.missing_bytes > 0 && !fit.max_context && !fit.max_sequences);
     assert_ok(nb_plan_fit(&m, &o, (uint64_t)80 << 30, 75, &fit, &err), err);
     assert_true(!fit.fits && fit.too_old);
     assert_ok(nb_plan_fit(&m, &o, (uint64_t)80 << 30, 90, &fit, &err), err);
     assert_int_equal(fit.max_context, c->context);
     /* The largest context and number are just that: one more does not fit. */
-    uint64_t tight = p.driver + p.total - p.workspace + ((uint64_t)3 << 20);
+    uint64_t tight =
+        NB_PLAN_RESERVED_BYTES + p.driver + p.total - p.workspace + ((uint64_t)3 << 20);
     assert_ok(nb_plan_fit(&m, &o, tight, 90, &fit, &err), err);
     if (fit.fits && fit.max_sequences < 512) {
         struct nb_plan_fit next;

@@ -69,7 +69,7 @@ static void print_plan(const struct nb_plan *p, const char *name) {
     } rows[] = {{"experts", p->experts},     {"attention", p->attention}, {"head", p->head},
                 {"embedding", p->embedding}, {"norms, router", p->small}, {"weights", p->weights},
                 {"KV memory", p->kv},        {"workspace", p->workspace}, {"batch", p->step},
-                {"allocated", p->total},     {"driver", p->driver}};
+                {"allocated", p->total},     {"context", p->driver}};
     printf("%s: %d sequence%s of %d positions%s\n", name, p->sequences,
            p->sequences == 1 ? "" : "s", p->context,
            p->weights_known ? "" : "; from its config alone, as NF4 with bf16 embedding and head");
@@ -78,8 +78,9 @@ static void print_plan(const struct nb_plan *p, const char *name) {
                (double)rows[i].bytes / 0x1p30);
     printf("  %-14s %15" PRIu64 " bytes %9.3f GiB\n", "in all", p->total + p->driver,
            (double)(p->total + p->driver) / 0x1p30);
-    printf("  KV memory: %" PRIu64 " bytes a token; batches of up to %zu tokens\n", p->kv_per_token,
-           p->max_batch_tokens);
+    printf("  KV memory: %" PRIu64 " bytes a token; batches of up to %zu tokens; the driver keeps "
+           "%.3f GiB more of a GPU\n",
+           p->kv_per_token, p->max_batch_tokens, (double)NB_PLAN_RESERVED_BYTES / 0x1p30);
 }
 
 static void print_fit(const char *name, uint64_t memory, double bandwidth,
@@ -119,7 +120,8 @@ static json_t *fit_json(const char *name, uint64_t memory, double bandwidth, int
 static json_t *plan_json(const struct command *c, const char *name) {
     const struct nb_plan *p = &c->plan;
     return json_pack(
-        "{s:s, s:b, s:i, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "{s:s, s:b, s:i, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:I}",
         "model", name, "weights_known", (int)p->weights_known, "context", (int)p->context,
         "sequences", (int)p->sequences, "kv_type", c->options.kv_fp8 ? "fp8" : "bf16",
         "weights_bytes", (json_int_t)p->weights, "expert_bytes", (json_int_t)p->experts,
@@ -128,7 +130,7 @@ static json_t *plan_json(const struct command *c, const char *name) {
         (json_int_t)p->kv_per_token, "kv_bytes", (json_int_t)p->kv, "workspace_bytes",
         (json_int_t)p->workspace, "batch_bytes", (json_int_t)p->step, "allocated_bytes",
         (json_int_t)p->total, "driver_bytes", (json_int_t)p->driver, "total_bytes",
-        (json_int_t)(p->total + p->driver));
+        (json_int_t)(p->total + p->driver), "reserved_bytes", (json_int_t)NB_PLAN_RESERVED_BYTES);
 }
 
 /* Judges one GPU, prints it or adds it to the list. */

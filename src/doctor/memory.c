@@ -76,7 +76,7 @@ enum nb_status nb_plan_make(const struct nb_plan_model *model,
                             struct nb_error *err) {
     struct meaning how;
     struct nb_cuda_plan p;
-    *out = (struct nb_plan){.weights_known = model->open, .driver = NB_PLAN_DRIVER_BYTES};
+    *out = (struct nb_plan){.weights_known = model->open, .driver = NB_PLAN_CONTEXT_BYTES};
     enum nb_status s = understand(model, options, &how, err);
     if (s == NB_OK)
         s = ask(model, &how, how.context, how.sequences, 0, &p, err);
@@ -126,8 +126,8 @@ enum nb_status nb_plan_fit(const struct nb_plan_model *model, const struct nb_pl
     enum nb_status s = understand(model, options, &how, err);
     if (s != NB_OK)
         return s;
-    uint64_t available =
-        memory_bytes > NB_PLAN_DRIVER_BYTES ? memory_bytes - NB_PLAN_DRIVER_BYTES : 1;
+    const uint64_t drivers = NB_PLAN_CONTEXT_BYTES + NB_PLAN_RESERVED_BYTES;
+    uint64_t available = memory_bytes > drivers ? memory_bytes - drivers : 1;
     s = ask(model, &how, how.context, how.sequences, available, &p, &why);
     if (s != NB_OK && s != NB_ERR_MEMORY) {
         if (err)

@@ -12,10 +12,14 @@ enum {
     NB_PLAN_CAPABILITY = 80,
 };
 
-/* Bytes that the driver takes of a GPU for a program that uses it, beside what the program
- * allocates: what NVML calls reserved, the context, and what the backend leaves free for launches
- * (128 MiB). Measured on an H100 with driver 580 (docs/doctor.md). */
-#define NB_PLAN_DRIVER_BYTES ((uint64_t)1 << 30)
+/* What the driver takes for a program that uses a GPU, beside what the program allocates: the
+ * context with its kernels. Measured on an H200 with driver 580.159: nvidia-smi's "used" less what
+ * was allocated is 539.6 MiB with a context of 1,088 positions and 540.5 with 10,064. */
+#define NB_PLAN_CONTEXT_BYTES ((uint64_t)541 << 20)
+
+/* What of a GPU's total is never a program's: nvidia-smi's "reserved", 616 MiB on that H200 (454 on
+ * an RTX A6000), and the 128 MiB that the backend leaves for launches. */
+#define NB_PLAN_RESERVED_BYTES ((uint64_t)(616 + 128) << 20)
 
 struct nb_plan_options {
     int32_t context; /* positions of a sequence; 0: the model's, 8192 at most, as the engine does */
@@ -35,7 +39,7 @@ struct nb_plan {
     uint64_t workspace; /* an estimate from the shape; the backend asks its kernels */
     uint64_t step;      /* tokens and page tables of a batch */
     uint64_t total;     /* what the backend allocates */
-    uint64_t driver;    /* NB_PLAN_DRIVER_BYTES */
+    uint64_t driver;    /* NB_PLAN_CONTEXT_BYTES */
     size_t max_batch_tokens;
     uint64_t step_bytes; /* read for a token at batch 1, KV aside; 0: not known */
 };
@@ -67,7 +71,8 @@ enum nb_status nb_plan_make(const struct nb_plan_model *model,
                             const struct nb_plan_options *options, struct nb_plan *out,
                             struct nb_error *err);
 
-/* Whether it fits into a GPU of so many bytes, the driver's share included. capability 0: any. */
+/* Whether it fits into a GPU of so many bytes, of which the driver takes NB_PLAN_CONTEXT_BYTES and
+ * keeps NB_PLAN_RESERVED_BYTES. capability 0: any. */
 enum nb_status nb_plan_fit(const struct nb_plan_model *model, const struct nb_plan_options *options,
                            uint64_t memory_bytes, int capability, struct nb_plan_fit *out,
                            struct nb_error *err);
