@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/corpus/{safetensors,config,document,tokenizer,regex}/: what the fuzz targets begin with, and tests run over.
+"""Writes tests/corpus/{safetensors,config,document,tokenizer,regex,schema}/: what the fuzz targets begin with, and tests run over.
 
     python3 tools/golden/corpus.py     # needs nothing but Python
 """
@@ -142,3 +142,20 @@ REGEX = {
 }
 for name, (flags, pattern, text) in REGEX.items():
     write("regex", name, bytes([flags]) + pattern.encode() + b"\0" + text.encode())
+
+# ---- schema: choices that make a schema and documents (tests/fuzz_schema.c), and schemas as they are
+
+for i in range(24):
+    choices = random.Random(i)
+    write("schema", f"choices-{i:02}", bytes([choices.choice((0, 2, 4, 6))] + choices.choices(range(256), k=120)))
+SCHEMAS = {
+    "references": {"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}, "$anchor": "x"}}},
+    "loop": {"allOf": [{"$ref": "#"}]},
+    "unevaluated": {"properties": {"a": True}, "anyOf": [{"properties": {"b": {}}}, {"contains": {"const": 1}}],
+                    "unevaluatedProperties": False, "unevaluatedItems": {"type": "null"}},
+    "draft-4": {"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://x/y", "minimum": 1,
+                "exclusiveMinimum": True, "dependencies": {"a": ["b"]}},
+    "patterns": {"patternProperties": {"^(?!x_)\\w+$": {"format": "date-time"}}, "pattern": "(a)\\1"},
+}
+for name, schema in SCHEMAS.items():
+    write("schema", name, b"\x01" + json.dumps(schema).encode())
