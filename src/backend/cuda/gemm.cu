@@ -3,9 +3,13 @@
 
 #include "backend/cuda/gemm_parts.cuh"
 #include "backend/cuda/gemm_stream.cuh"
+#include "backend/cuda/gemm_wide.cuh"
 
 namespace {
 
+/* Up to so many rows a group, on average, gemm_stream.cuh is faster than gemm_wide.cuh, which
+ * decodes for 256 at a time and, of one group alone, leaves SMs idle. */
+enum { STREAM_ROWS = 48, STREAM_ROWS_ALONE = 128, STREAM_ROWS_BF16 = 32 };
 enum { MAX_SMS = 512 }; /* flags are for that many blocks of at most 32 warps */
 static_assert(MAX_SMS * 32 * sizeof(int32_t) <= NB_CUDA_GEMM_FLAGS, "flags fit");
 
@@ -31,10 +35,10 @@ struct args make_args(const struct nb_cuda_gemm &g, const struct nb_cuda_model &
     const struct nb_cuda_shape &s = g.w.shape;
     struct args a = {};
     a.g = g;
-    a.form = s.kind == NB_CUDA_NESTED         ? NESTED
-             : s.kind == NB_CUDA_BF16         ? FLOATS
+    a.form = s.kind == NB_CUDA_NESTED  ? NESTED
+             : s.kind == NB_CUDA_BF16  ? FLOATS
              : s.scales_per_chunk == 2 ? HALVES
-                                              : ABSMAX;
+                                       : ABSMAX;
     a.values = m.values + 16 * g.w.values, a.nested_values = m.nested_values;
     a.flags = (int32_t *)workspace;
     a.partial = (float *)((uint8_t *)workspace + NB_CUDA_GEMM_FLAGS);
@@ -52,9 +56,63 @@ struct args make_args(const struct nb_cuda_gemm &g, const struct nb_cuda_model &
     return a;
 }
 
-template <class K>
-cudaError_t launch(K kernel, int blocks, int threads, int shared, const struct args &a,
-                   const struct nb_cuda_limits &l, cudaStream_t stream) {
+/* The driver's function that makes tensor maps; it is found at run time, so that the program starts
+ * without a driver. */
+cudaError_t find_encoder(decltype(&cuTensorMapEncodeTiled) *out) {
+    void *found = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000,
+                                                         cudaEnableDefault, &result);
+    *out = (decltype(&cuTensorMapEncodeTiled))found;
+    if (error == cudaSuccess && result != cudaDriverEntryPointSuccess)
+        error = cudaErrorNotSupported;
+    return error;
+}
+
+/* args' maps of weights, for stages of `tiles` tiles. */
+cudaError_t map_weights(struct args &a, int tiles) {
+    decltype(&cuTensorMapEncodeTiled) encode;
+    cudaError_t error = find_encoder(&encode);
+    if (error != cudaSuccess)
+        return error;
+    const struct nb_cuda_shape &s = a.g.w.shape;
+    cuuint64_t dims[4] = {s.unit_bytes / 8, (cuuint64_t)s.n_units, (cuuint64_t)s.n_tiles,
+                          (cuuint64_t)a.g.n_groups};
+    cuuint64_t strides[3] = {s.unit_bytes, (cuuint64_t)s.n_units * s.unit_bytes, s.bytes};
+    cuuint32_t ones[4] = {1, 1, 1, 1};
+    const int bytes[3] = {CODE_BYTES, a.piece * a.scale_stride, a.header_bytes};
+    CUtensorMap *maps[3] = {&a.codes, &a.scales, &a.header};
+    for (int i = 0; i < 3; i++) {
+        cuuint32_t box[4] = {(cuuint32_t)bytes[i] / 8, 1, (cuuint32_t)tiles, 1};
+        if (bytes[i] == 0)
+            continue;
+        if (encode(maps[i], CU_TENSOR_MAP_DATA_TYPE_UINT64, 4, (void *)a.g.w.data, dims, strides,
+                   box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
+            return cudaErrorInvalidValue;
+    }
+    return cudaSuccess;
+}
+
+/* args' map of x, which is at `x`, n rows in the order of y's. */
+cudaError_t map_tokens(struct args &a, const void *x) {
+    decltype(&cuTensorMapEncodeTiled) encode;
+    cudaError_t error = find_encoder(&encode);
+    if (error != cudaSuccess)
+        return error;
+    cuuint64_t dims[2] = {(cuuint64_t)a.x_chunks * NB_CUDA_CHUNK, (cuuint64_t)a.g.n};
+    cuuint64_t strides[1] = {(cuuint64_t)a.x_vectors * 16};
+    cuuint32_t box[2] = {NB_CUDA_CHUNK, WIDE_X_ROWS}, ones[2] = {1, 1};
+    CUresult made = encode(&a.tokens, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, dims, strides,
+                           box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <class... T>
+cudaError_t launch(void (*kernel)(T...), int blocks, int threads, int shared,
+                   const struct nb_cuda_limits &l, cudaStream_t stream, T... arguments) {
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (error != cudaSuccess)
@@ -66,7 +124,7 @@ cudaError_t launch(K kernel, int blocks, int threads, int shared, const struct a
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &overlap, config.numAttrs = l.compute_capability >= 90;
-    return cudaLaunchKernelEx(&config, kernel, a);
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 template <class T>
@@ -81,17 +139,76 @@ cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStr
     a.n_max = 8 * blocks;
     a.x_bytes = blocks * stage;
     a.m_blocks = div_up(a.g.w.shape.n_tiles, T::WARPS);
+    if (l.compute_capability >= 90) {
+        cudaError_t error = map_weights(a, T::WARPS);
+        if (error != cudaSuccess)
+            return error;
+    }
     bool scaled = a.form == NESTED || a.form == ABSMAX;
     return launch(scaled ? stream_kernel<T, true> : stream_kernel<T, false>, l.sm_count,
-                  stream_threads<T>, T::SHARED, a, l, stream);
+                  stream_threads<T>, T::SHARED, l, stream, a);
+}
+
+/* What a tile of the grid costs next to another: its tokens, and decoding, which does not depend on
+ * them. */
+int wide_cost(int n) {
+    return n + 48;
+}
+
+/* How many tokens tiles may have, so that the last round of tiles leaves few SMs idle. */
+int wide_columns(const struct args &a, const struct nb_cuda_limits &l) {
+    const int step = 8 * WIDE_STEP, most = 8 * WIDE_BLOCKS;
+    int of_group = div_up(a.g.n, a.g.n_groups), best = most;
+    int64_t least = INT64_MAX;
+    for (int n = most; n >= 2 * step; n -= step) {
+        int64_t tiles = (int64_t)a.g.n_groups * a.m_blocks * div_up(of_group, n);
+        int width = div_up(div_up(of_group, div_up(of_group, n)), step) * step;
+        int64_t cost = (tiles + l.sm_count - 1) / l.sm_count * wide_cost(width);
+        if (cost < least)
+            least = cost, best = n;
+    }
+    return best;
+}
+
+/* Scratch: flags, sums of parts of tiles, and gathered rows of x for the largest product that has
+ * them, that of the experts' gate and up. */
+size_t partial_bytes(const struct nb_cuda_limits &l) {
+    return (size_t)l.sm_count * hopper::WARPS * STREAM_BLOCKS * 32 * sizeof(float4);
+}
+
+size_t gathered_bytes(const struct nb_cuda_model &m, const struct nb_cuda_limits &l) {
+    if (l.compute_capability != 90)
+        return 0;
+    return (size_t)l.max_tokens * (m.dense ? 1 : m.experts_per_token) * div_up(m.width, 64) * 128;
+}
+
+cudaError_t launch_wide(struct args a, const struct nb_cuda_model &m,
+                        const struct nb_cuda_limits &l, cudaStream_t stream) {
+    int shared = wide_shared_bytes(a.slot_bytes, a.g.n_groups);
+    if (shared > hopper::SHARED ||
+        (a.g.gather && (size_t)a.g.n * a.x_vectors * 16 > gathered_bytes(m, l)))
+        return launch_stream<hopper>(a, l, stream);
+    a.m_blocks = div_up(a.g.w.shape.n_tiles, WIDE_TILES);
+    a.n_max = wide_columns(a, l);
+    const void *x = a.g.x;
+    cudaError_t error = map_weights(a, WIDE_TILES);
+    if (error == cudaSuccess && a.g.gather) {
+        uint4 *to = (uint4 *)((uint8_t *)a.partial + partial_bytes(l));
+        error = launch(gather_kernel, a.g.n < 8 * l.sm_count ? a.g.n : 8 * l.sm_count, 256, 0, l,
+                       stream, (const uint4 *)x, a.g.gather, a.g.n, a.x_vectors, to);
+        x = to;
+    }
+    if (error == cudaSuccess)
+        error = map_tokens(a, x);
+    if (error != cudaSuccess)
+        return error;
+    return launch(wide_kernel, l.sm_count, WIDE_THREADS, shared, l, stream, a);
 }
 
 } // namespace
 
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
-    (void)m;
-    return NB_CUDA_GEMM_FLAGS +
-           (size_t)l->sm_count * hopper::WARPS * STREAM_BLOCKS * 32 * sizeof(float4);
+    return NB_CUDA_GEMM_FLAGS + partial_bytes(*l) + gathered_bytes(*m, *l);
 }
 
 cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cuda_gemm *g,
@@ -112,7 +229,14 @@ cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cud
     struct args a = make_args(*g, *m, workspace);
     if (!wgmma)
         return launch_stream<generic>(a, *l, stream);
-    return launch_stream<hopper>(a, *l, stream);
+    if (kernel == NB_CUDA_GEMM_ANY)
+        kernel = g->n / g->n_groups <= (a.form == FLOATS   ? STREAM_ROWS_BF16
+                                        : g->n_groups == 1 ? STREAM_ROWS_ALONE
+                                                           : STREAM_ROWS)
+                     ? NB_CUDA_GEMM_STREAM
+                     : NB_CUDA_GEMM_WIDE;
+    return kernel == NB_CUDA_GEMM_STREAM ? launch_stream<hopper>(a, *l, stream)
+                                         : launch_wide(a, *m, *l, stream);
 }
 
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,

@@ -46,8 +46,8 @@ size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cud
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
                          const struct nb_cuda_limits *l, void *workspace, cudaStream_t stream);
 
-/* The same by a given kernel, for tests and measurements; cudaErrorNotSupported where the GPU or the
- * build has no wgmma and the kernel needs it. */
+/* The same by a given kernel, for tests and measurements; cudaErrorNotSupported where the GPU or
+ * the build has no wgmma and the kernel needs it. */
 enum nb_cuda_gemm_kernel {
     NB_CUDA_GEMM_ANY,    /* whatever is fastest: nb_cuda_gemm */
     NB_CUDA_GEMM_PLAIN,  /* mma.sync */

@@ -6,10 +6,12 @@
 
 #include "backend/cuda/gemm.h"
 
+#include <cuda.h>
+
 #include <stdint.h>
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define NB_BULK 1 /* cp.async.bulk, and launches that overlap */
+#define NB_BULK 1 /* copies by tensor maps, and launches that overlap */
 #else
 #define NB_BULK 0
 #endif
@@ -18,7 +20,7 @@ namespace {
 
 enum {
     PIECE = 4,         /* chunks of a tile that are fetched at once; 1 of bf16 */
-    CODE_BYTES = 2048, /* of a slot: what a piece's codes or weights take */
+    CODE_BYTES = 2048, /* what a piece's codes or weights take */
     MAX_GROUPS = 1024,
 };
 
@@ -31,14 +33,20 @@ struct args {
     const float *values, *nested_values; /* [16], [256] */
     float *partial;                      /* sums of parts of tiles: stream.cuh */
     int32_t *flags;
-    int32_t m_blocks; /* tiles of the grid's kind, from top to bottom */
-    int32_t n_max;    /* most tokens of a tile */
+    int32_t m_blocks;            /* tiles of the grid's kind, from top to bottom */
+    int32_t n_max;               /* most tokens of a tile */
     int32_t x_chunks, x_vectors; /* of a row of x: chunks of 64, vectors of 8 */
     int32_t piece;               /* chunks of a step */
     int32_t pieces;              /* of a unit */
     int32_t k_steps;             /* of a tile */
-    int32_t chunk_bytes, scale_stride, header_bytes, slot_bytes, block_shift;
-    uint32_t x_bytes; /* shared memory for x */
+    int32_t chunk_bytes, scale_stride, header_bytes; /* of a chunk; of a unit's head */
+    int32_t slot_bytes;                              /* a tile's piece in a stage */
+    int32_t block_shift;                             /* log2 of block_chunks */
+    int32_t x_bytes;                                 /* of x in a stage */
+    /* The matrices as [groups][n_tiles][n_units][unit_bytes / 8] words of 64 bits, in boxes of what
+     * a stage holds (from compute capability 9.0 on). */
+    CUtensorMap codes, scales, header;
+    CUtensorMap tokens; /* x as [rows][columns] (wide.cuh) */
 };
 
 __host__ __device__ constexpr int div_up(int a, int b) {
@@ -96,18 +104,10 @@ __device__ __forceinline__ void copy_wait_all() {
 
 #if NB_BULK
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
-    asm volatile("{\n.reg .b64 t;\nmbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1;\n}" ::"r"(
-                     barrier),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t bytes,
-                                          uint32_t barrier, uint64_t policy) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b64 t;\nmbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1;\n}" ::"r"(barrier),
+        "r"(bytes)
+        : "memory");
 }
 #endif
 
@@ -181,37 +181,47 @@ struct group {
     int32_t blocks;   /* of 8 rows in each */
 };
 
-/* By the threads of a warp: groups [n_groups] and total[e] = the sum of cost(group) over the groups
- * before e, [n_groups + 1]. `step`: the multiple that blocks is of. Returns the most blocks of a
- * tile. */
-template <class F>
+/* By the threads of a warp: groups [n_groups] and before[e] = tiles(group) summed over the groups
+ * before e, [n_groups + 1]; cost[e] likewise, of `weight(group)` for each of these, unless it is
+ * NULL. `step`: the multiple that blocks is of. Returns the most blocks of a tile. */
+template <class F, class G>
 __device__ __forceinline__ int32_t make_groups(const args &a, int32_t step, struct group *groups,
-                                               int64_t *total, F cost) {
+                                               int64_t *before, int64_t *cost, F tiles, G weight) {
     int32_t lane = threadIdx.x % 32, most = 0;
-    int64_t before = 0;
+    int64_t before_now = 0, cost_now = 0;
     for (int32_t first = 0; first < a.g.n_groups; first += 32) {
         int32_t e = first + lane;
         struct group s = {0, 0, 0, 0};
         if (e < a.g.n_groups) {
-            s.begin = a.g.begin ? __ldcg(a.g.begin + e) : 0;
-            s.n = (a.g.begin ? __ldcg(a.g.begin + e + 1) : a.g.n) - s.begin;
+            int32_t end = a.g.n;
+            if (a.g.begin)
+                s.begin = __ldcg(a.g.begin + e), end = __ldcg(a.g.begin + e + 1);
+            s.n = end - s.begin;
             s.tiles = div_up(s.n, a.n_max);
             s.blocks = s.tiles ? div_up(div_up(s.n, s.tiles), 8 * step) * step : 0;
             groups[e] = s;
         }
-        int64_t sum = s.tiles ? cost(s) : 0;
+        int64_t n = s.tiles ? tiles(s) : 0, c = s.tiles ? n * weight(s) : 0;
         for (int32_t d = 1; d < 32; d *= 2) {
-            int64_t other = __shfl_up_sync(~0u, sum, d);
-            sum += lane >= d ? other : 0;
+            int64_t other = __shfl_up_sync(~0u, n, d), other_cost = __shfl_up_sync(~0u, c, d);
+            n += lane >= d ? other : 0, c += lane >= d ? other_cost : 0;
         }
-        if (e < a.g.n_groups)
-            total[e + 1] = before + sum;
-        before += __shfl_sync(~0u, sum, 31);
+        if (e < a.g.n_groups) {
+            before[e + 1] = before_now + n;
+            if (cost)
+                cost[e + 1] = cost_now + c;
+        }
+        before_now += __shfl_sync(~0u, n, 31), cost_now += __shfl_sync(~0u, c, 31);
         most = max(most, s.blocks);
     }
-    if (lane == 0)
-        total[0] = 0;
-    return __reduce_max_sync(~0u, most);
+    if (lane == 0) {
+        before[0] = 0;
+        if (cost)
+            cost[0] = 0;
+    }
+    for (int32_t d = 16; d; d /= 2)
+        most = max(most, __shfl_xor_sync(~0u, most, d));
+    return most;
 }
 
 /* The largest e in [0, n] with total[e] <= at. */
@@ -229,36 +239,67 @@ __device__ __forceinline__ int32_t find_group(const int64_t *total, int32_t n, i
 
 /* ---- fetching weights ---- */
 
-/* Piece p of unit u of the tile at `tile` into a slot: codes (or bf16 weights), then the scales of
- * its chunks, then, of NESTED, the unit's nested absmax and means. By one thread where there are bulk
- * copies, with one arrival at `barrier` and as many bytes as come; by all lanes of a warp otherwise,
- * which then owe it their barrier_arrive_copied. */
-__device__ __forceinline__ void fetch_weights(const args &a, const uint8_t *tile, int32_t u,
-                                              int32_t p, uint32_t to, uint32_t barrier,
-                                              uint64_t policy) {
-    const struct nb_cuda_shape &s = a.g.w.shape;
-    const uint8_t *unit = tile + (size_t)u * s.unit_bytes;
-    int32_t first = p * a.piece, n = min(a.piece, s.unit_chunks - first);
-    const uint8_t *codes = unit + s.code_bytes + first * a.chunk_bytes,
-                  *scales = unit + s.scale_bytes + first * a.scale_stride;
-    uint32_t to_scales = to + CODE_BYTES, to_header = to_scales + a.piece * a.scale_stride;
-    int32_t code_bytes = n * a.chunk_bytes, scale_bytes = n * a.scale_stride;
+/* Where a warp finds its piece in a stage of `tiles` tiles at shared address `stage`: the codes (or
+ * bf16 weights) of all tiles come first, then the scales of their chunks, then, of NESTED, what is
+ * at the head of their units: nested absmax and means. */
+struct piece {
+    uint32_t codes, scales, header;
+};
+
+__device__ __forceinline__ struct piece piece_at(const args &a, uint32_t stage, int32_t tiles,
+                                                 int32_t tile) {
+    uint32_t scales = stage + tiles * CODE_BYTES, scale_bytes = a.piece * a.scale_stride;
+    return {stage + tile * CODE_BYTES, scales + tile * scale_bytes,
+            scales + tiles * scale_bytes + tile * a.header_bytes};
+}
+
 #if NB_BULK
-    barrier_expect(barrier, code_bytes + scale_bytes + a.header_bytes);
-    copy_bulk(to, codes, code_bytes, barrier, policy);
-    if (scale_bytes)
-        copy_bulk(to_scales, scales, scale_bytes, barrier, policy);
-    if (a.header_bytes)
-        copy_bulk(to_header, unit, a.header_bytes, barrier, policy);
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap &map, int32_t vector,
+                                         int32_t u, int32_t tile, int32_t e, uint32_t barrier,
+                                         uint64_t policy) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+                 "l"(&map), "r"(vector), "r"(u), "r"(tile), "r"(e), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+#endif
+
+/* Piece p of unit u of tiles [tile, tile + tiles) of matrix e into a stage; what is beyond the
+ * matrix holds anything. By a warp: with tensor maps one thread issues three copies, with one
+ * arrival at `barrier` and as many bytes as come; otherwise all lanes copy, and owe it their
+ * barrier_arrive_copied. */
+__device__ __forceinline__ void fetch_weights(const args &a, int32_t e, int32_t tile, int32_t tiles,
+                                              int32_t u, int32_t p, uint32_t stage,
+                                              uint32_t barrier, uint64_t policy) {
+    const struct nb_cuda_shape &s = a.g.w.shape;
+    int32_t first = p * a.piece;
+    int32_t codes = s.code_bytes + first * a.chunk_bytes,
+            scales = s.scale_bytes + first * a.scale_stride; /* offsets in a unit */
+#if NB_BULK
+    struct piece to = piece_at(a, stage, tiles, 0);
+    if (threadIdx.x % 32 == 0) {
+        barrier_expect(barrier, tiles * a.slot_bytes);
+        copy_box(to.codes, a.codes, codes / 8, u, tile, e, barrier, policy);
+        if (a.scale_stride)
+            copy_box(to.scales, a.scales, scales / 8, u, tile, e, barrier, policy);
+        if (a.header_bytes)
+            copy_box(to.header, a.header, 0, u, tile, e, barrier, policy);
+    }
+    __syncwarp();
 #else
     (void)barrier, (void)policy;
-    int32_t lane = threadIdx.x % 32;
-    for (int32_t i = 16 * lane; i < code_bytes; i += 512)
-        copy_16(to + i, codes + i);
-    for (int32_t i = 16 * lane; i < scale_bytes; i += 512)
-        copy_16(to_scales + i, scales + i);
-    for (int32_t i = 16 * lane; i < a.header_bytes; i += 512)
-        copy_16(to_header + i, unit + i);
+    int32_t lane = threadIdx.x % 32, n = min(a.piece, s.unit_chunks - first);
+    for (int32_t i = 0; i < tiles && tile + i < s.n_tiles; i++) {
+        const uint8_t *unit =
+            a.g.w.data + (size_t)e * s.bytes + ((size_t)(tile + i) * s.n_units + u) * s.unit_bytes;
+        struct piece to = piece_at(a, stage, tiles, i);
+        for (int32_t k = 16 * lane; k < n * a.chunk_bytes; k += 512)
+            copy_16(to.codes + k, unit + codes + k);
+        for (int32_t k = 16 * lane; k < n * a.scale_stride; k += 512)
+            copy_16(to.scales + k, unit + scales + k);
+        for (int32_t k = 16 * lane; k < a.header_bytes; k += 512)
+            copy_16(to.header + k, unit + k);
+    }
 #endif
 }
 
@@ -287,28 +328,28 @@ __device__ __forceinline__ struct nested_rows nested_rows_of(const args &a, int3
     return {rows.x * a.g.w.shape.row_blocks, rows.y * a.g.w.shape.row_blocks};
 }
 
-/* Scales of rows g and g + 8 in chunk q = lane % 4 of piece p of unit u, which is in `slot`; of
+/* Scales of rows g and g + 8 in chunk q = lane % 4 of piece p of unit u, which is at `at`; of
  * NESTED and ABSMAX. `nested_value(code)`: what a code of an absmax stands for. */
 template <class F>
-__device__ __forceinline__ float2 scales_of(const args &a, struct nested_rows rows, uint32_t slot,
+__device__ __forceinline__ float2 scales_of(const args &a, struct nested_rows rows, struct piece at,
                                             int32_t u, int32_t p, F nested_value) {
     int32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     if (a.form == ABSMAX) {
-        uint32_t at = slot + CODE_BYTES + 4 * (16 * q + g);
-        return make_float2(load_f32(at), load_f32(at + 32));
+        uint32_t scales = at.scales + 4 * (16 * q + g);
+        return make_float2(load_f32(scales), load_f32(scales + 32));
     }
     const struct nb_cuda_shape &s = a.g.w.shape;
-    uint32_t at = slot + CODE_BYTES + 16 * q + g, header = slot + CODE_BYTES + 16 * PIECE;
+    uint32_t code = at.scales + 16 * q + g;
     int32_t c0 = u * s.unit_chunks, first = c0 >> a.block_shift,
             here = ((c0 + PIECE * p + q) >> a.block_shift) + g * s.row_blocks;
     int32_t upper = ((rows.upper + here) >> 8) - ((rows.upper + first) >> 8),
             lower = ((rows.lower + here) >> 8) - ((rows.lower + first) >> 8);
     /* Chunks of padding have no value of their own, and need none. */
     upper = min(upper, s.n_nested - 1), lower = min(lower, s.n_nested - 1) + s.n_nested;
-    float x = __fmul_rn(nested_value(load_8(at)), load_f32(header + 4 * upper)),
-          y = __fmul_rn(nested_value(load_8(at + 8)), load_f32(header + 4 * lower));
-    return make_float2(__fadd_rn(x, load_f32(header + 8 * s.n_nested)),
-                       __fadd_rn(y, load_f32(header + 8 * s.n_nested + 4)));
+    float x = __fmul_rn(nested_value(load_8(code)), load_f32(at.header + 4 * upper)),
+          y = __fmul_rn(nested_value(load_8(code + 8)), load_f32(at.header + 4 * lower));
+    return make_float2(__fadd_rn(x, load_f32(at.header + 8 * s.n_nested)),
+                       __fadd_rn(y, load_f32(at.header + 8 * s.n_nested + 4)));
 }
 
 /* Byte b of w in bits 8 to 15, byte 0 of `low` below it. */

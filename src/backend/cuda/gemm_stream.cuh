@@ -72,7 +72,7 @@ struct line {
     }
 
     /* The block that has step `step` of group e. */
-    __device__ __forceinline__ int32_t block_of(int32_t e, int64_t step) const {
+    __device__ __forceinline__ int32_t block_of(uint32_t e, int64_t step) const {
         return (int32_t)(((cost[e] + step * step_cost(groups[e].blocks) + 1) * blocks - 1) / all);
     }
 };
@@ -88,7 +88,8 @@ template <class T> __host__ __device__ constexpr int stream_plan_bytes(int n_gro
 
 /* A place on the line: piece p of unit u of tile (m, n) of group e. */
 struct cursor {
-    int32_t e, m, n, u, p, left; /* left: steps to the end of the block's part */
+    uint32_t e;               /* unsigned: no register for a sign */
+    int32_t m, n, u, p, left; /* left: steps to the end of the block's part */
 
     __device__ __forceinline__ void open(const args &a, const line &l, int32_t block) {
         e = left = m = n = u = p = 0;
@@ -98,8 +99,7 @@ struct cursor {
         int64_t step = l.first, end = l.step_at(l.begin_of(block + 1), &last);
         left = (int32_t)(end - step);
         e = find_group(l.steps, l.n_groups, step);
-        int32_t at = (int32_t)(step - l.steps[e]), tile = at / a.k_steps,
-                tiles = l.groups[e].tiles;
+        int32_t at = (int32_t)(step - l.steps[e]), tile = at / a.k_steps, tiles = l.groups[e].tiles;
         u = at % a.k_steps / a.pieces, p = at % a.k_steps % a.pieces;
         m = tile / tiles, n = tile % tiles;
     }
@@ -126,7 +126,7 @@ struct cursor {
         m = 0;
         do
             e++;
-        while (e < l.n_groups && l.groups[e].tiles == 0);
+        while (e < (uint32_t)l.n_groups && l.groups[e].tiles == 0);
     }
 
     /* Chunks of this step that are of the matrix. */
@@ -169,13 +169,13 @@ template <class T> struct ring {
     __device__ __forceinline__ uint32_t x(const args &a) const {
         return base + stream_table_bytes<T> + stage * a.x_bytes;
     }
-    __device__ __forceinline__ uint32_t w(const args &a, int32_t warp) const {
+    __device__ __forceinline__ uint32_t w(const args &a) const {
         return base + stream_table_bytes<T> + T::STAGES * a.x_bytes +
-               (stage * T::WARPS + warp) * a.slot_bytes;
+               stage * T::WARPS * a.slot_bytes;
     }
     __device__ __forceinline__ uint32_t full(const args &a) const {
-        return base + stream_table_bytes<T> + T::STAGES * a.x_bytes +
-               T::STAGES * T::WARPS * a.slot_bytes + 8 * stage;
+        return base + stream_table_bytes<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) +
+               8 * stage;
     }
     __device__ __forceinline__ uint32_t empty(const args &a) const {
         return full(a) + 8 * T::STAGES;
@@ -199,21 +199,14 @@ template <class T, bool SCALED> struct worker {
         return load_32(r.base + index);
     }
 
-    /* A operands of chunk c in `slot`: a[4 j + b]. */
-    __device__ __forceinline__ void decode(uint32_t (&out)[16], uint32_t slot, int32_t c) const {
-        if (!SCALED && a.form == FLOATS) {
-#pragma unroll
-            for (int32_t j = 0; j < 4; j++) {
-                uint32_t v[4];
-                load_128(v, slot + 64 * lane + 16 * j);
-#pragma unroll
-                for (int32_t b = 0; b < 4; b++)
-                    out[4 * j + b] = v[b];
-            }
-            return;
-        }
-        uint32_t codes[4], own = 4 * lane;
-        load_128(codes, slot + 512 * c + 16 * lane);
+    __device__ __forceinline__ void load_codes(uint32_t (&codes)[4], uint32_t piece,
+                                               int32_t c) const {
+        load_128(codes, piece + 512 * c + 16 * lane);
+    }
+
+    __device__ __forceinline__ void look_up_all(uint32_t (&out)[16],
+                                                const uint32_t (&codes)[4]) const {
+        uint32_t own = 4 * lane;
 #pragma unroll
         for (int32_t j = 0; j < 4; j++) {
             if constexpr (T::ROW_BITS == 8) {
@@ -228,8 +221,27 @@ template <class T, bool SCALED> struct worker {
                 out[4 * j + 3] = look_up((codes[j] >> 17 & 0x7F80) | own);
             }
         }
+    }
+
+    /* A operands of chunk c of a piece: a[4 j + b]. */
+    __device__ __forceinline__ void decode(uint32_t (&out)[16], struct piece from,
+                                           int32_t c) const {
+        if (!SCALED && a.form == FLOATS) {
+#pragma unroll
+            for (int32_t j = 0; j < 4; j++) {
+                uint32_t v[4];
+                load_128(v, from.codes + 64 * lane + 16 * j);
+#pragma unroll
+                for (int32_t b = 0; b < 4; b++)
+                    out[4 * j + b] = v[b];
+            }
+            return;
+        }
+        uint32_t codes[4];
+        load_codes(codes, from.codes, c);
+        look_up_all(out, codes);
         if constexpr (!SCALED) {
-            uint32_t scales = slot + CODE_BYTES + 4 * (16 * (2 * c + lane % 4 / 2) + lane / 4);
+            uint32_t scales = from.scales + 4 * (16 * (2 * c + lane % 4 / 2) + lane / 4);
             float scale[2] = {load_f32(scales), load_f32(scales + 32)};
 #pragma unroll
             for (int32_t i = 0; i < 16; i++) {
@@ -240,24 +252,12 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
-    __device__ __forceinline__ float2 scales(uint32_t slot, struct nested_rows rows) const {
-        return scales_of(a, rows, slot, at.u, at.p, [&](uint32_t code) {
+    __device__ __forceinline__ float2 scales(struct piece from, struct nested_rows rows, int32_t u,
+                                             int32_t p) const {
+        return scales_of(a, rows, from, u, p, [&](uint32_t code) {
             return T::ROW_BITS == 8 ? load_f32(r.base + 128 + (code << 8 | 4 * lane))
                                     : load_f32(r.base + (256 << T::ROW_BITS) + 4 * code);
         });
-    }
-
-    /* sums += the scales of chunk c (in lane q = c of each row) times part */
-    template <int BLOCKS>
-    __device__ __forceinline__ void scale(float (&sums)[BLOCKS][4], const float (&part)[BLOCKS][4],
-                                          float2 scale, int32_t c) const {
-        float upper = __shfl_sync(~0u, scale.x, (lane & ~3) | c),
-              lower = __shfl_sync(~0u, scale.y, (lane & ~3) | c);
-#pragma unroll
-        for (int32_t i = 0; i < BLOCKS; i++) {
-            sums[i][0] += upper * part[i][0], sums[i][1] += upper * part[i][1];
-            sums[i][2] += lower * part[i][2], sums[i][3] += lower * part[i][3];
-        }
     }
 
     /* The product of decoded weights with chunk c of x's stage. */
@@ -298,48 +298,113 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
-    template <int BLOCKS>
-    __device__ __forceinline__ void chunk(float (&sums)[BLOCKS][4], uint32_t slot, uint32_t stage,
-                                          int32_t c, float2 scale_of) const {
-        uint32_t w[16];
-        decode(w, slot, c);
-        if constexpr (!T::WGMMA) {
-            multiply(sums, w, stage, c, scale_of);
-        } else if constexpr (SCALED) {
-            float part[BLOCKS][4];
-            start(part, w, stage, c, false);
-            wgmma_wait<0>();
-            scale(sums, part, scale_of, c);
-        } else {
-            start(sums, w, stage, c, true);
-            wgmma_wait<0>();
-        }
+    /* A stage has been used up. */
+    __device__ __forceinline__ bool close_step() {
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(r.empty(a));
+        r.next();
+        return at.step(a) || at.left == 0;
     }
 
-    /* The four chunks of a whole step: a chunk is decoded while the one before is multiplied. */
+    /* Chunks of a tile one after the other. */
     template <int BLOCKS>
-    __device__ __forceinline__ void chunks(float (&sums)[BLOCKS][4], uint32_t slot, uint32_t stage,
-                                           float2 scale_of) const {
-        if constexpr (T::WGMMA && SCALED) {
-            uint32_t w[2][16];
-            decode(w[0], slot, 0);
-#pragma unroll
-            for (int32_t c = 0; c < PIECE; c++) {
-                float part[BLOCKS][4];
-                start(part, w[c & 1], stage, c, false);
-                if (c + 1 < PIECE)
-                    decode(w[(c + 1) & 1], slot, c + 1);
-                wgmma_wait<0>();
-                scale(sums, part, scale_of, c);
-            }
-        } else {
+    __device__ __forceinline__ void all_chunks(float (&sums)[BLOCKS][4], struct nested_rows rows) {
+        do {
+            struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
+            barrier_wait(r.full(a), r.parity);
+            if (T::WGMMA)
+                fence_async();
+            float2 scale = SCALED ? scales(from, rows, at.u, at.p) : make_float2(0, 0);
+            int32_t n = at.chunks(a);
 #pragma unroll 1
-            for (int32_t c = 0; c < PIECE; c++)
-                chunk(sums, slot, stage, c, scale_of);
-        }
+            for (int32_t c = 0; c < n; c++) {
+                uint32_t w[16];
+                decode(w, from, c);
+                if constexpr (T::WGMMA) {
+                    start(sums, w, r.x(a), c, true);
+                    wgmma_wait<0>();
+                } else {
+                    multiply(sums, w, r.x(a), c, scale);
+                }
+            }
+        } while (!close_step());
     }
 
-    /* Steps of a tile, up to its end or that of the block's part, and what is to become of the sums.
+    /* The same for scaled weights and wgmma: a chunk is decoded while the one before is multiplied.
+     * State of the side that decodes: */
+    struct ahead {
+        float2 scale;
+        uint32_t codes[4]; /* of the chunk that is next in the piece */
+    };
+
+    __device__ __forceinline__ void open_piece(struct ahead &d, const ring<T> &r,
+                                               struct nested_rows rows, int32_t u,
+                                               int32_t p) const {
+        struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
+        barrier_wait(r.full(a), r.parity);
+        fence_async();
+        load_codes(d.codes, from.codes, 0);
+        d.scale = scales(from, rows, u, p);
+    }
+
+    /* Multiplies chunk c of a piece, which is in `now`, and decodes the one after it into
+     * `next`. Whether that was the last. */
+    template <int BLOCKS>
+    __device__ __forceinline__ bool go_on(float (&sums)[BLOCKS][4], const uint32_t (&now)[16],
+                                          uint32_t (&next)[16], struct ahead &d,
+                                          struct nested_rows rows, int32_t &c) {
+        float part[BLOCKS][4];
+        float upper = __shfl_sync(~0u, d.scale.x, (lane & ~3) | c),
+              lower = __shfl_sync(~0u, d.scale.y, (lane & ~3) | c);
+        start(part, now, r.x(a), c, false);
+        int32_t n = at.chunks(a);
+        bool last = ++c == n, end = false;
+        if (!last) {
+            look_up_all(next, d.codes);
+            if (c + 1 < n)
+                load_codes(d.codes, piece_at(a, r.w(a), T::WARPS, warp).codes, c + 1);
+        } else {
+            struct cursor following = at;
+            end = following.step(a) || following.left == 0;
+            if (!end) {
+                ring<T> stage = r;
+                stage.next();
+                open_piece(d, stage, rows, following.u, following.p);
+                look_up_all(next, d.codes);
+                if (following.chunks(a) > 1)
+                    load_codes(d.codes, piece_at(a, stage.w(a), T::WARPS, warp).codes, 1);
+            }
+        }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            sums[i][0] += upper * part[i][0], sums[i][1] += upper * part[i][1];
+            sums[i][2] += lower * part[i][2], sums[i][3] += lower * part[i][3];
+        }
+        if (last) {
+            close_step();
+            c = 0;
+        }
+        return end;
+    }
+
+    template <int BLOCKS>
+    __device__ __forceinline__ void all_chunks_overlapped(float (&sums)[BLOCKS][4],
+                                                          struct nested_rows rows) {
+        struct ahead d;
+        uint32_t even[16], odd[16];
+        int32_t c = 0;
+        open_piece(d, r, rows, at.u, at.p);
+        look_up_all(even, d.codes);
+        if (at.chunks(a) > 1)
+            load_codes(d.codes, piece_at(a, r.w(a), T::WARPS, warp).codes, 1);
+        while (!go_on(sums, even, odd, d, rows, c) && !go_on(sums, odd, even, d, rows, c))
+            ;
+    }
+
+    /* Steps of a tile, up to its end or that of the block's part, and what is to become of the
+     * sums.
      */
     template <int BLOCKS> __device__ __forceinline__ void tile() {
         float sums[BLOCKS][4];
@@ -350,24 +415,10 @@ template <class T, bool SCALED> struct worker {
         struct nested_rows rows = {0, 0};
         if (a.form == NESTED)
             rows = nested_rows_of(a, tile);
-        for (bool end = false; !end && at.left > 0; end = at.step(a)) {
-            uint32_t slot = r.w(a, warp), stage = r.x(a);
-            barrier_wait(r.full(a), r.parity);
-            if (T::WGMMA)
-                fence_async();
-            float2 scale_of = SCALED ? scales(slot, rows) : make_float2(0, 0);
-            int32_t n = at.chunks(a);
-            if (n == PIECE) {
-                chunks(sums, slot, stage, scale_of);
-            } else {
-                for (int32_t c = 0; c < n; c++)
-                    chunk(sums, slot, stage, c, scale_of);
-            }
-            __syncwarp();
-            if (lane == 0)
-                barrier_arrive(r.empty(a));
-            r.next();
-        }
+        if constexpr (T::WGMMA && SCALED)
+            all_chunks_overlapped(sums, rows);
+        else
+            all_chunks(sums, rows);
         if (tile < a.g.w.shape.n_tiles)
             leave(sums, tile);
         if (at.is_end(a))
@@ -380,7 +431,7 @@ template <class T, bool SCALED> struct worker {
     __device__ __forceinline__ void leave(float (&sums)[BLOCKS][4], int32_t tile) {
         const struct group &s = l.groups[at.e];
         int64_t first = (int64_t)(at.m * s.tiles + at.n) * a.k_steps; /* of the tile */
-        constexpr int SUMS = STREAM_BLOCKS * 32; /* float4 of a warp */
+        constexpr int SUMS = STREAM_BLOCKS * 32;                      /* float4 of a warp */
         size_t slot_of = (size_t)blockIdx.x * T::WARPS + warp;
         if (l.first > l.steps[at.e] + first) {
             float4 *to = (float4 *)a.partial + slot_of * SUMS + lane;
@@ -433,73 +484,80 @@ template <class T, bool SCALED> struct worker {
     }
 };
 
-/* The warp that fetches. Of x, lane t copies vectors of 8 columns, vector t % 8 of a chunk, of rows
- * t / 8 + 4 i. Weights of the first stages do not wait for the kernel before. */
+/* What a tile needs, up to its end or that of the block's part. Lane t copies vectors of 8 columns
+ * of x: vector t % 8 of a chunk, of rows t / 8 + 4 i. Rows beyond the group are its last one again;
+ * what they give is not stored. `early`: stages that have their weights already. */
+template <class T, int BLOCKS>
+__device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T> &r,
+                                           struct cursor &at, int32_t &early, uint64_t policy) {
+    const struct group &s = l.groups[at.e];
+    int32_t lane = threadIdx.x % 32, vector = lane % 8;
+    const uint4 *row[2 * BLOCKS];
+#pragma unroll
+    for (int32_t i = 0; i < 2 * BLOCKS; i++) {
+        int32_t at_row = s.begin + min(8 * BLOCKS * at.n + lane / 8 + 4 * i, s.n - 1);
+        if (a.g.gather)
+            at_row = __ldcg(a.g.gather + at_row);
+        row[i] = (const uint4 *)a.g.x + (size_t)at_row * a.x_vectors + vector;
+    }
+    uint32_t even = lane / 8 * 128 + (vector ^ lane / 8) * 16, odd = even ^ 64;
+    for (bool end = false; !end && at.left > 0; end = at.step(a)) {
+        if (early > 0) {
+            early--;
+        } else {
+            barrier_wait(r.empty(a), r.parity ^ 1);
+            fetch_weights(a, at.e, at.m * T::WARPS, T::WARPS, at.u, at.p, r.w(a), r.full(a),
+                          policy);
+        }
+        int32_t n = at.chunks(a), c0 = at.u * a.g.w.shape.unit_chunks + a.piece * at.p;
+        uint32_t to = r.x(a);
+#pragma unroll
+        for (int32_t c = 0; c < PIECE; c++) {
+            if (c < n) {
+#pragma unroll
+                for (int32_t i = 0; i < 2 * BLOCKS; i++)
+                    copy_16(to + (i % 2 ? odd : even) + c * BLOCKS * 1024 + 512 * i,
+                            row[i] + 8 * c0 + 8 * c);
+            }
+        }
+        barrier_arrive_copied(r.full(a));
+        r.next();
+    }
+    if (at.is_end(a))
+        at.next_tile(a, l);
+}
+
+/* The warp that fetches. Weights of the first stages do not wait for the kernel before. */
 template <class T>
 __device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<T> r,
                                       struct cursor at) {
-    const struct nb_cuda_shape &shape = a.g.w.shape;
-    int32_t lane = threadIdx.x % 32, vector = lane % 8;
     uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
-    auto fetch_all = [&](const cursor &c, const ring<T> &r) {
-        uint32_t barrier = r.full(a);
-        const uint8_t *tile = a.g.w.data + (size_t)c.e * shape.bytes +
-                              (size_t)c.m * T::WARPS * shape.n_units * shape.unit_bytes;
-        int32_t n = min(T::WARPS, shape.n_tiles - c.m * T::WARPS);
-        for (int32_t i = NB_BULK ? lane : 0; i < T::WARPS; i += NB_BULK ? 32 : 1) {
-            if (i < n)
-                fetch_weights(a, tile + (size_t)i * shape.n_units * shape.unit_bytes, c.u, c.p,
-                              r.w(a, i), barrier, policy);
-            else if (NB_BULK)
-                barrier_arrive(barrier);
-        }
-    };
     struct cursor first = at;
     struct ring<T> stage = r;
     int32_t early = 0;
     for (; early < T::STAGES && first.left > 0; early++) {
-        fetch_all(first, stage);
+        fetch_weights(a, first.e, first.m * T::WARPS, T::WARPS, first.u, first.p, stage.w(a),
+                      stage.full(a), policy);
         if (first.step(a))
             first.next_tile(a, l);
         stage.next();
     }
     wait_for_kernel_before();
-    const uint4 *from = (const uint4 *)a.g.x;
     while (at.left > 0) {
-        const struct group &s = l.groups[at.e];
-        int32_t row[2 * STREAM_BLOCKS], blocks = s.blocks;
-#pragma unroll
-        for (int32_t i = 0; i < 2 * STREAM_BLOCKS; i++) {
-            int32_t in_group = 8 * blocks * at.n + lane / 8 + 4 * i;
-            row[i] = -1;
-            if (i < 2 * blocks && in_group < s.n) {
-                row[i] = s.begin + in_group;
-                if (a.g.gather)
-                    row[i] = __ldcg(a.g.gather + row[i]);
-            }
+        switch (l.groups[at.e].blocks) {
+        case 1:
+            fetch_tile<T, 1>(a, l, r, at, early, policy);
+            break;
+        case 2:
+            fetch_tile<T, 2>(a, l, r, at, early, policy);
+            break;
+        case 3:
+            fetch_tile<T, 3>(a, l, r, at, early, policy);
+            break;
+        default:
+            fetch_tile<T, 4>(a, l, r, at, early, policy);
+            break;
         }
-        for (bool end = false; !end && at.left > 0; end = at.step(a)) {
-            if (early > 0) {
-                early--;
-            } else {
-                barrier_wait(r.empty(a), r.parity ^ 1);
-                fetch_all(at, r);
-            }
-            int32_t n = at.chunks(a), c0 = at.u * shape.unit_chunks + a.piece * at.p;
-            for (int32_t c = 0; c < n; c++) {
-                uint32_t to = r.x(a) + c * blocks * 1024 + lane / 8 * 128;
-#pragma unroll
-                for (int32_t i = 0; i < 2 * STREAM_BLOCKS; i++) {
-                    if (i < 2 * blocks && row[i] >= 0)
-                        copy_16(to + 512 * i + (vector ^ ((lane / 8 + 4 * i) & 7)) * 16,
-                                from + (size_t)row[i] * a.x_vectors + 8 * (c0 + c) + vector);
-                }
-            }
-            barrier_arrive_copied(r.full(a));
-            r.next();
-        }
-        if (at.is_end(a))
-            at.next_tile(a, l);
     }
     copy_wait_all();
 }
@@ -522,28 +580,35 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     start_kernel_after();
     if (threadIdx.x == 0) {
         for (int32_t i = 0; i < T::STAGES; i++) {
-            barrier_init(full + 8 * i, 32 + NB_BULK * T::WARPS);
+            barrier_init(full + 8 * i, 32 + NB_BULK);
             barrier_init(empty + 8 * i, T::WARPS);
         }
         fence_async();
     }
-    for (int32_t v = warp; v < 256; v += T::WARPS + 1) {
-        uint32_t *row = (uint32_t *)(shared + ROW * v);
-        row[lane] = pack_bf16(a.values[v >> 4], a.values[v & 15]);
-        if (ROW == 256)
-            row[32 + lane] = __float_as_uint(a.nested_values[v]);
-        else if (lane == 0)
-            ((float *)(shared + 256 * ROW))[v] = a.nested_values[v];
+    float value = a.values[lane % 16], nested[8];
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++)
+        nested[i] = a.nested_values[32 * i + lane];
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++) {
+        for (int32_t k = warp; k < 32; k += T::WARPS + 1) {
+            uint32_t *row = (uint32_t *)(shared + ROW * (32 * i + k));
+            row[lane] =
+                pack_bf16(__shfl_sync(~0u, value, 2 * i + k / 16), __shfl_sync(~0u, value, k % 16));
+            if (ROW == 256)
+                row[32 + lane] = __float_as_uint(__shfl_sync(~0u, nested[i], k));
+        }
+        if (ROW != 256 && warp == 0)
+            ((float *)(shared + 256 * ROW))[32 * i + lane] = nested[i];
     }
     if (a.g.begin)
         wait_for_kernel_before();
     if (warp == 0) {
         int32_t tile_steps = a.m_blocks * a.k_steps;
-        int32_t n = make_groups(a, 1, groups, cost, [&](const struct group &s) {
-            return (int64_t)s.tiles * tile_steps * step_cost(s.blocks);
-        });
-        make_groups(a, 1, groups, steps,
-                    [&](const struct group &s) { return (int64_t)s.tiles * tile_steps; });
+        int32_t n = make_groups(
+            a, 1, groups, steps, cost,
+            [&](const struct group &s) { return (int64_t)s.tiles * tile_steps; },
+            [](const struct group &s) { return step_cost(s.blocks); });
         __syncwarp();
         if (lane == 0) { /* no more blocks than have a step each */
             int64_t all = cost[a.g.n_groups], blocks = n ? all / step_cost(n) : 0;
@@ -563,7 +628,9 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 
     struct cursor at;
     at.open(a, l, blockIdx.x);
-    struct ring<T> r = {address_of(shared), 0, 0};
+    struct ring<T> r = {
+        address_of(shared), 0, 0
+    };
     if (warp == T::WARPS) {
         fetch<T>(a, l, r, at);
         return;
