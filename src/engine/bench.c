@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/pool.h"
 #include "engine/engine.h"
+#include "model/quantize.h"
 #include "model/synthetic.h"
 
 #include <math.h>
@@ -136,13 +137,45 @@ static enum nb_status open_engine(struct bench *b, int32_t sequences, int32_t co
     return s;
 }
 
+/* Bytes of a linear layer as the backend has it, quantized if it was in floats and asked to be. */
+static double linear_bytes(const struct nb_engine *e, const struct nb_matrix *m) {
+    double n = (double)m->rows * m->columns;
+    if (!e->quantized || m->type == NB_WEIGHT_4BIT)
+        return (double)nb_matrix_bytes(m);
+    double blocks = n / (double)nb_quantize_defaults.block;
+    return n / 2 + blocks + blocks / NB_NESTED_BLOCK * 4;
+}
+
 /* Bytes of one expert of every layer. */
-static double expert_bytes(const struct nb_model *m) {
+static double expert_bytes(const struct nb_engine *engine) {
+    const struct nb_model *m = &engine->model;
     double bytes = 0;
     for (int i = 0; i < m->config.n_layers; i++) {
         const struct nb_expert *e = &m->layers[i].experts[0];
-        bytes += (double)(nb_matrix_bytes(&e->gate) + nb_matrix_bytes(&e->up) +
-                          nb_matrix_bytes(&e->down));
+        bytes += linear_bytes(engine, &e->gate) + linear_bytes(engine, &e->up) +
+                 linear_bytes(engine, &e->down);
+    }
+    return bytes;
+}
+
+/* What one token reads of the weights: what nb_model_size says, of a model that is not quantized
+ * while it is loaded. */
+static double token_bytes(const struct nb_engine *e) {
+    const struct nb_config *c = &e->model.config;
+    double bytes = (double)nb_model_size(&e->model).step_bytes;
+    for (int i = 0; i < c->n_layers && e->quantized; i++) {
+        const struct nb_layer *l = &e->model.layers[i];
+        const struct nb_matrix *all[] = {&l->q,
+                                         &l->k,
+                                         &l->v,
+                                         &l->o,
+                                         &l->experts[0].gate,
+                                         &l->experts[0].up,
+                                         &l->experts[0].down,
+                                         &l->router};
+        for (size_t k = 0; k < (c->dense ? 7 : 8); k++)
+            bytes += (linear_bytes(e, all[k]) - (double)nb_matrix_bytes(all[k])) *
+                     (k >= 4 && k < 7 ? c->experts_per_token : 1);
     }
     return bytes;
 }
@@ -155,8 +188,7 @@ static double step_bytes(const struct nb_engine *engine, int32_t batch, double c
     double experts = c->n_experts, chosen = c->experts_per_token,
            read = experts * (1 - pow(1 - chosen / experts, batch)),
            kv = (double)engine->backend->ops->kv_page_bytes(engine->backend) / NB_PAGE_TOKENS;
-    return (double)nb_model_size(&engine->model).step_bytes +
-           (read - chosen) * expert_bytes(&engine->model) + kv * context * batch;
+    return token_bytes(engine) + (read - chosen) * expert_bytes(engine) + kv * context * batch;
 }
 
 static int32_t random_token(struct bench *b) {
@@ -430,7 +462,7 @@ enum nb_status nb_bench_run(const struct nb_bench_options *options,
         snprintf(out->device, sizeof out->device, "%s", capabilities.device);
         snprintf(out->model, sizeof out->model, "%s", nb_engine_name(b->engine));
         out->model_bytes = size.bytes;
-        out->step_bytes = size.step_bytes;
+        out->step_bytes = (uint64_t)token_bytes(b->engine);
         const struct nb_config *c = &b->engine->model.config;
         out->prefill_parameters =
             size.active_parameters - (uint64_t)c->n_vocab * (uint64_t)c->width;

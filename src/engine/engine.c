@@ -149,6 +149,7 @@ static enum nb_status load(struct nb_engine *e, const struct nb_options *options
                                   options->progress_context, err);
     if (s != NB_OK)
         return s;
+    e->quantized = quantize && e->backend->ops->quantizes;
     struct nb_capabilities capabilities;
     e->backend->ops->capabilities(e->backend, &capabilities);
     e->max_batch_tokens = capabilities.max_batch_tokens;

@@ -19,6 +19,7 @@ struct nb_engine {
     char folder[4096];       /* the checkpoint */
     int32_t context;         /* the most positions a sequence may have */
     size_t max_batch_tokens; /* of a step */
+    bool quantized;          /* the backend quantized the model's floats, which are in `model` */
 
     struct nb_pages pages; /* of KV memory */
 
