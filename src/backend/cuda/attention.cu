@@ -24,12 +24,13 @@ namespace {
 enum {
     SHORT_ROWS = 8,    /* of a tile of a short run: the n of an mma */
     SHORT_TILES = 4,   /* a run of more such tiles is long */
-    SHORT_WARPS = 8,   /* of a block */
+    SHORT_WARPS = 4,   /* of a block */
+    SHORT_BLOCKS = 3,  /* of an SM, by the registers that they take */
     MIN_PAGES = 4,     /* that a part of a split context has at least */
     BLOCKS_PER_SM = 2, /* that the split aims at */
     LONG_ROWS = 128,
     LONG_KEYS = 64, /* staged at a time */
-    PLAN_THREADS = 1024,
+    PLAN_THREADS = 512,
 };
 
 /* A block's work on a short run, for each KV head. */
@@ -134,7 +135,7 @@ struct outcome {
 };
 
 /* One block. */
-__global__ void __launch_bounds__(PLAN_THREADS)
+__global__ void __launch_bounds__(PLAN_THREADS, 1)
     make_plan(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries q, shape s, plan p) {
     nb_begin();
     auto row = [&](int32_t t) { return q.row ? q.row[t] : t; };
@@ -196,13 +197,14 @@ __global__ void __launch_bounds__(PLAN_THREADS)
             int32_t position = position_of(token + i), tokens = min(s.tile_tokens, n - i);
             int32_t begin = first_page(m, position), end = end_page(position, tokens);
             int32_t parts = nb_div_up(end - begin, part_pages);
+            int32_t even = nb_div_up(end - begin, parts);
             for (int32_t k = 0; k < parts; k++)
                 p.parts[at.parts++] = {token + i,
                                        tokens,
                                        position,
                                        sequence_of(token),
-                                       begin + k * part_pages,
-                                       min(end, begin + (k + 1) * part_pages),
+                                       begin + k * even,
+                                       min(end, begin + (k + 1) * even),
                                        at.tiles,
                                        k,
                                        parts,
@@ -230,15 +232,35 @@ __device__ const uint8_t *page_at(const nb_cuda_model &m, int32_t layer, int32_t
     return (const uint8_t *)m.kv + element * (FP8 ? 1 : 2);
 }
 
-/* Eight neighbours of KV memory as bf16, `at` an element. */
+/* Eight neighbours of KV memory as they lie there, `at` an element; and as bf16. Past the first
+ * cache: each byte is read once, and other kernels wrote it. */
+template <bool FP8> struct eight;
+template <> struct eight<false> {
+    uint4 v;
+    __device__ void load(const uint8_t *base, int at) {
+        v = __ldcg((const uint4 *)(base + 2 * at));
+    }
+    __device__ uint4 bf16() const {
+        return v;
+    }
+};
+template <> struct eight<true> {
+    uint2 v;
+    __device__ void load(const uint8_t *base, int at) {
+        v = __ldcg((const uint2 *)(base + at));
+    }
+    __device__ uint4 bf16() const {
+        uint32_t low[2], high[2];
+        nb_e4m3x4_to_bf16(v.x, low);
+        nb_e4m3x4_to_bf16(v.y, high);
+        return make_uint4(low[0], low[1], high[0], high[1]);
+    }
+};
+
 template <bool FP8> __device__ uint4 load_eight(const uint8_t *base, int at) {
-    if (!FP8)
-        return __ldg((const uint4 *)(base + 2 * at));
-    uint2 codes = __ldg((const uint2 *)(base + at));
-    uint32_t low[2], high[2];
-    nb_e4m3x4_to_bf16(codes.x, low);
-    nb_e4m3x4_to_bf16(codes.y, high);
-    return make_uint4(low[0], low[1], high[0], high[1]);
+    eight<FP8> e;
+    e.load(base, at);
+    return e.bf16();
 }
 
 __device__ uint32_t word(const uint4 &v, int i) {
@@ -266,43 +288,55 @@ struct limits_of_rows {
     int32_t low[2], high[2];
 };
 
-template <int d, bool FP8>
-__device__ void add_page(const nb_cuda_model &m, const uint8_t *keys, int32_t position,
-                         int32_t last, const limits_of_rows &rows, const uint4 query[d / 32],
-                         float scale, warp_state<d> *w) {
-    int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const uint8_t *values = keys + (size_t)m.n_kv_heads * NB_PAGE_TOKENS * d * (FP8 ? 1 : 2);
-    uint4 k[2][d / 32], v[4][d / 64];
-    for (int i = 0; i < d / 32; i++) {
-        k[0][i] = load_eight<FP8>(keys, g * d + 32 * i + 8 * q);
-        k[1][i] = load_eight<FP8>(keys, (g + 8) * d + 32 * i + 8 * q);
-    }
-    for (int i = 0; i < 4; i++) {
-        int key = 2 * q + i % 2 + i / 2 * 8;
-        for (int u = 0; u < d / 64; u++) {
-            v[i][u] = load_eight<FP8>(values, key * d + 64 * u + 8 * g);
-            if (position + key > last) /* never written, and 0 * NaN is NaN */
-                v[i][u] = make_uint4(0, 0, 0, 0);
+/* What a lane holds of a page, as above. */
+template <int d, bool FP8> struct page_keys {
+    eight<FP8> k[2][d / 32];
+
+    __device__ void load(const uint8_t *keys) {
+        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const uint8_t *mine = keys + (g * d + 8 * q) * (FP8 ? 1 : 2);
+        for (int i = 0; i < d / 32; i++) {
+            k[0][i].load(mine, 32 * i);
+            k[1][i].load(mine, 8 * d + 32 * i);
         }
+        asm volatile("" ::: "memory"); /* loads stay where they are written */
     }
-    float s[4] = {0, 0, 0, 0};
-    for (int i = 0; i < d / 32; i++) {
-        nb_mma(s, k[0][i].x, k[1][i].x, k[0][i].y, k[1][i].y, query[i].x, query[i].y);
-        nb_mma(s, k[0][i].z, k[1][i].z, k[0][i].w, k[1][i].w, query[i].z, query[i].w);
+};
+
+template <int d, bool FP8> struct page_values {
+    eight<FP8> v[4][d / 64];
+
+    __device__ void load(const nb_cuda_model &m, const uint8_t *keys) {
+        int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const uint8_t *mine =
+            keys + (m.n_kv_heads * NB_PAGE_TOKENS * d + 2 * q * d + 8 * g) * (FP8 ? 1 : 2);
+        for (int i = 0; i < 4; i++) {
+            for (int u = 0; u < d / 64; u++)
+                v[i][u].load(mine, (i % 2 + i / 2 * 8) * d + 64 * u);
+        }
+        asm volatile("" ::: "memory");
     }
+};
+
+/* Scores of 16 keys, position and on, to weights of values, as an mma wants them, in b. */
+template <int d>
+__device__ void weigh(const float (&scores)[4], int32_t position, const limits_of_rows &rows,
+                      float scale, warp_state<d> *w, uint32_t b[2]) {
+    int g = threadIdx.x % 32 / 4;
     float p[4];
     for (int r = 0; r < 2; r++) {
+        float s[2];
         for (int h = 0; h < 2; h++) {
             int32_t at = position + g + 8 * h;
             bool seen = at >= rows.low[r] && at <= rows.high[r];
-            s[r + 2 * h] = seen ? s[r + 2 * h] * scale : -CUDART_INF_F;
+            s[h] = seen ? scores[r + 2 * h] * scale : -CUDART_INF_F;
         }
-        float max = fmaxf(s[r], s[r + 2]);
+        float max = fmaxf(s[0], s[1]);
         for (int i = 4; i < 32; i *= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, i));
         max = fmaxf(max, w->max[r]);
         float base = max == -CUDART_INF_F ? 0 : max, keep = nb_exp2(w->max[r] - base);
-        p[r] = nb_exp2(s[r] - base), p[r + 2] = nb_exp2(s[r + 2] - base);
+        p[r] = nb_exp2(s[0] - base), p[r + 2] = nb_exp2(s[1] - base);
         w->sum[r] = w->sum[r] * keep + p[r] + p[r + 2];
         w->max[r] = max;
         for (int u = 0; u < d / 64; u++) {
@@ -310,16 +344,62 @@ __device__ void add_page(const nb_cuda_model &m, const uint8_t *keys, int32_t po
                 w->values[u][j][r] *= keep, w->values[u][j][r + 2] *= keep;
         }
     }
-    uint32_t b0 = nb_transpose(nb_pack_bf16(p[0], p[1])),
-             b1 = nb_transpose(nb_pack_bf16(p[2], p[3]));
-    for (int u = 0; u < d / 64; u++) {
-        for (int j = 0; j < 4; j++) {
-            uint32_t x[4] = {word(v[0][u], j), word(v[1][u], j), word(v[2][u], j),
-                             word(v[3][u], j)};
-            nb_mma(w->values[u][j], __byte_perm(x[0], x[1], 0x5410),
-                   __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
-                   __byte_perm(x[2], x[3], 0x7632), b0, b1);
+    b[0] = nb_transpose(nb_pack_bf16(p[0], p[1]));
+    b[1] = nb_transpose(nb_pack_bf16(p[2], p[3]));
+}
+
+/* Queries of a tile; rows are spaced so that two of them side by side fill the banks. */
+template <int d> struct short_query { uint4 row[SHORT_ROWS][d / 8 + 4]; };
+
+/* Adds pages i, i + SHORT_WARPS and so on up to `end`. The next page's keys are asked for as soon
+ * as this one's are used, and its values likewise, so that the same registers are nearly always
+ * waiting for memory. */
+template <int d, bool FP8>
+__device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head,
+                          const int32_t *pages, int32_t i, int32_t end, int32_t last,
+                          const limits_of_rows &rows, const short_query<d> &query, float scale,
+                          warp_state<d> *w) {
+    if (i >= end)
+        return;
+    int q = threadIdx.x % 4;
+    page_keys<d, FP8> keys;
+    page_values<d, FP8> values;
+    const uint8_t *at = page_at<FP8>(m, layer, pages[i], kv_head);
+    keys.load(at);
+    values.load(m, at);
+    for (; i < end; i += SHORT_WARPS) {
+        bool more = i + SHORT_WARPS < end;
+        if (more)
+            at = page_at<FP8>(m, layer, pages[i + SHORT_WARPS], kv_head);
+        float s[4] = {0, 0, 0, 0};
+        for (int k = 0; k < d / 32; k++) {
+            uint4 a = keys.k[0][k].bf16(), b = keys.k[1][k].bf16();
+            uint4 x = query.row[threadIdx.x % 32 / 4][4 * k + q];
+            nb_mma(s, a.x, b.x, a.y, b.y, x.x, x.y);
+            nb_mma(s, a.z, b.z, a.w, b.w, x.z, x.w);
         }
+        if (more)
+            keys.load(at);
+        int32_t position = i * NB_PAGE_TOKENS;
+        uint32_t b[2];
+        weigh<d>(s, position, rows, scale, w, b);
+        bool whole = position + NB_PAGE_TOKENS - 1 <= last;
+        for (int u = 0; u < d / 64; u++) {
+            uint4 v[4];
+            for (int k = 0; k < 4; k++) {
+                v[k] = values.v[k][u].bf16();
+                if (!whole && position + 2 * q + k % 2 + k / 2 * 8 > last)
+                    v[k] = make_uint4(0, 0, 0, 0); /* never written, and 0 * NaN is NaN */
+            }
+            for (int j = 0; j < 4; j++) {
+                uint32_t x[4] = {word(v[0], j), word(v[1], j), word(v[2], j), word(v[3], j)};
+                nb_mma(w->values[u][j], __byte_perm(x[0], x[1], 0x5410),
+                       __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
+                       __byte_perm(x[2], x[3], 0x7632), b[0], b[1]);
+            }
+        }
+        if (more)
+            values.load(m, at);
     }
 }
 
@@ -378,10 +458,11 @@ __device__ float2 add_sums(const row_sums<d> *from, int n, int stride, int r, in
 
 /* blockIdx.y: which KV head and, in groups of more than 8, which of its query heads. */
 template <int d, bool FP8>
-__global__ void __launch_bounds__(SHORT_WARPS * 32, BLOCKS_PER_SM)
+__global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
     attend_short(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
                  int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
     __shared__ row_sums<d> sums[SHORT_WARPS];
+    __shared__ short_query<d> query;
     __shared__ bool is_last;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y;
     int chunks = s.columns / m.n_kv_heads, kv_head = column / chunks;
@@ -407,26 +488,20 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, BLOCKS_PER_SM)
             rows.high[r] = min(position + token, last);
             rows.low[r] = m.window ? rows.high[r] - m.window + 1 : 0;
         }
-        int token = lane / 4 / s.heads, head = lane / 4 % s.heads;
-        uint4 query[d / 32];
-        for (int i = 0; i < d / 32; i++)
-            query[i] = make_uint4(0, 0, 0, 0);
-        if (token < a.n_tokens && head < heads) {
-            int32_t row = queries.row ? queries.row[a.token + token] : a.token + token;
-            const uint4 *from =
-                (const uint4 *)(q + ((size_t)row * m.n_heads + first_head + head) * d);
-            for (int i = 0; i < d / 32; i++)
-                query[i] = from[4 * i + lane % 4];
+        for (int i = threadIdx.x; i < SHORT_ROWS * d / 8; i += SHORT_WARPS * 32) {
+            int r = i / (d / 8), c = i % (d / 8), token = r / s.heads, head = r % s.heads;
+            uint4 x = make_uint4(0, 0, 0, 0);
+            if (token < a.n_tokens && head < heads) {
+                int32_t row = queries.row ? queries.row[a.token + token] : a.token + token;
+                x = *(const uint4 *)(q + ((size_t)row * m.n_heads + first_head + head) * d + 8 * c);
+            }
+            query.row[r][c] = x;
         }
+        __syncthreads();
         warp_state<d> w = {};
         w.max[0] = w.max[1] = -CUDART_INF_F;
-        int32_t i = a.first_page + warp, page = i < a.end_page ? pages[i] : 0;
-        while (i < a.end_page) {
-            int32_t next = i + SHORT_WARPS < a.end_page ? pages[i + SHORT_WARPS] : 0;
-            add_page<d, FP8>(m, page_at<FP8>(m, layer, page, kv_head), i * NB_PAGE_TOKENS, last,
-                             rows, query, scale, &w);
-            page = next, i += SHORT_WARPS;
-        }
+        add_pages<d, FP8>(m, layer, kv_head, pages, a.first_page + warp, a.end_page, last, rows,
+                          query, scale, &w);
         store_state(&w, &sums[warp]);
         __syncthreads();
         row_sums<d> *parts = (row_sums<d> *)p.sums;
@@ -679,7 +754,7 @@ cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cu
     if (queries.one_run && queries.n > longest_short)
         return cudaSuccess;
     int parts = queries.n + s.target;
-    int most = nb_div_up(l.sm_count * 2 * BLOCKS_PER_SM, s.columns);
+    int most = nb_div_up(l.sm_count * 2 * SHORT_BLOCKS, s.columns);
     return nb_launch(attend_short<d, FP8>, dim3(parts < most ? parts : most, s.columns),
                      SHORT_WARPS * 32, 0, l.compute_capability, stream, m, step, queries, s, p,
                      layer, q, out);

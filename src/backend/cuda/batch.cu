@@ -54,7 +54,7 @@ template <int VECS> struct row {
 };
 
 /* Sums of x[0..N) over the block, in place. */
-template <int N> __device__ void block_sums(float (&x)[N]) {
+template <int N> __device__ __forceinline__ void block_sums(float (&x)[N]) {
     __shared__ float sums[THREADS / 32][N];
     __syncthreads(); /* sums may still be read from the last call */
 #pragma unroll
@@ -76,8 +76,8 @@ template <int N> __device__ void block_sums(float (&x)[N]) {
  * NULL, to `out` [n, D padded] as products want them, permuted and padded with 0 to a multiple
  * of 64. */
 template <int VECS, int N>
-__device__ void norm_rows(row<VECS> (&r)[N], int n, const float *w, int width, float eps,
-                          __nv_bfloat16 *out) {
+__device__ __forceinline__ void norm_rows(row<VECS> (&r)[N], int n, const float *w, int width,
+                                          float eps, __nv_bfloat16 *out) {
     float scale[N];
 #pragma unroll
     for (int j = 0; j < N; j++) {
@@ -110,6 +110,12 @@ __device__ void norm_rows(row<VECS> (&r)[N], int n, const float *w, int width, f
             to[4] = nb_pack_bf16(v->z, v->w); /* columns + 2, + 3 are 8 further */
         }
     }
+}
+
+/* Weights on their way to the second cache, where few blocks would wait for them. */
+__device__ void prefetch_weights(const float *w, size_t n) {
+    for (size_t i = (size_t)threadIdx.x * 32; i < n && gridDim.x <= 256; i += THREADS * 32)
+        nb_prefetch(w + i);
 }
 
 /* ---- the beginning ---- */
@@ -178,9 +184,11 @@ template <int d>
 __global__ void __launch_bounds__(THREADS)
     rotate(nb_cuda_model m, nb_cuda_step s, int32_t layer, const float *q_norm, const float *k_norm,
            const float2 *turns, const float *qkv, __nv_bfloat16 *q) {
-    nb_begin();
     constexpr int LANES = d / 8;
     int t = blockIdx.y, H = m.n_heads, G = m.n_kv_heads;
+    int32_t position = s.position[t]; /* inputs of the pass are there before it begins */
+    int32_t page = s.pages[(size_t)s.sequence[t] * s.max_pages + position / NB_PAGE_TOKENS];
+    nb_begin();
     int head = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     int i = 4 * (threadIdx.x % LANES);
     if (head >= H + 2 * G) /* shuffles below are among the lanes of a head */
@@ -213,8 +221,6 @@ __global__ void __launch_bounds__(THREADS)
         store_four(to + d / 2, b);
         return;
     }
-    int32_t position = s.position[t];
-    int32_t page = s.pages[(size_t)s.sequence[t] * s.max_pages + position / NB_PAGE_TOKENS];
     size_t at = ((size_t)layer * m.n_pages + page) * m.page_stride +
                 (size_t)((head - H) * NB_PAGE_TOKENS + position % NB_PAGE_TOKENS) * d + i;
     store_kv(m, at, a); /* values follow the keys of all heads, as their heads do in qkv */
@@ -231,41 +237,33 @@ struct groups {
                        * `group` does this by itself */
 };
 
-enum { FEW_PAIRS = 512 }; /* that one block puts in order */
+enum { FEW_PAIRS = THREADS }; /* that one block puts in order */
 
-/* The choices `expert` [pairs] of all tokens in order, by one block: a thread for an expert. */
+/* The choices `expert` [pairs] of all tokens in order, by one block: a thread for each choice, and
+ * for where each expert's begin. */
 __device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert, groups out) {
     __shared__ int4 choices[FEW_PAIRS / 4];
-    __shared__ int32_t sums[THREADS / 32];
-    int e = threadIdx.x, lane = e % 32, count = 0, fours = nb_div_up(pairs, 4);
-    for (int i = threadIdx.x; i < 4 * fours; i += THREADS)
-        ((int32_t *)choices)[i] = i < pairs ? __ldcg(expert + i) : -1;
+    int i = threadIdx.x, fours = nb_div_up(pairs, 4);
+    int mine = i < pairs ? __ldcg(expert + i) : n_experts;
+    ((int32_t *)choices)[i] = mine;
     __syncthreads();
-    for (int i = 0; i < fours; i++) {
-        int4 c = choices[i];
-        count += (c.x == e) + (c.y == e) + (c.z == e) + (c.w == e);
+    int at = 0, begin = 0; /* choices before this one; choices of experts below i */
+    for (int f = 0; f < fours; f++) {
+        int4 c = choices[f];
+        int four[4] = {c.x, c.y, c.z, c.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            at += four[j] < mine || (four[j] == mine && 4 * f + j < i);
+            begin += four[j] < i;
+        }
     }
-    int32_t upto = count;
-    for (int i = 1; i < 32; i *= 2) {
-        int32_t y = __shfl_up_sync(~0u, upto, i);
-        upto += lane >= i ? y : 0;
-    }
-    if (lane == 31)
-        sums[e / 32] = upto;
-    __syncthreads();
-    int32_t at = upto - count;
-    for (int i = 0; i < e / 32; i++)
-        at += sums[i];
-    if (e <= n_experts)
-        out.begin[e] = at;
-    if (e == THREADS - 1 && n_experts == THREADS)
-        out.begin[n_experts] = at + count;
-    for (int i = 0; count && i < pairs; i++) {
-        if (((int32_t *)choices)[i] != e)
-            continue;
+    if (i <= n_experts)
+        out.begin[i] = begin;
+    if (n_experts == THREADS && i == 0)
+        out.begin[THREADS] = pairs;
+    if (i < pairs) {
         out.gather[at] = i / k;
-        out.slot[i] = at++;
-        count--;
+        out.slot[i] = at;
     }
 }
 
@@ -351,15 +349,15 @@ __device__ uint32_t order_of(float x) {
 
 /* The K largest of a token's logits [E], ties to the lower expert, and their softmax, over the K or
  * over all. A warp. */
-__device__ void choose(const nb_cuda_model &m, const float *logits, int32_t *expert,
-                       float *weight) {
+__device__ __forceinline__ void choose(const nb_cuda_model &m, const float *logits, int32_t *expert,
+                                       float *weight) {
     int lane = threadIdx.x % 32, E = m.n_experts, K = m.experts_per_token;
     float mine[MAX_EXPERTS / 32];
     uint64_t key[MAX_EXPERTS / 32];
 #pragma unroll
     for (int i = 0; i < MAX_EXPERTS / 32; i++) {
         int e = lane + 32 * i;
-        mine[i] = e < E ? __ldcg(logits + e) : -CUDART_INF_F;
+        mine[i] = e < E ? logits[e] : -CUDART_INF_F;
         key[i] = e < E ? (uint64_t)order_of(mine[i]) << 32 | (0xFFFFFFFFu - e) : 0;
     }
     float max = 0, sum = 0, chosen = 0; /* lane j has the j-th of the chosen */
@@ -398,24 +396,42 @@ __device__ void choose(const nb_cuda_model &m, const float *logits, int32_t *exp
         expert[lane] = number, weight[lane] = chosen / sum;
 }
 
+/* Each of N values (8, 16 or 32) summed over a warp: the sum of v[lane / (32 / N)]. Each step hands
+ * half of a lane's values to the lane that keeps that half. */
+template <int N, int OFFSET = 16> __device__ __forceinline__ float warp_sums(float (&v)[N]) {
+    if constexpr (OFFSET == 0) {
+        return v[0];
+    } else if constexpr (N == 1) {
+        v[0] += __shfl_xor_sync(~0u, v[0], OFFSET);
+        return warp_sums<1, OFFSET / 2>(v);
+    } else {
+        float half[N / 2];
+        bool upper = threadIdx.x & OFFSET;
+#pragma unroll
+        for (int k = 0; k < N / 2; k++) {
+            float give = upper ? v[k] : v[k + N / 2], keep = upper ? v[k + N / 2] : v[k];
+            half[k] = keep + __shfl_xor_sync(~0u, give, OFFSET);
+        }
+        return warp_sums<N / 2, OFFSET / 2>(half);
+    }
+}
+
 /* A block has TOKENS tokens, and with gridDim.y > 1 a part of their experts: few tokens would keep
- * few SMs busy reading the router. The last block to end puts tokens in order of their experts.
- * EXPERTS at a time are multiplied by a warp. Shared memory: the normed tokens, [TOKENS, D] f32. */
+ * few SMs busy reading the router. A thread multiplies the columns that it has, EXPERTS rows of the
+ * router at a time. The last block to end puts tokens in order of their experts. Shared memory:
+ * sums of warps [8, E TOKENS] and logits [TOKENS, E]. */
 template <int VECS, int TOKENS, int EXPERTS>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
     after_attention(nb_cuda_model m, int n, residual in, routing out, groups order) {
-    extern __shared__ __align__(16) float normed[];
+    extern __shared__ __align__(16) float sums[];
     __shared__ bool is_last;
     int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * TOKENS;
     bool writes = blockIdx.y == 0;
     int begin = E * blockIdx.y / gridDim.y, end = E * (blockIdx.y + 1) / gridDim.y;
-    if (out.router && gridDim.x <= 64) { /* with few tokens, all wait for memory */
-        const char *from = (const char *)(out.router + (size_t)begin * D);
-        size_t bytes = (size_t)(end - begin) * D * sizeof(float);
-        for (size_t i = (size_t)threadIdx.x * 128; i < bytes; i += THREADS * 128)
-            nb_prefetch(from + i);
-    }
+    prefetch_weights(in.norm, D);
+    if (out.router && TOKENS == 1)
+        prefetch_weights(out.router + (size_t)begin * D, (size_t)(end - begin) * D);
     nb_begin();
     row<VECS> r[TOKENS] = {};
 #pragma unroll
@@ -426,8 +442,8 @@ __global__ void __launch_bounds__(THREADS, 2)
             int column = 4 * (threadIdx.x + THREADS * k);
             if (column >= D)
                 continue;
-            float4 a = *(const float4 *)(in.x + from * D + column),
-                   b = *(const float4 *)(in.o + t * D + column);
+            float4 a = __ldcs((const float4 *)(in.x + from * D + column)),
+                   b = __ldcs((const float4 *)(in.o + t * D + column));
             r[i].v[k] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
         }
     }
@@ -441,43 +457,42 @@ __global__ void __launch_bounds__(THREADS, 2)
         }
     }
     norm_rows(r, n - first, in.norm, D, m.rms_eps, writes ? in.h + (size_t)first * padded : NULL);
-#pragma unroll
-    for (int i = 0; i < TOKENS; i++) {
+    if (!out.router)
+        return;
+    const float *mine = out.router + 4 * threadIdx.x;
+    for (int e = begin; e < end; e += EXPERTS) {
+        float part[EXPERTS * TOKENS] = {};
 #pragma unroll
         for (int k = 0; k < VECS; k++) {
             int column = 4 * (threadIdx.x + THREADS * k);
-            if (column < D && out.router)
-                *(float4 *)(normed + (size_t)i * D + column) = r[i].v[k];
+            if (column >= D)
+                continue;
+#pragma unroll
+            for (int j = 0; j < EXPERTS; j++) {
+                float4 w = __ldg((const float4 *)(mine + min(e + j, E - 1) * D + 4 * THREADS * k));
+#pragma unroll
+                for (int i = 0; i < TOKENS; i++) {
+                    const float4 &x = r[i].v[k];
+                    part[j * TOKENS + i] += w.x * x.x + w.y * x.y + w.z * x.z + w.w * x.w;
+                }
+            }
         }
+        constexpr int LANES = 32 / (EXPERTS * TOKENS); /* that have the same sum */
+        float sum = warp_sums(part);
+        int at = lane / LANES;
+        if (lane % LANES == 0 && e + at / TOKENS < end)
+            sums[warp * E * TOKENS + (e - begin) * TOKENS + at] = sum;
     }
-    if (!out.router)
-        return;
     __syncthreads();
-    for (int e = begin + warp * EXPERTS; e < end; e += THREADS / 32 * EXPERTS) {
-        float sum[EXPERTS][TOKENS] = {};
-#pragma unroll(TOKENS *EXPERTS == 1 ? 8 : 1)
-        for (int k = 4 * lane; k < D; k += 128) {
-            float4 w[EXPERTS];
-#pragma unroll
-            for (int j = 0; j < EXPERTS; j++)
-                w[j] = __ldg((const float4 *)(out.router + (size_t)min(e + j, E - 1) * D + k));
-#pragma unroll
-            for (int i = 0; i < TOKENS; i++) {
-                float4 x = *(const float4 *)(normed + (size_t)i * D + k);
-#pragma unroll
-                for (int j = 0; j < EXPERTS; j++)
-                    sum[j][i] += w[j].x * x.x + w[j].y * x.y + w[j].z * x.z + w[j].w * x.w;
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < EXPERTS; j++) {
-#pragma unroll
-            for (int i = 0; i < TOKENS; i++) {
-                float all = nb_warp_sum(sum[j][i]);
-                if (lane == 0 && e + j < end && first + i < n)
-                    out.logits[(size_t)(first + i) * E + e + j] = all;
-            }
-        }
+    float *logits = sums + THREADS / 32 * E * TOKENS;
+    for (int i = threadIdx.x; i < (end - begin) * TOKENS; i += THREADS) {
+        float sum = 0;
+        for (int k = 0; k < THREADS / 32; k++)
+            sum += sums[k * E * TOKENS + i];
+        int e = begin + i / TOKENS;
+        logits[i % TOKENS * E + e] = sum;
+        if (gridDim.y > 1)
+            out.logits[(size_t)blockIdx.x * E + e] = sum; /* TOKENS is 1 */
     }
     if (gridDim.y > 1) { /* the last block to come here has all logits before it */
         __threadfence();
@@ -491,12 +506,13 @@ __global__ void __launch_bounds__(THREADS, 2)
         if (!is_last)
             return;
         __threadfence();
-    } else {
-        __syncthreads();
+        for (int i = threadIdx.x; i < E; i += THREADS)
+            logits[i] = __ldcg(out.logits + (size_t)first * E + i);
     }
+    __syncthreads();
     for (int i = warp; i < TOKENS && first + i < n; i += THREADS / 32) {
         size_t t = first + i;
-        choose(m, out.logits + t * E, out.expert + t * m.experts_per_token,
+        choose(m, logits + i * E, out.expert + t * m.experts_per_token,
                out.weight + t * m.experts_per_token);
     }
     if (!order.arrived)
@@ -523,6 +539,7 @@ template <int VECS>
 __global__ void __launch_bounds__(THREADS)
     after_experts(nb_cuda_model m, const float *sum, const float *down, const int32_t *slot,
                   const float *weight, const float *norm, float *x, __nv_bfloat16 *h) {
+    prefetch_weights(norm, m.width);
     nb_begin();
     size_t t = blockIdx.x, D = m.width;
     int K = m.experts_per_token, padded = nb_div_up(m.width, 64) * 64;
@@ -629,7 +646,7 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int
                                    const residual &in, const routing &out, const groups &order,
                                    cudaStream_t stream) {
     auto kernel = after_attention<VECS, TOKENS, EXPERTS>;
-    int bytes = out.router ? TOKENS * m.width * (int)sizeof(float) : 0;
+    int bytes = (THREADS / 32 + 1) * m.n_experts * TOKENS * (int)sizeof(float);
     if (bytes > 48 << 10)
         NB_CUDA_TRY(
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
@@ -642,17 +659,18 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits 
                                    cudaStream_t stream) {
     return with_vecs(m.width, [&](auto v) {
         constexpr int VECS = decltype(v)::value;
-        constexpr int FEW = VECS > 4 ? 1 : 4;
-        if constexpr (VECS <= 2) {
+        if constexpr (VECS <= 2) { /* a large router is read once for 8 tokens */
             if (n >= 3 * l.sm_count && m.n_experts >= 32)
                 return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out,
                                                           order, stream);
         }
-        if (n >= 8 * l.sm_count)
-            return launch_after_attention<VECS, FEW, 1>(m, n, 1, l.compute_capability, in, out,
-                                                        order, stream);
+        if constexpr (VECS <= 4) {
+            if (n >= 8 * l.sm_count)
+                return launch_after_attention<VECS, 2, 8>(m, n, 1, l.compute_capability, in, out,
+                                                          order, stream);
+        }
         int parts = min(m.n_experts / 16, nb_div_up(l.sm_count, n));
-        return launch_after_attention<VECS, 1, 1>(m, n, out.router ? max(parts, 1) : 1,
+        return launch_after_attention<VECS, 1, 8>(m, n, out.router && parts > 1 ? parts : 1,
                                                   l.compute_capability, in, out, order, stream);
     });
 }
