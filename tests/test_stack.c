@@ -302,6 +302,15 @@ static void test_imports(void **state) {
     audit(env);
     assert_non_null(find("module-missing", NB_SEVERITY_WARNING));
     assert_true(nb_findings_fit(&findings));
+    /* … unless what was asked for imports it where it is there. */
+    write_text("good/core.py", "import os\nthing = 1\nif os.path.exists(''):\n    import user\n");
+    install("good", "1.0", "", "good/__init__.py", "good/core.py", NULL);
+    audit(env);
+    assert_first("module-missing", "No module named 'absent'", "reached by good/__init__.py");
+    write_text("good/core.py", "thing = 1\ntry:\n    import user\nexcept ImportError:\n    pass\n");
+    install("good", "1.0", "", "good/__init__.py", "good/core.py", NULL);
+    audit(env);
+    assert_true(nb_findings_fit(&findings));
     write_text("user-1.0.dist-info/REQUESTED", "");
     write_text("user/__init__.py", "import imp\n"); /* gone from Python 3.12 */
     install("user", "1.0", "", "user/__init__.py", "user/inner.py", NULL);

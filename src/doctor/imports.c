@@ -284,6 +284,41 @@ static void run_queue(struct checker *c, int32_t *queue, size_t n, bool wanted) 
     }
 }
 
+/* An import under `if` or `else` of another package that is there: such conditions mostly ask
+ * whether it is (is_triton_available()), so that it runs. Within a package they ask for other
+ * things, such as the system. */
+static bool is_optional(const struct nb_stack *s, const struct nb_stack_module *from,
+                        const struct nb_py_import *import, const struct resolved *r) {
+    return import->conditional && !import->tried && !import->typing && !import->level &&
+           r->n_runs && s->modules[r->runs[0]].dist >= 0 &&
+           s->modules[r->runs[0]].dist != from->dist;
+}
+
+/* Adds what the modules that are wanted import so to the queue. Returns how many. */
+static size_t queue_optional(struct checker *c, int32_t *queue) {
+    struct nb_stack *s = c->s;
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_modules; i++) {
+        const struct nb_py_module *source = s->modules[i].wanted ? s->modules[i].source : NULL;
+        for (size_t j = 0; source && j < source->n_imports; j++) {
+            struct resolved r;
+            if (!source->imports[j].conditional || source->imports[j].tried)
+                continue;
+            resolve(c, (int32_t)i, &source->imports[j], &r);
+            if (!is_optional(s, &s->modules[i], &source->imports[j], &r) ||
+                s->modules[r.runs[0]].reached)
+                continue;
+            struct nb_stack_module *m = &s->modules[r.runs[0]];
+            m->reached = true;
+            m->wanted = true;
+            m->from = (int32_t)i;
+            m->from_line = source->imports[j].line;
+            queue[n++] = r.runs[0];
+        }
+    }
+    return n;
+}
+
 /* What importing the packages runs: first those that were asked for by name, then those that came
  * with them, of which some are made for what is not here (matplotlib_inline, without matplotlib)
  * and nobody imports. Where none is known to be asked for, all are. */
@@ -306,7 +341,9 @@ static void reach(struct checker *c) {
             m->wanted = wanted;
             queue[n++] = (int32_t)i;
         }
-        run_queue(c, queue, n, wanted);
+        do
+            run_queue(c, queue, n, wanted);
+        while (wanted && (n = queue_optional(c, queue)) > 0);
     }
     free(queue);
 }

@@ -28,7 +28,7 @@ struct token {
 struct block {
     int indent;    /* of its header */
     bool function; /* or class: its body binds no names of the module */
-    bool conditional, typing;
+    bool conditional, typing, tried;
 };
 
 struct reader {
@@ -218,7 +218,7 @@ static void add_import(struct reader *r, const struct nb_py_import *import) {
 
 /* What a statement stands in. */
 struct place {
-    bool function, conditional, typing;
+    bool function, conditional, typing, tried;
 };
 
 /* The dotted name that begins at token *i, without spaces, in the arena; *i goes past it. */
@@ -246,7 +246,8 @@ static void read_import(struct reader *r, const struct token *t, size_t n, struc
         struct nb_py_import import = {.module = module,
                                       .line = r->first_line,
                                       .conditional = place.conditional,
-                                      .typing = place.typing};
+                                      .typing = place.typing,
+                                      .tried = place.tried};
         if (i < n && is_word(&t[i], "as")) {
             if (i + 1 < n)
                 add_name(r, t[i + 1].at, t[i + 1].n);
@@ -265,8 +266,10 @@ static void read_import(struct reader *r, const struct token *t, size_t n, struc
 /* from .a.b import (c as d, e) */
 static void read_from(struct reader *r, const struct token *t, size_t n, struct place place) {
     size_t i = 1;
-    struct nb_py_import import = {
-        .line = r->first_line, .conditional = place.conditional, .typing = place.typing};
+    struct nb_py_import import = {.line = r->first_line,
+                                  .conditional = place.conditional,
+                                  .typing = place.typing,
+                                  .tried = place.tried};
     while (i < n && is_operator(&t[i], "."))
         import.level++, i++;
     import.module = take_dotted(r, t, n, &i);
@@ -360,11 +363,12 @@ static void read_signs(struct reader *r, const struct token *t, size_t n, bool f
  * --------------------------------------------------------------------------------------- */
 
 static struct place where(const struct reader *r) {
-    struct place p = {.conditional = r->raised};
+    struct place p = {.conditional = r->raised, .tried = r->raised};
     for (size_t i = 0; i < r->n_blocks; i++) {
         p.function = p.function || r->blocks[i].function;
         p.conditional = p.conditional || r->blocks[i].conditional;
         p.typing = p.typing || r->blocks[i].typing;
+        p.tried = p.tried || r->blocks[i].tried;
     }
     return p;
 }
@@ -380,13 +384,14 @@ static bool opens_block(const struct token *t, size_t n, struct block *b) {
         return true;
     }
     if (is_word(&t[first], "with")) {
-        b->conditional = mentions(t, n, "suppress");
+        b->conditional = b->tried = mentions(t, n, "suppress");
         return true;
     }
     for (size_t i = 0; i < sizeof conditions / sizeof *conditions; i++) {
         if (!is_word(&t[first], conditions[i]))
             continue;
         b->conditional = true;
+        b->tried = strcmp(conditions[i], "try") == 0 || strcmp(conditions[i], "except") == 0;
         b->typing = strcmp(conditions[i], "if") == 0 && mentions(t, n, "TYPE_CHECKING") &&
                     !mentions(t, n, "not") && !mentions(t, n, "or");
         return true;

@@ -21,6 +21,7 @@ struct nb_py_import {
      * with suppress(…), or after a raise. */
     bool conditional;
     bool typing; /* under `if TYPE_CHECKING` */
+    bool tried;  /* conditional, and a failure is expected: under try, except, suppress(…) */
 };
 
 struct nb_py_module {
