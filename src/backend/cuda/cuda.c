@@ -144,12 +144,13 @@ static enum nb_status find_device(struct cuda *c, struct nb_error *err) {
             "cuda: the driver is there, but no GPU: CUDA_VISIBLE_DEVICES may hide it; or "
             "use --backend cpu");
     enum nb_status s = nb_cuda_check(code, "looking for GPUs", err);
-    if (s == NB_OK)
-        s = nb_cuda_check(cudaSetDevice(c->device), "choosing the GPU", err);
     /* The thread that waits for a step spins: a wake-up takes longer than a layer does. */
     if (s == NB_OK)
-        s = nb_cuda_check(cudaSetDeviceFlags(cudaDeviceScheduleSpin | cudaDeviceMapHost),
+        s = nb_cuda_check(cudaInitDevice(c->device, cudaDeviceScheduleSpin | cudaDeviceMapHost,
+                                         cudaInitDeviceFlagsAreValid),
                           "setting up the GPU", err);
+    if (s == NB_OK)
+        s = nb_cuda_check(cudaSetDevice(c->device), "choosing the GPU", err);
     if (s == NB_OK)
         s = nb_cuda_check(cudaGetDeviceProperties(&c->properties, c->device),
                           "asking what the GPU is", err);
