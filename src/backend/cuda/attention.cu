@@ -353,7 +353,7 @@ template <int d> struct short_query { uint4 row[SHORT_ROWS][d / 8 + 4]; };
 
 /* Adds pages i, i + SHORT_WARPS and so on up to `end`. The next page's keys are asked for as soon
  * as this one's are used, and its values likewise, so that the same registers are nearly always
- * waiting for memory. */
+ * waiting for memory; a page's number is asked for one page earlier still. */
 template <int d, bool FP8>
 __device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head,
                           const int32_t *pages, int32_t i, int32_t end, int32_t last,
@@ -365,12 +365,15 @@ __device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head
     page_keys<d, FP8> keys;
     page_values<d, FP8> values;
     const uint8_t *at = page_at<FP8>(m, layer, pages[i], kv_head);
+    int32_t next = i + SHORT_WARPS < end ? pages[i + SHORT_WARPS] : 0;
     keys.load(at);
     values.load(m, at);
     for (; i < end; i += SHORT_WARPS) {
         bool more = i + SHORT_WARPS < end;
-        if (more)
-            at = page_at<FP8>(m, layer, pages[i + SHORT_WARPS], kv_head);
+        if (more) {
+            at = page_at<FP8>(m, layer, next, kv_head);
+            next = i + 2 * SHORT_WARPS < end ? pages[i + 2 * SHORT_WARPS] : 0;
+        }
         float s[4] = {0, 0, 0, 0};
         for (int k = 0; k < d / 32; k++) {
             uint4 a = keys.k[0][k].bf16(), b = keys.k[1][k].bf16();
