@@ -108,7 +108,7 @@ static void test_errors(void **state) {
         {"{\"$ref\":\"#/$defs/x\"}", "leads nowhere", NB_ERR_FORMAT},
         {"{\"$ref\":\"http://example.com/x\"}", "not at hand", NB_ERR_FORMAT},
         {"{\"$ref\":\"#\"}", "leads back to itself", NB_ERR_FORMAT},
-        {"{\"unevaluatedProperties\":false}", "unevaluatedProperties", NB_ERR_UNSUPPORTED},
+        {"{\"multipleOf\":0.1234567890123456789}", "more than 18 digits", NB_ERR_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct nb_grammar *g;

@@ -123,6 +123,14 @@ void nb_grammar_release(struct nb_grammar *g) {
     free(g);
 }
 
+size_t nb_grammar_bytes(struct nb_grammar *g) {
+    pthread_mutex_lock(&g->lock);
+    size_t bytes = sizeof *g + g->schema.arena.allocated_bytes + g->space.arena.allocated_bytes +
+                   g->space.masks.allocated_bytes;
+    pthread_mutex_unlock(&g->lock);
+    return bytes;
+}
+
 const char *nb_grammar_notes(const struct nb_grammar *g) {
     return g->schema.notes.data ? g->schema.notes.data : "";
 }

@@ -38,11 +38,11 @@ enum nb_status nb_grammar_choice(const char *const *labels, size_t n,
                                  const struct nb_vocabulary *vocabulary, struct nb_grammar **out,
                                  struct nb_error *err);
 
+/* nb_grammar_release and nb_grammar_notes are public. */
 struct nb_grammar *nb_grammar_retain(struct nb_grammar *grammar);
-void nb_grammar_release(struct nb_grammar *grammar); /* NULL is allowed */
 
-/* What is not enforced, a line each: "#/a: multipleOf …"; "" where all is. Owned by the grammar. */
-const char *nb_grammar_notes(const struct nb_grammar *grammar);
+/* Memory that it holds by now; it grows with use, within bounds. */
+size_t nb_grammar_bytes(struct nb_grammar *grammar);
 
 /* Whether a JSON text fulfils the schema: white space, order and spelling as they come. *where is
  * the first byte that is one too many, or n where the text ends too early. NB_ERR_LIMIT and

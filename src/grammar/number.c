@@ -289,8 +289,13 @@ bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
                 break;
         }
     }
-    /* An exponent can still come after one digit. */
-    return n->n_whole == 1 && n->digits && s->phase != NB_NUMBER_POINT &&
+    /* An exponent can still come after one digit; with a fraction, not for a whole number: nobody
+     * writes 5.5e16 who means 55000000000000000. */
+    for (uint32_t i = 0; i < shape->n_atoms && s->phase == NB_NUMBER_FRACTION; i++) {
+        if (shape->atoms[i]->integer && shape->conjunction)
+            return false;
+    }
+    return n->n_whole == 1 && n->n_digits == 1 - n->scale && s->phase != NB_NUMBER_POINT &&
            (exponent_fits(&b, shape, s, 16) || exponent_fits(&b, shape, s, 300) ||
             exponent_fits(&b, shape, s, -6) || exponent_fits(&b, shape, s, -300));
 }

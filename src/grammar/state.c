@@ -966,13 +966,20 @@ static bool end_number(struct nb_reader *r, struct nb_state *s) {
     return good;
 }
 
+enum { MOST_FRACTION_DIGITS = 24 }; /* a double has 17 that count */
+
 /* Spellings that are not for writing: see NB_READ_ANY_SPELLING. */
 static bool number_spelling(const struct nb_state *s) {
     const struct nb_number *n = &s->number;
     if (s->phase >= NB_NUMBER_E)
-        return n->n_whole == 1 && n->exponent <= 300 && n->n_exponent <= 3;
+        return n->n_whole == 1 && n->n_digits == 1 - n->scale && n->exponent <= 300 &&
+               n->n_exponent <= 3;
     /* Where a digit must come, there is room for it. */
-    return n->n_digits < NB_DECIMAL_DIGITS - (s->phase == NB_NUMBER_POINT) && n->scale > -60;
+    if (s->phase == NB_NUMBER_POINT)
+        return n->n_digits < MOST_FRACTION_DIGITS;
+    return n->n_digits <=
+               (s->phase == NB_NUMBER_FRACTION ? MOST_FRACTION_DIGITS : NB_DECIMAL_DIGITS - 1) &&
+           n->scale > -60;
 }
 
 static bool number_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {

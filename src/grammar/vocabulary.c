@@ -206,6 +206,34 @@ enum nb_status nb_vocabulary_open(const struct nb_tokenizer *tokenizer, const in
     return NB_OK;
 }
 
+bool nb_vocabulary_spell(const struct nb_vocabulary *v, const char *bytes, size_t n,
+                         struct nb_tokens *out) {
+    const struct nb_token_trie *t = &v->tokens;
+    size_t held = out->n;
+    for (size_t at = 0; at < n;) {
+        uint32_t node = 0, entry = 0;
+        size_t longest = 0;
+        for (size_t i = at; i < n && t->nodes[node].n_children; i++) {
+            const struct nb_token_node *here = &t->nodes[node];
+            const uint8_t *found =
+                memchr(t->byte + here->first, (uint8_t)bytes[i], here->n_children);
+            if (!found)
+                break;
+            node = (uint32_t)(found - t->byte);
+            if (t->nodes[node].entry) {
+                entry = t->nodes[node].entry;
+                longest = i + 1 - at;
+            }
+        }
+        if (!entry || !nb_tokens_add(out, t->token[entry - 1])) {
+            out->n = held;
+            return false;
+        }
+        at += longest;
+    }
+    return true;
+}
+
 void nb_vocabulary_close(struct nb_vocabulary *v) {
     if (!v)
         return;
