@@ -112,6 +112,9 @@ struct nb_sampling {
     uint64_t seed;             /* the same seed gives the same tokens */
 };
 
+/* What an answer may be, compiled; counted, shared, good for any number of answers. */
+struct nb_grammar;
+
 struct nb_generate_options {
     const char *prompt; /* text, prompt_bytes long; special tokens in it become their ids */
     size_t prompt_bytes;
@@ -133,6 +136,13 @@ struct nb_generate_options {
     const char *const *stop; /* [n_stop], none empty */
     size_t n_stop;
 
+    /* The answer is a text of this grammar, which outlives the call, and ends where it is whole:
+     * see nb_grammar_compile. Text that must come is not drawn token by token but appended (unless
+     * logprobs are asked for). With `close`, an answer that reaches max_tokens or the context's end
+     * is finished in a short way that the grammar allows, with some tokens more. */
+    struct nb_grammar *grammar;
+    bool close;
+
     /* Log probabilities of each token and of the top_logprobs most probable in its place, before
      * any of `sampling` is applied. */
     bool logprobs;
@@ -149,6 +159,7 @@ enum nb_finish {
     NB_FINISH_STOP,   /* an end token, or a stop string */
     NB_FINISH_LENGTH, /* max_tokens, or the context is full */
     NB_FINISH_CALLER, /* on_token returned false */
+    NB_FINISH_CLOSED, /* as NB_FINISH_LENGTH, and the answer was finished by `close` */
 };
 
 struct nb_generation {
@@ -170,11 +181,44 @@ struct nb_generation {
 enum nb_status nb_generate(struct nb_engine *engine, const struct nb_generate_options *options,
                            struct nb_generation *out, struct nb_error *err);
 void nb_generation_free(struct nb_generation *generation);
-const char *nb_finish_name(enum nb_finish finish); /* "stop", "length", "caller" */
+const char *nb_finish_name(enum nb_finish finish); /* "stop", "length", "caller", "closed" */
 
 /* The text of a token as it adds to a text, n bytes, which need not be whole UTF-8 characters; none
  * without a tokenizer or for a special token. Owned by the engine. */
 const char *nb_token_text(const struct nb_engine *engine, int32_t id, size_t *n);
+
+/* ---- structured answers -------------------------------------------------------------------------
+ */
+
+/* What an answer must be; one of schema, regex and choices. All zero is the default of the rest. */
+struct nb_structure {
+    const char *schema; /* the text of a JSON Schema, drafts 4 to 2020-12 */
+    size_t schema_bytes;
+    const char *name;  /* of the schema, for messages; NULL: "schema" */
+    const char *regex; /* ECMA-262; the whole answer matches it */
+    const char *const *choices;
+    size_t n_choices;
+    bool any_order; /* members in any order; else in the schema's */
+    bool flexible;  /* white space between JSON's tokens; else none */
+    bool lenient;   /* what cannot be enforced is noted, see nb_grammar_notes, instead of refused */
+};
+
+/* Compiles it for the engine's vocabulary, or finds it compiled: the last ones are kept. Any thread
+ * may call it. A schema that cannot be enforced is NB_ERR_UNSUPPORTED, what is no schema
+ * NB_ERR_FORMAT; messages name keyword and path. The caller releases *out. */
+enum nb_status nb_grammar_compile(struct nb_engine *engine, const struct nb_structure *what,
+                                  struct nb_grammar **out, struct nb_error *err);
+void nb_grammar_release(struct nb_grammar *grammar); /* NULL is allowed */
+
+/* What is not enforced, a line each: "#/a: multipleOf …"; "" where all is. Owned by the grammar. */
+const char *nb_grammar_notes(const struct nb_grammar *grammar);
+
+/* The probability of each of the labels, as a whole answer to the options' prompt, among all of
+ * them: every label is scored, with the token that ends it. p [n]. Of the options the prompt counts
+ * alone. *n_prompt_tokens may be NULL. */
+enum nb_status nb_choose(struct nb_engine *engine, const struct nb_generate_options *options,
+                         const char *const *labels, size_t n, double *p, size_t *n_prompt_tokens,
+                         struct nb_error *err);
 
 /* ---- documents
  * ------------------------------------------------------------------------------------ */

@@ -1,4 +1,5 @@
 /* nibble generate: a prompt goes on. */
+#include "base/file.h"
 #include "cli/cli.h"
 #include "nibble/nibble.h"
 
@@ -29,11 +30,22 @@ static const char help[] =
     "  --seed S            of the draws (default: 0)\n"
     "  --min-tokens N      no end token before N tokens\n"
     "  --stop TEXT         end with the token that completes TEXT; may be given again\n"
+    "  --schema FILE       the answer is JSON that fulfils this JSON Schema\n"
+    "  --regex PATTERN     the answer as a whole matches PATTERN (ECMA-262)\n"
+    "  --choice A,B,C      the answer is one of these: the most probable, each being scored; with\n"
+    "                      --json also choices, with the probability of each\n"
+    "  --close             with --schema or --regex: an answer that reaches -n is finished in a\n"
+    "                      short way that is allowed, with some tokens more\n"
+    "  --lenient           what of the schema cannot be enforced is left out, and said\n"
+    "  --any-order         members in any order (default: the schema's)\n"
+    "  --flexible          white space between JSON's tokens (default: none)\n"
     "  --json              one object: token_ids, text, finish_reason, prompt_tokens, tokens,\n"
     "                      milliseconds\n"
     "  --logprobs N        with --json: logprobs, of each token and of the N most "
     "probable\n" NB_CLI_ENGINE_HELP
     "\nExit code: 0 if it went well, 1 if not, 2 for wrong usage.\n";
+
+enum { MAX_SCHEMA_BYTES = 64 << 20 };
 
 /* What the command line asks for. */
 struct request {
@@ -42,6 +54,10 @@ struct request {
     int32_t *ids; /* of --prompt-ids; owned */
     const char *stop[16];
     bool json;
+    struct nb_structure structure;
+    const char *schema; /* a file */
+    char *choices;      /* of --choice, cut at the commas; owned */
+    const char *labels[256];
 };
 
 /* "1,2,3" to ids; false after saying what is wrong. */
@@ -99,6 +115,31 @@ static bool parse_sampling(const char *option, struct nb_sampling *out) {
     return true;
 }
 
+/* "a,b,c" to labels. */
+static bool parse_choices(const char *text, struct request *r) {
+    free(r->choices);
+    r->choices = strdup(text);
+    if (!r->choices) {
+        fputs("nibble: out of memory\n", stderr);
+        return false;
+    }
+    size_t n = 0, most = sizeof r->labels / sizeof *r->labels;
+    for (char *c = r->choices; c;) {
+        char *comma = strchr(c, ',');
+        if (comma)
+            *comma = 0;
+        if (!*c || n == most) {
+            nb_cli_usage("generate", "--choice: expected at most %zu labels, none empty", most);
+            return false;
+        }
+        r->labels[n++] = c;
+        c = comma ? comma + 1 : NULL;
+    }
+    r->structure.choices = r->labels;
+    r->structure.n_choices = n;
+    return true;
+}
+
 /* Option `code`; `name` is the long one's, or for messages what stands on the command line. */
 static bool parse_option(int code, const char *name, struct request *r) {
     bool known;
@@ -143,6 +184,20 @@ static bool parse_option(int code, const char *name, struct request *r) {
         r->options.top_logprobs = (int32_t)n;
         return true;
     }
+    if (strcmp(name, "schema") == 0)
+        return (r->schema = optarg) != NULL;
+    if (strcmp(name, "regex") == 0)
+        return (r->structure.regex = optarg) != NULL;
+    if (strcmp(name, "choice") == 0)
+        return parse_choices(optarg, r);
+    if (strcmp(name, "close") == 0)
+        return r->options.close = true;
+    if (strcmp(name, "lenient") == 0)
+        return r->structure.lenient = true;
+    if (strcmp(name, "any-order") == 0)
+        return r->structure.any_order = true;
+    if (strcmp(name, "flexible") == 0)
+        return r->structure.flexible = true;
     if (strcmp(name, "stop") == 0) {
         if (!*optarg || r->options.n_stop == sizeof r->stop / sizeof *r->stop) {
             nb_cli_usage("generate", "--stop: expected a text that is not empty, at most %zu times",
@@ -172,6 +227,13 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"min-tokens", required_argument, NULL, NB_OPT_COMMAND},
         {"stop", required_argument, NULL, NB_OPT_COMMAND},
         {"logprobs", required_argument, NULL, NB_OPT_COMMAND},
+        {"schema", required_argument, NULL, NB_OPT_COMMAND},
+        {"regex", required_argument, NULL, NB_OPT_COMMAND},
+        {"choice", required_argument, NULL, NB_OPT_COMMAND},
+        {"close", no_argument, NULL, NB_OPT_COMMAND},
+        {"lenient", no_argument, NULL, NB_OPT_COMMAND},
+        {"any-order", no_argument, NULL, NB_OPT_COMMAND},
+        {"flexible", no_argument, NULL, NB_OPT_COMMAND},
         {"json", no_argument, NULL, NB_OPT_COMMAND},
         {0},
     };
@@ -191,6 +253,13 @@ static bool parse(int argc, char **argv, struct request *r) {
         wrong = "--chat goes with -p TEXT, not with --prompt-ids";
     else if (r->options.system && !r->options.chat)
         wrong = "--system goes with --chat";
+    else if ((r->schema != NULL) + (r->structure.regex != NULL) + (r->choices != NULL) > 1)
+        wrong = "expected at most one of --schema, --regex and --choice";
+    else if (r->options.close && !r->schema && !r->structure.regex)
+        wrong = "--close goes with --schema or --regex";
+    else if (!r->schema &&
+             (r->structure.lenient || r->structure.any_order || r->structure.flexible))
+        wrong = "--lenient, --any-order and --flexible go with --schema";
     if (wrong)
         nb_cli_usage("generate", "%s", wrong);
     return !wrong;
@@ -278,6 +347,59 @@ static int generate(struct nb_engine *engine, struct request *r) {
     return ok ? NB_EXIT_OK : NB_EXIT_FAILURE;
 }
 
+static int choose(struct nb_engine *engine, const struct request *r) {
+    size_t n = r->structure.n_choices, best = 0, n_prompt;
+    double p[sizeof r->labels / sizeof *r->labels];
+    struct nb_error err;
+    if (nb_choose(engine, &r->options, r->labels, n, p, &n_prompt, &err) != NB_OK)
+        return nb_cli_error(&err);
+    for (size_t i = 1; i < n; i++)
+        best = p[i] > p[best] ? i : best;
+    if (!r->json) {
+        puts(r->labels[best]);
+        return NB_EXIT_OK;
+    }
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:f}", "label", r->labels[i], "probability", p[i]));
+    json_t *o = json_pack("{s:s, s:o, s:I}", "text", r->labels[best], "choices", list,
+                          "prompt_tokens", (json_int_t)n_prompt);
+    bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
+    json_decref(o);
+    putchar('\n');
+    if (!ok)
+        fputs("nibble: the answer could not be written\n", stderr);
+    return ok ? NB_EXIT_OK : NB_EXIT_FAILURE;
+}
+
+/* Compiles what the answer must be, and generates. */
+static int answer(struct nb_engine *engine, struct request *r) {
+    struct nb_error err;
+    struct nb_buf schema = {0};
+    if (r->choices)
+        return choose(engine, r);
+    if (!r->schema && !r->structure.regex)
+        return generate(engine, r);
+    enum nb_status s = NB_OK;
+    if (r->schema) {
+        s = nb_read_file(r->schema, MAX_SCHEMA_BYTES, &schema, &err);
+        r->structure.schema = schema.data ? schema.data : "";
+        r->structure.schema_bytes = schema.len;
+        r->structure.name = r->schema;
+    }
+    if (s == NB_OK)
+        s = nb_grammar_compile(engine, &r->structure, &r->options.grammar, &err);
+    int code = s == NB_OK ? NB_EXIT_OK : nb_cli_error(&err);
+    if (s == NB_OK && *nb_grammar_notes(r->options.grammar))
+        fprintf(stderr, "%s: not enforced:\n%s", r->schema, nb_grammar_notes(r->options.grammar));
+    if (s == NB_OK)
+        code = generate(engine, r);
+    nb_grammar_release(r->options.grammar);
+    nb_buf_free(&schema);
+    return code;
+}
+
 static int run(int argc, char **argv) {
     struct request r = {0};
     int code = NB_EXIT_USAGE;
@@ -287,11 +409,12 @@ static int run(int argc, char **argv) {
         if (nb_cli_engine_open(&r.how, &engine, &err) != NB_OK) {
             code = nb_cli_error(&err);
         } else {
-            code = generate(engine, &r);
+            code = answer(engine, &r);
             nb_engine_close(engine);
         }
     }
     free(r.ids);
+    free(r.choices);
     return code;
 }
 

@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include "engine/structure.h"
+
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -171,7 +173,9 @@ static enum nb_status start(struct nb_engine *e, const struct nb_options *option
     if (n_pages > INT32_MAX)
         return nb_fail(err, NB_ERR_ARGUMENT, "%zu sequences of %d positions are too many",
                        sequences, e->context);
-    enum nb_status s = load(e, options, n_pages, err);
+    enum nb_status s = nb_structures_open(&e->structures, err);
+    if (s == NB_OK)
+        s = load(e, options, n_pages, err);
     return s == NB_OK ? make_pages(e, n_pages, err) : s;
 }
 
@@ -280,6 +284,7 @@ void nb_engine_close(struct nb_engine *e) {
         return;
     if (e->backend)
         e->backend->ops->close(e->backend);
+    nb_structures_close(e->structures);
     nb_tokenizer_close(e->tokenizer);
     nb_model_close(&e->model);
     nb_pages_close(&e->pages);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 const char *nb_finish_name(enum nb_finish finish) {
-    static const char *const names[] = {"stop", "length", "caller"};
+    static const char *const names[] = {"stop", "length", "caller", "closed"};
     return names[finish];
 }
 
@@ -121,11 +121,9 @@ static enum nb_status note_logprobs(struct nb_generator *g, const float *logits,
     return NB_OK;
 }
 
-/* Keeps a token and tells the caller; *go_on is false if the caller has had enough. */
+/* Tells the caller of a token; *go_on is false if the caller has had enough. */
 static enum nb_status emit(struct nb_generator *g, int32_t id, bool *go_on, struct nb_error *err) {
     size_t before = g->text.len;
-    if (!nb_tokens_add(&g->generated, id))
-        return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
     if (g->engine->tokenizer)
         nb_decoder_add(&g->decoder, id, &g->text);
     if (g->text.failed)
@@ -168,33 +166,104 @@ static int32_t draw(struct nb_generator *g, float *logits) {
     return id;
 }
 
+/* Keeps the token that was drawn, and those that a grammar makes follow. */
+static enum nb_status add_drawn(struct nb_generator *g, int32_t id, struct nb_error *err) {
+    size_t before = g->generated.n;
+    if (!nb_tokens_add(&g->generated, id))
+        return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
+    if (!g->follower.matcher)
+        return NB_OK;
+    enum nb_status s =
+        nb_follower_take(&g->follower, &g->generated, before, !g->options.logprobs, err);
+    /* The first of them was drawn, or stands for what was. */
+    for (size_t i = before + 1; i < g->generated.n && s == NB_OK; i++)
+        nb_sampler_saw(&g->sampler, g->generated.ids[i]);
+    return s;
+}
+
+/* Finishes an answer that ran out of tokens. */
+static enum nb_status close_answer(struct nb_generator *g, struct nb_error *err) {
+    size_t before = g->generated.n;
+    bool go_on = true;
+    enum nb_status s = NB_OK;
+    if (!nb_follower_finish(&g->follower, &g->generated))
+        return NB_OK;
+    g->finish = NB_FINISH_CLOSED;
+    for (size_t i = before; i < g->generated.n && s == NB_OK && go_on; i++)
+        s = emit(g, g->generated.ids[i], &go_on, err);
+    return s;
+}
+
+/* Log probabilities are the model's, not what a mask leaves of them. */
+static enum nb_status keep_raw(struct nb_generator *g, const float *logits, struct nb_error *err) {
+    size_t bytes = (size_t)g->engine->model.config.n_vocab * sizeof *g->raw;
+    if (!g->raw && !(g->raw = malloc(bytes)))
+        return nb_fail_memory(err, bytes, "log probabilities");
+    memcpy(g->raw, logits, bytes);
+    return NB_OK;
+}
+
+/* A grammar's mask, before the draw. *ended: only the end may come. */
+static enum nb_status mask(struct nb_generator *g, float *logits, bool *ended,
+                           struct nb_error *err) {
+    return g->follower.matcher ? nb_follower_mask(&g->follower, logits, ended, err) : NB_OK;
+}
+
 enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct nb_error *err) {
+    bool ended = false, go_on = true, stopped = false, cut = false;
+    size_t first = g->generated.n, limit = token_limit(g);
+    int32_t id = -1;
     g->next = NULL;
     g->n_next = 0;
-    int32_t id = draw(g, logits);
-    if (!g->options.ignore_eos && nb_config_is_end(&g->engine->model.config, id)) {
+    enum nb_status s = NB_OK;
+    if (g->options.logprobs && g->follower.matcher)
+        s = keep_raw(g, logits, err);
+    if (s == NB_OK)
+        s = mask(g, logits, &ended, err);
+    if (s == NB_OK && !ended)
+        id = draw(g, logits);
+    if (s != NB_OK)
+        return s;
+    if (ended || ((!g->options.ignore_eos || g->follower.matcher) &&
+                  nb_config_is_end(&g->engine->model.config, id))) {
         g->finish = NB_FINISH_STOP;
         g->done = true;
         return NB_OK;
     }
-    bool go_on = true;
-    size_t text_before = g->text.len;
-    enum nb_status s = note_logprobs(g, logits, id, err);
+    s = note_logprobs(g, g->raw ? g->raw : logits, id, err);
     if (s == NB_OK)
-        s = emit(g, id, &go_on, err);
+        s = add_drawn(g, id, err);
+    for (size_t i = first; i < g->generated.n && s == NB_OK && go_on && !stopped; i++) {
+        size_t text_before = g->text.len;
+        if (i >= limit && !g->options.close) {
+            g->generated.n = i;
+            cut = true;
+            break;
+        }
+        s = emit(g, g->generated.ids[i], &go_on, err);
+        stopped = s == NB_OK && stops(g, text_before);
+        if (stopped || !go_on)
+            g->generated.n = i + 1;
+    }
     if (s != NB_OK)
         return s;
     g->done = true;
-    if (stops(g, text_before)) {
+    if (stopped) {
         g->finish = NB_FINISH_STOP;
     } else if (!go_on) {
         g->finish = NB_FINISH_CALLER;
-    } else if (g->generated.n >= token_limit(g)) {
+    } else if (g->follower.matcher && !cut && nb_follower_ended(&g->follower)) {
+        g->finish = NB_FINISH_STOP;
+    } else if (g->generated.n >= limit) {
         g->finish = NB_FINISH_LENGTH;
+        if (g->follower.matcher && !cut && nb_matcher_can_end(g->follower.matcher))
+            g->finish = NB_FINISH_STOP;
+        else if (g->follower.matcher && g->options.close)
+            return close_answer(g, err);
     } else {
         g->done = false;
-        g->next = g->generated.ids + g->generated.n - 1;
-        g->n_next = 1;
+        g->next = g->generated.ids + first;
+        g->n_next = g->generated.n - first;
     }
     return NB_OK;
 }
@@ -210,6 +279,11 @@ static enum nb_status check_options(const struct nb_generator *g, struct nb_erro
     if (o->top_logprobs < 0 || o->top_logprobs > most)
         return nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs is %d, expected 0 to %d",
                        o->top_logprobs, most);
+    if (o->close && !o->grammar)
+        return nb_fail(err, NB_ERR_ARGUMENT, "close: there is no grammar to close an answer by");
+    if (o->close && o->logprobs)
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "close: what it appends has no log probabilities; ask for one of the two");
     if (o->n_stop && !g->engine->tokenizer)
         return nb_fail(err, NB_ERR_UNSUPPORTED, "stop: %s has no tokenizer, so there is no text",
                        g->engine->folder);
@@ -239,6 +313,11 @@ static enum nb_status start(struct nb_generator *g, struct nb_error *err) {
                             &g->sampler, err);
     if (s != NB_OK)
         return s;
+    if (g->options.grammar) {
+        s = nb_follower_open(g->engine, g->options.grammar, &g->follower, err);
+        if (s != NB_OK)
+            return s;
+    }
     if (g->engine->tokenizer)
         nb_decoder_start(&g->decoder, g->engine->tokenizer);
     for (size_t i = 0; i < g->prompt.n; i++)
@@ -289,6 +368,8 @@ void nb_generator_close(struct nb_generator *g) {
     if (g->engine && g->engine->tokenizer)
         nb_buf_free(&g->decoder.pending);
     nb_sampler_close(&g->sampler);
+    nb_follower_close(&g->follower);
+    free(g->raw);
     nb_tokens_free(&g->prompt);
     nb_tokens_free(&g->generated);
     nb_buf_free(&g->text);

@@ -10,6 +10,7 @@
 
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "engine/structure.h"
 
 struct nb_generator {
     struct nb_engine *engine;
@@ -18,6 +19,7 @@ struct nb_generator {
     struct nb_tokens prompt, generated;
     struct nb_buf text;
     struct nb_decoder decoder;
+    struct nb_follower follower; /* of options.grammar */
     enum nb_finish finish;
     bool done;
 
@@ -30,6 +32,7 @@ struct nb_generator {
     int32_t *top_ids;
     double *top_logprobs;
     size_t cap_logprobs;
+    float *raw; /* [n_vocab] logits before a grammar's mask, where logprobs are asked for */
 };
 
 /* Checks the options, and makes token ids of the prompt. What the options point to, the prompt
