@@ -292,12 +292,44 @@ static std::map<std::string, double> time_parts(const cuda_random_model &m,
     return best;
 }
 
-/* Floating-point operations of causal attention in all layers. */
-static double attention_flops(const nb_cuda_model &m, const chunks &of) {
-    double pairs = 0;
-    for (const chunk &c : of)
+/* What the hardware allows, measured on one H200: bytes read and bf16 products a second. */
+static const double READS = 4.65e12, PRODUCTS = 790e12;
+
+/* The least time, milliseconds, that each part of a step could take, all layers together; "" is the
+ * whole step. */
+static std::map<std::string, double> limits_of(const cuda_random_model &random, const chunks &of) {
+    const nb_cuda_model &m = random.model;
+    double n = 0, pairs = 0, kv = 0; /* tokens; (query, key) pairs; positions read at least */
+    for (const chunk &c : of) {
+        n += c.n;
         pairs += (double)c.n * c.past + 0.5 * c.n * (c.n + 1.0);
-    return 4.0 * pairs * m.n_heads * m.head_width * m.n_layers;
+        kv += c.past + c.n;
+    }
+    double L = m.n_layers, D = m.width, d = m.head_width, K = m.experts_per_token, E = m.n_experts;
+    double rows = (m.n_heads + 2.0 * m.n_kv_heads) * d, width_kv = 2.0 * m.n_kv_heads * d * 2;
+    double experts = 0, bytes_experts = 0, flops = 0;
+    for (const nb_cuda_layer &l : random.layers) {
+        experts += (double)l.gate_up.shape.bytes + (double)l.down.shape.bytes;
+        flops += 2 * n * (rows * D + D * m.n_heads * d + 3 * K * m.expert_width * D);
+    }
+    bytes_experts = experts * E;
+    /* How much of the experts n tokens choose, if evenly. */
+    double chosen = 1 - pow(1 - K / E, n),
+           bytes = random.weight_bytes - (1 - chosen) * bytes_experts;
+    double flops_attention = 4 * pairs * m.n_heads * d * L, bytes_attention = kv * width_kv * L;
+    std::map<std::string, double> out;
+    out[""] = std::max((bytes + bytes_attention) / READS, (flops + flops_attention) / PRODUCTS);
+    out["attention"] = std::max(bytes_attention / READS, flops_attention / PRODUCTS);
+    out["rotate"] = L * n * (rows * 4 + m.n_heads * d * 2 + width_kv) / READS;
+    out["after_attention"] = L * n * D * (4 + 4 + 4 + 2) / READS;
+    out["after_experts"] = L * n * D * (4 + 4 * K + 4 + 2) / READS;
+    out["gate_up"] = std::max(L * 4 * n * K * m.expert_width * D / PRODUCTS,
+                              chosen * bytes_experts * 2 / 3 / READS);
+    out["down"] =
+        std::max(L * 2 * n * K * m.expert_width * D / PRODUCTS, chosen * bytes_experts / 3 / READS);
+    for (auto &p : out)
+        p.second *= 1e3;
+    return out;
 }
 
 static void bench(const cuda_random_config &c) {
@@ -321,13 +353,18 @@ static void bench(const cuda_random_config &c) {
         cuda_random_step step;
         cuda_random_step_make(&m, s.of, 2, &step);
         int repeats = step.step.n_tokens > 4000 ? 2 : 4;
-        double ms = time_graph(m, step, work, repeats), flops = attention_flops(m.model, s.of);
-        std::map<std::string, double> parts = time_parts(m, step, work, repeats);
-        printf("{\"step\": \"%s\", \"ms\": %.3f, \"tokens_per_s\": %.0f", s.name, ms,
-               step.step.n_tokens / ms * 1e3);
-        for (const auto &p : parts)
+        double ms = time_graph(m, step, work, repeats);
+        std::map<std::string, double> parts = time_parts(m, step, work, repeats),
+                                      least = limits_of(m, s.of);
+        printf("{\"step\": \"%s\", \"ms\": %.3f, \"tokens_per_s\": %.0f, \"limit_ms\": %.3f, "
+               "\"share\": %.2f",
+               s.name, ms, step.step.n_tokens / ms * 1e3, least[""], least[""] / ms);
+        for (const auto &p : parts) {
             printf(", \"%s_ms\": %.3f", p.first.c_str(), p.second);
-        printf(", \"attention_tflops\": %.0f}\n", flops / parts["attention"] / 1e9);
+            if (least.count(p.first)) /* of what the hardware allows */
+                printf(", \"%s_share\": %.2f", p.first.c_str(), least[p.first] / p.second);
+        }
+        printf("}\n");
         fflush(stdout);
         cuda_random_step_free(&step);
     }
