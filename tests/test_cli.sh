@@ -165,4 +165,24 @@ if [ -w /dev/full ]; then
     code=$?
     expect "a full disk is no success" exits 1
 fi
+# Backends and what GPUs are told.
+run --version
+expect "--version names the backends" grep -qE '^backends: .*cpu \(plain' "$tmp/out"
+run generate --model "$root/tests/golden/mixtral-tiny-nf4" --prompt-ids 1,2 -n 1 --backend vulkan
+expect "no such backend" both 1 'no backend "vulkan" in this build, only .*cpu'
+run generate --model "$root/tests/golden/mixtral-tiny-nf4" --prompt-ids 1,2 -n 1 --backend cpu
+expect "--backend cpu" exits 0
+NIBBLE_BACKEND=vulkan run generate --model "$root/tests/golden/mixtral-tiny-nf4" --prompt-ids 1,2 -n 1
+expect "NIBBLE_BACKEND" both 1 'no backend "vulkan"'
+NIBBLE_BACKEND=vulkan run generate --model "$root/tests/golden/mixtral-tiny-nf4" --prompt-ids 1,2 -n 1 --backend cpu
+expect "and --backend before it" exits 0
+for size in 12parsecs -3GB 0 ''; do
+    run generate --model x --prompt-ids 1 --memory-limit "$size"
+    expect "--memory-limit '$size'" both 2 'expected a size such as 23.5GiB'
+done
+if ! ls /dev/nvidia0 >/dev/null 2>&1; then
+    run generate --model "$root/tests/golden/mixtral-tiny-nf4" --prompt-ids 1,2 -n 1 --backend cuda
+    expect "no GPU" both 1 'cuda'
+    expect "says what to do" grep -qE 'backend cpu|only .*cpu' "$tmp/err"
+fi
 echo "1..$number"

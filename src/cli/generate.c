@@ -144,8 +144,10 @@ static bool parse_choices(const char *text, struct request *r) {
 static bool parse_option(int code, const char *name, struct request *r) {
     bool known;
     int64_t n = 0;
-    if (!nb_cli_engine_option("generate", code, optarg, &r->how, &known) || known)
-        return known;
+    if (!nb_cli_engine_option("generate", code, optarg, &r->how, &known))
+        return false;
+    if (known)
+        return true;
     if (code == 'p') {
         r->options.prompt = optarg;
         r->options.prompt_bytes = strlen(optarg);
