@@ -160,7 +160,13 @@ static enum drawn draw(const struct world *w, const char *name, struct nb_gramma
 /* Members that "properties" names come in its order, and before others. */
 static bool in_order(const struct doc *schema, const struct doc *value) {
     const struct doc *properties = doc_get(schema, "properties");
+    /* Where branches ask for different members, their order is nobody's. */
+    static const char *const branches[] = {"anyOf",       "oneOf", "not", "if", "dependentSchemas",
+                                           "dependencies"};
     size_t last = 0;
+    for (size_t i = 0; i < sizeof branches / sizeof *branches; i++)
+        if (doc_get(schema, branches[i]))
+            return true;
     if (!properties || value->kind != DOC_OBJECT)
         return true;
     for (size_t i = 0; i < value->n; i++) {

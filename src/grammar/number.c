@@ -28,6 +28,7 @@ struct bounds {
     bool has_least, has_most, above, below, integer, has_multiple;
     const struct nb_atom *list; /* one of these numbers, too */
 
+    bool once; /* an item that must not come twice */
     bool open; /* no conjunction: numbers are tried, and judged by the formula */
     struct nb_reader *reader;
     const struct nb_state *state;
@@ -75,6 +76,8 @@ static bool all_hold(const struct nb_shape *shape, struct nb_decimal v) {
 
 /* Whether a number would do, as the value of the state that is asked about. */
 static bool fits(const struct bounds *b, const struct nb_shape *shape, struct nb_decimal v) {
+    if (b->once && nb_number_repeats(b->state, v))
+        return false;
     return b->open ? nb_number_would_do(b->reader, b->state, v) : all_hold(shape, v);
 }
 
@@ -87,16 +90,18 @@ static bool within(const struct span *span, struct nb_decimal v) {
 
 /* Whether some multiple of `step` is at least `low` (above it, if `open`), and below or at what
  * `fits` says. */
-static bool multiple_fits(const struct nb_shape *shape, const struct span *span,
-                          struct nb_decimal low, bool open, struct nb_decimal step) {
+static bool multiple_fits(const struct bounds *b, const struct nb_shape *shape,
+                          const struct span *span, struct nb_decimal low, bool open,
+                          struct nb_decimal step) {
     struct nb_decimal v;
     if (!nb_decimal_next_multiple(low, step, &v))
         return true; /* too many digits to tell */
     if (open && nb_decimal_compare(v, low) == 0)
         v = nb_decimal_add(v, step);
-    /* A second multipleOf may want some more steps. */
-    for (int i = 0; i < 64; i++, v = nb_decimal_add(v, step)) {
-        if (all_hold(shape, v) && (within(span, v)))
+    /* A second multipleOf may want some more steps, and so may items that were there. */
+    uint32_t steps = 64 + (b->once ? b->state->top->count : 0);
+    for (uint32_t i = 0; i < steps; i++, v = nb_decimal_add(v, step)) {
+        if (within(span, v) && fits(b, shape, v))
             return true;
         if (v.digits >> 100)
             return true;
@@ -162,13 +167,13 @@ static bool span_fits(const struct nb_shape *shape, const struct bounds *b,
         return span_has(shape, b, span);
     if (b->list) {
         for (uint32_t i = 0; i < b->list->n; i++) {
-            if (within(span, b->list->numbers[i]) && all_hold(shape, b->list->numbers[i]))
+            if (within(span, b->list->numbers[i]) && fits(b, shape, b->list->numbers[i]))
                 return true;
         }
         return false;
     }
     if (nb_decimal_compare(span->from, span->to) == 0)
-        return all_hold(shape, signed_as(span->from, span->negative));
+        return fits(b, shape, signed_as(span->from, span->negative));
     /* The lower end, as a value, and whether it is part of the span. */
     struct nb_decimal low = span->from, high = span->to;
     bool low_open = false, high_open = true;
@@ -196,9 +201,9 @@ static bool span_fits(const struct nb_shape *shape, const struct bounds *b,
     if (c > 0 || (c == 0 && (low_open || high_open)))
         return false;
     if (b->has_multiple)
-        return multiple_fits(shape, span, low, low_open, b->multiple_of);
+        return multiple_fits(b, shape, span, low, low_open, b->multiple_of);
     if (b->integer)
-        return multiple_fits(shape, span, low, low_open, nb_decimal_from_int(1));
+        return multiple_fits(b, shape, span, low, low_open, nb_decimal_from_int(1));
     return true;
 }
 
@@ -231,13 +236,11 @@ static bool exponent_alive(const struct bounds *b, const struct nb_shape *shape,
     const struct nb_number *n = &s->number;
     bool fresh = s->phase == NB_NUMBER_E, signless = s->phase <= NB_NUMBER_SIGN;
     for (int32_t e = 0; e <= 300; e++) {
-        int32_t prefix = e;
-        /* What was written must begin e, zeros in front aside. */
-        while (!signless && prefix > n->exponent)
+        int32_t prefix = e, more = 0;
+        /* What was written must begin e, zeros in front aside, and leave room for the rest. */
+        for (; !signless && prefix > n->exponent; more++)
             prefix /= 10;
-        if (!signless && prefix != n->exponent)
-            continue;
-        if (!signless && e != n->exponent && n->n_exponent >= 3)
+        if (!signless && (prefix != n->exponent || n->n_exponent + more > 3))
             continue;
         bool negative = n->exponent_negative;
         if ((fresh || negative) && exponent_fits(b, shape, s, -e))
@@ -251,8 +254,8 @@ static bool exponent_alive(const struct bounds *b, const struct nb_shape *shape,
 bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
     struct nb_shape *shape = s->shape;
     const struct nb_number *n = &s->number;
-    struct bounds b = {.reader = r, .state = s};
-    if (!shape->n_atoms)
+    struct bounds b = {.reader = r, .state = s, .once = nb_state_once(r, s)};
+    if (!shape->n_atoms && !b.once)
         return true;
     if (shape->conjunction && s->kills)
         gather(shape, &b);

@@ -172,6 +172,27 @@ static struct nb_shape *fail_unique(struct nb_reader *r, struct nb_shape *shape)
     return to;
 }
 
+bool nb_state_once(struct nb_reader *r, const struct nb_state *s) {
+    const struct nb_frame *top = s->top;
+    if ((r->flags & NB_READ_ANY_SPELLING) || !top || top->shape->kind != NB_VALUE_ARRAY ||
+        !top->shape->unique || !top->seen)
+        return false;
+    struct nb_shape *shape = fail_unique(r, top->shape);
+    return !shape || nb_state_doomed(r, top->parent, top->link, shape->false_roots);
+}
+
+static uint64_t number_hash(struct nb_decimal v) {
+    return mix(nb_decimal_hash(v), 3);
+}
+
+static uint64_t word_hash(enum nb_value_kind kind) {
+    return mix(kind, 11);
+}
+
+bool nb_number_repeats(const struct nb_state *s, struct nb_decimal v) {
+    return was_seen(s->top->seen, number_hash(v));
+}
+
 /* A value ended, and roots of its link's site in `wrong` are false. */
 static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb_link *link,
                       const uint64_t *wrong, uint64_t hash) {
@@ -563,11 +584,28 @@ static bool follow_machine(struct nb_reader *r, struct nb_state *s, uint8_t byte
     return good;
 }
 
+static uint64_t text_hash(uint64_t hash, uint8_t byte) {
+    return mix(hash, byte + UINT64_C(0x100));
+}
+
+/* Whether some string of a set that begins with what leads to `node`, whose hash is given, was not
+ * seen. */
+static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
+                      const struct nb_seen *seen) {
+    if (set->nodes[node].ends && !was_seen(seen, hash))
+        return true;
+    for (uint32_t c = set->nodes[node].child; c; c = set->nodes[c].sibling) {
+        if (new_below(set, c, text_hash(hash, set->nodes[c].byte), seen))
+            return true;
+    }
+    return false;
+}
+
 /* One byte of a string's or key's decoded text; `first` of a character. */
 static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool first) {
     if (s->mode == NB_MODE_IN_KEY) {
         struct nb_family *f = s->top->shape->family;
-        s->hash = mix(s->hash, byte + UINT64_C(0x100));
+        s->hash = text_hash(s->hash, byte);
         s->node = nb_trie_next(&f->keys, s->node, byte);
         if (f->machine.n)
             s->at = nb_machine_next(r->space, &f->machine, s->at, byte);
@@ -575,7 +613,7 @@ static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool fir
     }
     struct nb_shape *shape = s->shape;
     if (s->hashes)
-        s->hash = mix(s->hash, byte + UINT64_C(0x100));
+        s->hash = text_hash(s->hash, byte);
     switch (shape->string) {
     case NB_STRING_FREE:
         return true;
@@ -584,7 +622,9 @@ static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool fir
         return s->length <= shape->max || lose_only(r, s);
     case NB_STRING_SET:
         s->at = nb_trie_next(&shape->set, s->at, byte);
-        return s->at || lose_only(r, s);
+        return s->at ? !s->kills || !nb_state_once(r, s) ||
+                           new_below(&shape->set, s->at, s->hash, s->top->seen)
+                     : lose_only(r, s);
     case NB_STRING_LAZY:
         s->at = nb_lazy_next(shape->language->lazy, s->at, byte);
         if (shape->language->lazy->failed)
@@ -640,8 +680,9 @@ static bool control_alive(struct nb_reader *r, const struct nb_state *s, uint32_
 static bool begin_escape(struct nb_reader *r, struct nb_state *s) {
     static const uint8_t escaped[] = "\"\\\b\f\n\r\t";
     s->lexis = NB_LEX_ESCAPE;
-    if (!one_spelling(r, s))
-        return true;
+    if (!one_spelling(r, s)) /* any character, if there is room for one */
+        return s->mode == NB_MODE_IN_KEY || s->shape->string != NB_STRING_LENGTH ||
+               code_alive(r, s, 'a');
     for (size_t i = 0; i < sizeof escaped - 1; i++) {
         if (code_alive(r, s, escaped[i]))
             return true;
@@ -947,7 +988,7 @@ static bool end_number(struct nb_reader *r, struct nb_state *s) {
     if (shape->n_atoms || s->hashes)
         v = nb_state_number(s);
     if (s->hashes)
-        hash = mix(nb_decimal_hash(v), 3);
+        hash = number_hash(v);
     if (shape->n_atoms) {
         bool whole = s->phase == NB_NUMBER_ZERO || s->phase == NB_NUMBER_INTEGER;
         for (uint32_t i = 0; i < shape->n_atoms; i++)
@@ -1061,6 +1102,9 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
             out->at = nb_machine_start(r->space, &shape->machine);
         else
             out->at = NB_TRIE_ROOT;
+        if (shape->string == NB_STRING_SET && shape->set.n && kills && nb_state_once(r, out) &&
+            !new_below(&shape->set, NB_TRIE_ROOT, 0, out->top->seen))
+            return false;
         if (shape->string == NB_STRING_SET ? !shape->set.n
                                            : shape->string == NB_STRING_LAZY && !out->at)
             return lose_only(r, out);
@@ -1078,7 +1122,7 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
     default:
         out->mode = NB_MODE_WORD;
         out->word = 1;
-        return true;
+        return !nb_state_once(r, out) || !was_seen(out->top->seen, word_hash(kind));
     }
 }
 
@@ -1090,7 +1134,7 @@ static bool word_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
     if (word[++s->word])
         return true;
     s->word = 0;
-    return end_value(r, s, s->link, s->shape->false_roots, mix(s->shape->kind, 11));
+    return end_value(r, s, s->link, s->shape->false_roots, word_hash(s->shape->kind));
 }
 
 /* The array as it is once another item comes, and the item's link; NULL if none can. */

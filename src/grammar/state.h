@@ -145,6 +145,11 @@ struct nb_decimal nb_state_number(const struct nb_state *state);
 /* Whether an atom about numbers holds. written: as its digits are written, not only its value. */
 bool nb_number_holds(const struct nb_atom *atom, struct nb_decimal value, bool written_whole);
 
+/* Whether the state's value is an item that ends all if it came before. */
+bool nb_state_once(struct nb_reader *reader, const struct nb_state *state);
+/* Whether a number came before as an item of the array that the state's value is in. */
+bool nb_number_repeats(const struct nb_state *state, struct nb_decimal value);
+
 /* Whether an open number may end as this one: it may not make false what must be true. */
 bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
                         struct nb_decimal value);
