@@ -18,15 +18,14 @@
  * when. Tiles of gate and up are done in an order in which down's input is complete from its
  * beginning, so that between those two phases nothing waits.
  *
- * What a step of one token of Mixtral 8x7B should take on an H200, by count, for each layer: q, k,
- * v 13.0 MB, o 8.7, experts 182: at 4.4 TB/s 46.3 us. Shared memory: for a chunk 12 loads from the
- * table (one word of four is widened by permutes), 4 wavefronts to read codes and 4 to write them;
- * for a unit of 32 chunks 16 x 7 for scales and 32 for sums: 784 a unit, of 16,928 bytes: 5.6 TB/s
- * at 1.98 GHz if nothing else bound it. Between phases: from the last product until all blocks have
- * the sums and the first product of the next phase begins, about 1 us before q, k, v and before
- * gate and up, 3 us around attention of a short context, during which the ring (132 KiB a
- * block, 3.9 us of reading) goes on filling; it is empty of experts' units when they become known,
- * which costs the memory's latency, 1 us more.
+ * What binds it, for one token of Mixtral 8x7B on an H200: shared memory. For a unit of 32 chunks
+ * (16,928 bytes) there are 16 wavefronts a chunk of loads from the table of pairs, 4 to read codes
+ * and 4 to write them, some 9 a warp for scales and 32 for sums: about 940, of which 80 % of the
+ * cycles are had. Spilled registers cost a multiple of anything else here: with 227 KiB of shared
+ * memory taken, local memory has next to no L1 cache. Look for LDL in loops after each change.
+ * (Widening a quarter of the codes by byte permutes instead, NB_DECODE_WORDS_BY_ARITHMETIC, and
+ * prefetching the next layer's weights into the L2 cache, NB_DECODE_PREFETCH, both measured
+ * slower.)
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
@@ -71,7 +70,7 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
                                                 int32_t phase) {
     const matrix &m = p.matrices[phase];
     const layer_pointers &l = p.layers[layer < p.m.n_layers ? layer : 0];
-    phase_tiles t = {nullptr, own_share(m.n_tiles), 1, phase == DOWN || !is_resident(m)};
+    phase_tiles t = {nullptr, sh.n_own[phase], 1, phase == DOWN || !is_resident(m)};
     switch (phase) {
     case QKV:
         t.data = l.qkv;
@@ -81,7 +80,6 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
         break;
     case GATE_UP:
         t.data = l.gate_up;
-        t.n = own_share(sh.n_list * m.n_tiles);
         break;
     case DOWN:
         t.data = l.down;
@@ -106,7 +104,7 @@ __device__ void produce(producer &w) {
             for (int32_t k = QKV; k <= O && p.prefetch > k && layer + 1 < L; k++) {
                 const matrix &m = p.matrices[k];
                 const uint8_t *data = k == QKV ? p.layers[layer + 1].qkv : p.layers[layer + 1].o;
-                for (int32_t i = 0; i < own_share(m.n_tiles); i++)
+                for (int32_t i = 0; i < w.sh.n_own[k]; i++)
                     bulk_prefetch(data + (size_t)own_index(i) * m.n_units * m.unit_bytes,
                                   m.n_units * m.unit_bytes);
             }
@@ -116,10 +114,8 @@ __device__ void produce(producer &w) {
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
         unit_order(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
             int32_t tile = own_index(i);
-            if (phase == GATE_UP) {
-                e = tile / m.n_tiles;
-                tile -= e * m.n_tiles;
-            }
+            for (; phase == GATE_UP && tile >= m.n_tiles; e++)
+                tile -= m.n_tiles;
             const uint8_t *data = t.data;
             if (phase == GATE_UP || phase == DOWN)
                 data += w.sh.list[e] * m.bytes;
@@ -132,7 +128,7 @@ __device__ void produce(producer &w) {
 
 template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void work(worker &w) {
     const params &p = w.p;
-    int32_t L = p.m.n_layers, half = w.lane >> 3 & 1;
+    int32_t L = p.m.n_layers;
 #pragma unroll 1
     for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
         int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
@@ -143,28 +139,20 @@ template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void wor
             barrier_wait(&w.sh.list_ready, layer & 1);
             enter(w, layer, 4);
         }
-        const __nv_bfloat16 *in = phase == GATE_UP ? x.x_expert
-                                  : phase == O     ? x.attended
-                                  : phase == DOWN  ? x.inner
-                                                   : x.x_attention;
-        size_t stride = m.chunks * NB_CUDA_CHUNK;
+        inputs in = {phase == GATE_UP ? x.x_expert
+                     : phase == O     ? x.attended
+                     : phase == DOWN  ? x.inner
+                                      : x.x_attention,
+                     (uint32_t)m.chunks * NB_CUDA_CHUNK, phase == DOWN};
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
-        auto row = [&](int32_t e, int32_t token) -> const __nv_bfloat16 * {
-            if (phase == DOWN)
-                token = w.sh.pair[e][token];
-            return token < 0 ? nullptr : in + token * stride;
-        };
-        auto tile_row = [&](int32_t i) {
-            return first_row(p, phase, phase == GATE_UP ? own_index(i) % m.n_tiles : own_index(i),
-                             half);
-        };
-        if (m.kind == NB_CUDA_BF16)
-            multiply_bf16(w, m, in, stride, t.n);
-        else if (t.streaming)
-            multiply_streaming<COLUMNS>(w, m, t.n_experts, t.n, row, tile_row);
-        else
-            multiply_resident<COLUMNS>(
-                w, m, t.n, [&](int32_t token) { return row(0, token); }, tile_row);
+        if (t.n == 0) {
+        } else if (m.kind == NB_CUDA_BF16) {
+            multiply_bf16(w, m, in, t.n);
+        } else if (t.streaming) {
+            multiply_streaming<COLUMNS>(w, m, in, rows_of(p, phase), t.n_experts, t.n);
+        } else {
+            multiply_resident<COLUMNS>(w, m, in, t.n);
+        }
         if (phase == QKV) {
             enter(w, layer, 1);
             attention<WIDTH, GROUP>(w, layer);
@@ -210,6 +198,10 @@ __device__ void set_up(const params &p, shared &sh, uint8_t *table) {
         float *turn = sh.rope[k / half][k % half];
         sincosf(angle, &turn[1], &turn[0]);
     }
+    if (i < MMA_WARPS)
+        sh.tile[i] = 0;
+    if (i < N_PHASES)
+        sh.n_own[i] = own_share(p.matrices[i].n_tiles);
     if (i < MAX_TOKENS) {
         sh.position[i] = i < p.s.n_tokens ? __ldg(p.s.position + i) : -1;
         sh.sequence[i] = i < p.s.n_tokens ? __ldg(p.s.sequence + i) : -1;
@@ -226,20 +218,21 @@ __device__ void set_up(const params &p, shared &sh, uint8_t *table) {
 
 template <int COLUMNS, int WIDTH, int GROUP>
 __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ params p) {
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1100 /* what has the shared memory */
     extern __shared__ __align__(1024) uint8_t memory[];
     uint32_t base = shared_address(memory);
     if (base > SHARED_BASE)
         __trap();
     uint8_t *table = memory + (TABLE_AT - base);
     shared &sh = *(shared *)memory;
-    struct ring ring = {0, 0, base + (uint32_t)sizeof(shared), base + (uint32_t)sizeof(shared)};
+    uint32_t first = base + (uint32_t)sizeof(shared);
+    struct ring ring = {0, 0, first, first};
     int32_t warp = __shfl_sync(~0U, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     set_up(p, sh, table);
     if (warp < MMA_WARPS) {
         worker w = {p, sh, table, TABLE_AT + (uint32_t)lane * 4};
         const float *values = p.m.values + 16 * p.layers_values;
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 4 && NB_DECODE_WORDS_BY_ARITHMETIC; i++) {
             w.low[i] = w.high[i] = 0;
             for (int k = 0; k < 4; k++) {
                 uint32_t bits = value_bits(values, 4 * i + k);
@@ -248,13 +241,15 @@ __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ par
             }
         }
         w.ring = ring;
-        w.tile = 0;
         w.warp = warp;
         w.lane = lane;
         w.g = lane / 4;
         w.q = lane % 4;
+        w.scale_lane = COLUMNS == 4 ? (lane & 2) * 8 + lane / 4 : lane / 4;
         work<COLUMNS, WIDTH, GROUP>(w);
-    } else if (warp == PRODUCER) {
+        return;
+    }
+    if (warp == PRODUCER) {
         if (lane == 0) {
             producer w = {p, sh, ring, evict_first()};
             produce(w);
@@ -348,10 +343,10 @@ int splits(const nb_cuda_model *m, int tokens, int max_position, int blocks) {
 size_t place_exchange(const nb_cuda_model *m, int blocks, void *base, exchange x[2]) {
     nb_layout layout = {(uint8_t *)base, 0};
     size_t T = MAX_TOKENS, D = m->width, H = m->n_heads, d = m->head_width, tiles = D / ROWS;
+    size_t heads = T * m->n_kv_heads;
     /* Heads of all tokens and splits: splits() has at most blocks / (T G) where there are more than
      * one, and at most MAX_SPLITS. */
-    size_t group = H / m->n_kv_heads,
-           units = blocks > T * m->n_kv_heads ? blocks : T * m->n_kv_heads;
+    size_t group = H / m->n_kv_heads, units = (size_t)blocks > heads ? (size_t)blocks : heads;
     for (int i = 0; i < 2; i++) {
         place_part(&layout, &x[i].x_attention, T * D);
         place_part(&layout, &x[i].squares_attention, T * tiles);

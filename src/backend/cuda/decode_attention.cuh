@@ -23,9 +23,9 @@ __device__ __forceinline__ void mma_warps_meet() {
 /* A page's keys and values of one head, as a lane holds them. */
 template <int WIDTH> struct page {
     enum { VECTORS = WIDTH / 32, WORDS = WIDTH / 64 };
-    uint4 keys[2][VECTORS];     /* rows g and g + 8: columns 32 i + 8 q ... + 7 */
-    uint32_t values[16][WORDS]; /* columns lane * WIDTH / 32 ... */
-    int32_t first, end;         /* rows to attend to */
+    uint4 keys[2][VECTORS];      /* rows g and g + 8: columns 32 i + 8 q ... + 7 */
+    const __nv_bfloat16 *values; /* [rows, WIDTH] */
+    int32_t first, end;          /* rows to attend to */
 
     /* k, v: [rows, WIDTH], anywhere; rows is 16, or 8, where the second eight are not attended to.
      */
@@ -36,18 +36,7 @@ template <int WIDTH> struct page {
             keys[0][i] = *(const uint4 *)(k + w.g * WIDTH + 32 * i + 8 * w.q);
             keys[1][i] = *(const uint4 *)(k + (w.g + rows - 8) * WIDTH + 32 * i + 8 * w.q);
         }
-#pragma unroll
-        for (int r = 0; r < 16; r++) {
-            const uint32_t *at =
-                (const uint32_t *)(v + (r & (rows - 1)) * WIDTH + w.lane * (WIDTH / 32));
-            if (WORDS == 2) {
-                uint2 both = *(const uint2 *)at;
-                values[r][0] = both.x;
-                values[r][WORDS - 1] = both.y;
-            } else {
-                values[r][0] = *at;
-            }
-        }
+        values = v;
     }
 };
 
@@ -81,6 +70,21 @@ template <int WIDTH, int GROUP> struct attended {
             mma(c, k0.x, k1.x, k0.y, k1.y, q.x, q.y);
             mma(c, k0.z, k1.z, k0.w, k1.w, q.z, q.w);
         }
+        /* Values, where the keys were. Rows that are not attended to may hold anything, NaN, too.
+         */
+        uint32_t v[16][page<WIDTH>::WORDS];
+#pragma unroll
+        for (int r = 0; r < 16; r++) {
+            const uint32_t *at = (const uint32_t *)(p.values + r * WIDTH + w.lane * (WIDTH / 32));
+            bool any = r >= p.first && r < p.end;
+            if (page<WIDTH>::WORDS == 2) {
+                uint2 both = any ? *(const uint2 *)at : make_uint2(0, 0);
+                v[r][0] = both.x;
+                v[r][page<WIDTH>::WORDS - 1] = both.y;
+            } else {
+                v[r][0] = any ? *at : 0;
+            }
+        }
         if (w.g < p.first || w.g >= p.end)
             c[0] = c[1] = -CUDART_INF_F;
         if (w.g + 8 < p.first || w.g + 8 >= p.end)
@@ -110,24 +114,18 @@ template <int WIDTH, int GROUP> struct attended {
             for (int i = 0; i < COLUMNS; i++)
                 values[h][i] *= k;
         }
-        if (p.first > 0 || p.end < 16) { /* what was never written may be NaN */
-#pragma unroll
-            for (int r = 0; r < 16; r++) {
-                for (int i = 0; i < page<WIDTH>::WORDS; i++)
-                    p.values[r][i] = r >= p.first && r < p.end ? p.values[r][i] : 0;
-            }
-        }
 #pragma unroll
         for (int r = 0; r < 16; r++) {
-            float4 weight[GROUP / 4];
+            const float *weight = weight_row(weights, r);
+            float4 weight4[GROUP / 4];
             for (int h = 0; h < GROUP / 4; h++)
-                weight[h] = *(const float4 *)(weight_row(weights, r) + 4 * h);
+                weight4[h] = *(const float4 *)(weight + 4 * h);
 #pragma unroll
             for (int i = 0; i < page<WIDTH>::WORDS; i++) {
-                float v0 = low_half(p.values[r][i]), v1 = high_half(p.values[r][i]);
+                float v0 = low_half(v[r][i]), v1 = high_half(v[r][i]);
 #pragma unroll
                 for (int h = 0; h < GROUP; h++) {
-                    float4 f = weight[h / 4];
+                    float4 f = weight4[h / 4];
                     float x = h % 4 == 0 ? f.x : h % 4 == 1 ? f.y : h % 4 == 2 ? f.z : f.w;
                     values[h][2 * i] += x * v0;
                     values[h][2 * i + 1] += x * v1;
@@ -156,6 +154,7 @@ __device__ __forceinline__ attention_unit attention_unit_of(const worker &w, int
     u.n_new = 0;
     u.new_first = 0;
     u.base = position;
+#pragma unroll 1
     for (int32_t t = u.t; t >= 0; t--) {
         if (w.sh.sequence[t] != w.sh.sequence[u.t])
             continue;
@@ -192,15 +191,10 @@ __device__ __forceinline__ void prepare_head(const worker &w, int32_t layer, int
     const float *from = w.p.exchange[layer & 1].qkv + ((size_t)t * (H + 2 * G) + row) * WIDTH;
     uint32_t raw[N];
     float x[N];
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        raw[i] = load_word(from + w.lane + 32 * i);
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        settle(raw[i], from + w.lane + 32 * i);
-        x[i] = __uint_as_float(raw[i]);
-    }
+    take_words(raw, from + w.lane, WIDTH);
     __syncwarp();
+    for (int i = 0; i < N; i++)
+        x[i] = __uint_as_float(raw[i]);
     if (kind < 2 && m.qk_norm) {
         const float *norm = kind ? w.p.layers[layer].k_norm : w.p.layers[layer].q_norm;
         float squares = 0;
@@ -258,8 +252,7 @@ __device__ __forceinline__ void attend(worker &w, int32_t layer, const attention
     const int32_t *pages = w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages + u.page;
     /* Where sums of tiles are, and later those of warps. */
     float *weights = (float *)(w.table + w.warp * 16 * 256 + 128);
-    page<WIDTH> p;
-    auto load = [&](int32_t i) {
+    auto load = [&](int32_t i, page<WIDTH> &p) {
         if (i < u.n_pages) {
             const __nv_bfloat16 *at = kv + (size_t)__ldg(pages + i) * m.page_stride;
             p.load(w, at, at + values_at, 16);
@@ -272,29 +265,37 @@ __device__ __forceinline__ void attend(worker &w, int32_t layer, const attention
             p.end = u.n_new;
         }
     };
+    /* Pages on their way while queries are waited for: a lane a line of 128 bytes. */
+    auto prefetch = [&](int32_t i) {
+        if (i < u.n_pages && w.lane < WIDTH / 4) {
+            const __nv_bfloat16 *at = kv + (size_t)__ldg(pages + i) * m.page_stride + w.lane * 64;
+            prefetch_line(at);
+            prefetch_line(at + values_at);
+        }
+    };
     int32_t item = w.warp;
-    bool loaded = item < u.n_pages;
-    if (loaded)
-        load(item);
+    prefetch(item);
+    prefetch(item + MMA_WARPS);
+#pragma unroll 1
     for (int32_t i = w.warp; i < group + 2 * u.n_new; i += MMA_WARPS) {
-        int32_t n = i - group;
-        if (i < group)
-            prepare_head<WIDTH>(w, layer, 0, u.t, u.head * group + i, w.sh.q[i]);
-        else if (n < u.n_new)
-            prepare_head<WIDTH>(w, layer, 1, token_of(w, u, n), u.head, w.sh.keys[0] + n * WIDTH);
-        else
-            prepare_head<WIDTH>(w, layer, 2, token_of(w, u, n - u.n_new), u.head,
-                                w.sh.values[0] + (n - u.n_new) * WIDTH);
+        int32_t n = i - group, kind = i < group ? 0 : n < u.n_new ? 1 : 2;
+        n -= kind == 2 ? u.n_new : 0;
+        __nv_bfloat16 *to = kind == 0   ? w.sh.q[i]
+                            : kind == 1 ? w.sh.keys[0] + n * WIDTH
+                                        : w.sh.values[0] + n * WIDTH;
+        prepare_head<WIDTH>(w, layer, kind, kind ? token_of(w, u, n) : u.t,
+                            kind ? u.head : u.head * group + i, to);
     }
     mma_warps_meet();
     if (u.split == 0 && w.warp == MMA_WARPS - 1)
         write_kv<WIDTH>(w, u, layer);
     sums a;
     a.clear();
+#pragma unroll 1
     for (; item < n_items; item += MMA_WARPS) {
-        if (!loaded)
-            load(item);
-        loaded = false;
+        page<WIDTH> p;
+        load(item, p);
+        prefetch(item + 2 * MMA_WARPS);
         a.add(w, p, weights);
     }
     /* Warps with anything: combine them. */
@@ -308,42 +309,30 @@ __device__ __forceinline__ void attend(worker &w, int32_t layer, const attention
             w.sh.maximum_sum[w.warp][2 * w.q + i][1] = a.sum[i];
         }
     }
-    mma_warps_meet();
     enum { COLUMNS = WIDTH / 32, HEAD_ROWS = WIDTH / 32 };
     int32_t tid = w.warp * 32 + w.lane, head4 = tid / WIDTH, column = tid % WIDTH;
 #pragma unroll
     for (int h0 = 0; h0 < GROUP; h0 += 4) {
-        float maximum = 0, sum = 0; /* of this thread's head */
 #pragma unroll
         for (int h4 = 0; h4 < 4; h4++) {
-            int h = h0 + h4;
-            bool any = w.lane < n_warps;
-            float mine = any ? w.sh.maximum_sum[w.lane % 16][h][0] : -CUDART_INF_F, most = mine;
-            for (int s = 1; s < 16; s *= 2)
-                most = fmaxf(most, __shfl_xor_sync(~0U, most, s));
-            most = __shfl_sync(~0U, most, 0);
-            float factor = any ? exp2f(mine - most) : 0;
-            float all = any ? factor * w.sh.maximum_sum[w.lane % 16][h][1] : 0;
-            for (int s = 1; s < 16; s *= 2)
-                all += __shfl_xor_sync(~0U, all, s);
-            all = __shfl_sync(~0U, all, 0);
-            if (h4 == head4) {
-                maximum = most;
-                sum = all;
-            }
-            float own = __shfl_sync(~0U, factor, w.warp);
             /* [warp][head][WIDTH], 32 to a row. */
             int row = (w.warp * 4 + h4) * HEAD_ROWS + w.lane * COLUMNS / 32;
             float *to = (float *)(w.table + row * 256 + 128) + w.lane * COLUMNS % 32;
             for (int i = 0; i < COLUMNS; i++)
-                to[i] = a.values[h][i] * own;
+                to[i] = a.values[h0 + h4][i];
         }
         mma_warps_meet();
         if (head4 < 4 && h0 + head4 < group) {
-            float v = 0;
+            float maximum = -CUDART_INF_F, sum = 0, v = 0;
+#pragma unroll 4
+            for (int32_t i = 0; i < n_warps; i++)
+                maximum = fmaxf(maximum, w.sh.maximum_sum[i][h0 + head4][0]);
+#pragma unroll 4
             for (int32_t i = 0; i < n_warps; i++) {
                 int row = (i * 4 + head4) * HEAD_ROWS + column / 32;
-                v += ((const float *)(w.table + row * 256 + 128))[column % 32];
+                float factor = exp2f(w.sh.maximum_sum[i][h0 + head4][0] - maximum);
+                v += factor * ((const float *)(w.table + row * 256 + 128))[column % 32];
+                sum += factor * w.sh.maximum_sum[i][h0 + head4][1];
             }
             int32_t head = u.head * group + h0 + head4;
             if (S == 1) {
@@ -382,13 +371,15 @@ __device__ __forceinline__ void combine_splits(const worker &w, int32_t layer,
         const float *from = x.part + (((size_t)u.t * m.n_heads + head) * S + w.lane) * (WIDTH + 2);
         float v[4] = {0, 0, -CUDART_INF_F, 0};
         if (w.lane < S) {
-            uint32_t raw[4];
+            uint32_t raw[4], tries = 0;
+            do {
+                for (int k = 0; k < 4; k++)
+                    raw[k] = load_word(from + (k < 2 ? column + k : WIDTH + k - 2));
+                if (++tries > SPIN_LIMIT)
+                    __trap();
+            } while (is_nothing(make_uint4(raw[0], raw[1], raw[2], raw[3])));
             for (int k = 0; k < 4; k++)
-                raw[k] = load_word(from + (k < 2 ? column + k : WIDTH + k - 2));
-            for (int k = 0; k < 4; k++) {
-                settle(raw[k], from + (k < 2 ? column + k : WIDTH + k - 2));
                 v[k] = __uint_as_float(raw[k]);
-            }
         }
         __syncwarp();
         float most = v[2];
@@ -411,15 +402,20 @@ __device__ __forceinline__ void attention(worker &w, int32_t layer) {
     if (own_share(n) == 0)
         return;
     /* The finishers must be done with the sums of tiles. */
+    uint32_t tile = w.sh.tile[w.warp];
+#pragma unroll 1
     for (uint32_t i = 0; i < SLOTS; i++)
-        barrier_wait(&w.sh.slot_free[(w.tile + i) % SLOTS], ((w.tile + i) / SLOTS & 1) ^ 1);
+        barrier_wait(&w.sh.slot_free[(tile + i) % SLOTS], ((tile + i) / SLOTS & 1) ^ 1);
+#pragma unroll 1
     for (int32_t i = 0; i < own_share(n); i++)
         attend<WIDTH, GROUP>(w, layer, attention_unit_of(w, own_index(i)));
     if (w.p.n_splits > 1) {
+#pragma unroll 1
         for (int32_t i = 0; i < own_share(n); i++)
             combine_splits<WIDTH>(w, layer, attention_unit_of(w, own_index(i)));
     }
-    __threadfence(); /* what was cleared above is so before what this block says next */
+    /* What was cleared above is so before what this block says next: by the finishers' fence after
+     * this phase's successor, o, of which every block has tiles. */
 }
 
 #endif

@@ -26,13 +26,13 @@ __device__ __forceinline__ void collect(finisher &w, uint32_t tile, float (&v)[4
     v[0] = v[1] = v[2] = v[3] = 0;
     const float *from = slot_place(w.table, tile, 0, 0) + w.lane;
     if (w.p.s.n_tokens > 1) {
-#pragma unroll
+#pragma unroll 4
         for (int i = 0; i < MMA_WARPS; i++) {
             for (int k = 0; k < 4; k++)
                 v[k] += from[(i * 4 + k) * 64];
         }
     } else {
-#pragma unroll
+#pragma unroll 8
         for (int i = 0; i < MMA_WARPS; i++) {
             v[0] += from[i * 256];
             v[2] += from[i * 256 + 128];
@@ -51,19 +51,15 @@ __device__ __forceinline__ void collect(finisher &w, uint32_t tile, float (&v)[4
 __device__ __forceinline__ void take_rms(const params &p, const float *squares, int32_t lane,
                                          float *out) {
     int32_t tiles = p.m.width / ROWS;
+#pragma unroll 1
     for (int32_t t = 0; t < p.s.n_tokens; t++) {
-        const float *from = squares + (size_t)t * tiles;
         float sum = 0;
+#pragma unroll 1
         for (int32_t i = lane; i < tiles; i += 32 * 8) {
             uint32_t raw[8];
-#pragma unroll
+            take_words(raw, squares + (size_t)t * tiles + i, tiles - i);
             for (int k = 0; k < 8; k++)
-                raw[k] = i + 32 * k < tiles ? load_word(from + i + 32 * k) : 0;
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                settle(raw[k], from + i + 32 * k);
                 sum += __uint_as_float(raw[k]);
-            }
         }
         __syncwarp();
         sum = warp_sum(sum);
@@ -129,8 +125,11 @@ __device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t t
                                            const float4 (&first)[4]) {
     int32_t E = w.p.m.n_experts, n = E * w.p.s.n_tokens;
     const float *router = w.p.layers[layer].router + (size_t)tile * ROWS;
-    for (int32_t i = w.lane; i < n; i += 32) {
-        int32_t e = i % E, t = i / E;
+    int32_t e = w.lane, t = 0;
+#pragma unroll 1
+    for (int32_t i = w.lane; i < n; i += 32, e += 32) {
+        for (; e >= E; e -= E)
+            t++;
         float sum = 0;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
@@ -142,6 +141,7 @@ __device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t t
         size_t at = (size_t)tile * n + i;
         store_float(w.p.exchange[layer & 1].scores_of_tile + at, sum);
     }
+#pragma unroll 1
     for (int32_t i = w.lane; i < n; i += 32)
         store_word(w.p.exchange[~layer & 1].scores_of_tile + (size_t)tile * n + i, NOTHING);
     __syncwarp();
@@ -175,129 +175,127 @@ __device__ inline float embedding_at(const params &p, int32_t id, int32_t column
     return m.values[16 * m.head.values + (in % 2 ? codes & 15 : codes >> 4)] * scale;
 }
 
-/* Norm weights of a tile's rows g and g + 8. */
-__device__ __forceinline__ void load_norm(const finisher &w, const float *norm, int32_t tile,
-                                          float (&out)[2]) {
-    out[0] = __ldg(norm + tile * ROWS + w.g);
-    out[1] = __ldg(norm + tile * ROWS + w.g + 8);
+/* silu(gate) up, times the expert's weight, of tokens that chose it: [T K, F]. */
+__device__ __forceinline__ void publish_inner(const finisher &w, int32_t layer, int32_t e,
+                                              int32_t tile, const float (&v)[4]) {
+    int32_t F = w.p.m.expert_width;
+    for (int k = 0; k < 2; k++) {
+        int32_t t = w.t + k, pair = -1;
+        if (w.active && t < w.p.s.n_tokens)
+            pair = w.sh.pair[e][t];
+        float y = pair < 0 ? 0 : v[k] / (1.0f + __expf(-v[k])) * v[2 + k] * w.sh.weight[pair];
+        float next = __shfl_down_sync(~0U, y, 4);
+        if (pair >= 0 && w.g % 2 == 0)
+            store_word(w.p.exchange[layer & 1].inner + (size_t)pair * F + 8 * tile + w.g,
+                       pack(y, next));
+    }
 }
 
-template <int COLUMNS> __device__ __forceinline__ void finish_qkv(finisher &w, int32_t layer) {
-    const exchange &x = w.p.exchange[layer & 1], &old = w.p.exchange[~layer & 1];
-    int32_t n = own_share(w.p.matrices[QKV].n_tiles);
-    size_t width = (size_t)(w.p.m.n_heads + 2 * w.p.m.n_kv_heads) * w.p.m.head_width;
-    for (int32_t i = w.f; i < n; i += FINISHERS) {
-        if (i == w.f)
-            take_rms(w.p, x.squares_attention, w.lane, w.sh.inverse_rms[w.f]);
-        int32_t tile = own_index(i),
-                row[2] = {first_row(w.p, QKV, tile, 0) + w.g, first_row(w.p, QKV, tile, 1) + w.g};
-        float v[4];
-        collect<COLUMNS>(w, w.tile + i, v);
-        for (int k = 0; k < 4; k++) {
-            int32_t t = w.t + k % 2;
-            if (w.active && t < w.p.s.n_tokens)
-                store_float(x.qkv + t * width + row[k / 2], v[k] * w.sh.inverse_rms[w.f][t]);
-        }
-        for (int k = 0; k < 4; k++) {
-            int32_t t = w.t + k % 2;
-            if (w.active && t < w.p.s.n_tokens)
-                store_word(old.qkv + t * width + row[k / 2], NOTHING);
+/* Rows of q, k and v, or of logits. */
+__device__ __forceinline__ void publish_rows(const finisher &w, int32_t layer, int32_t phase,
+                                             int32_t tile, const float (&v)[4]) {
+    const tile_rows rows = rows_of(w.p, phase);
+    uint32_t n =
+        phase == HEAD ? w.p.m.n_vocab : (w.p.m.n_heads + 2 * w.p.m.n_kv_heads) * w.p.m.head_width;
+    for (int k = 0; k < 4; k++) {
+        int32_t t = w.t + k % 2;
+        uint32_t row = rows(tile, k / 2) + w.g;
+        if (!w.active || t >= w.p.s.n_tokens || row >= n)
+            continue;
+        if (phase == QKV) {
+            store_float(w.p.exchange[layer & 1].qkv + t * n + row, v[k]);
+            store_word(w.p.exchange[~layer & 1].qkv + t * n + row, NOTHING);
+        } else if (w.sh.logits_row[t] >= 0) {
+            w.p.s.logits[(size_t)w.sh.logits_row[t] * n + row] = v[k];
         }
     }
-    w.tile += n;
 }
 
-template <int COLUMNS> __device__ __forceinline__ void finish_o(finisher &w, int32_t layer) {
-    const exchange &x = w.p.exchange[layer & 1], &old = w.p.exchange[~layer & 1];
-    int32_t n = own_share(w.p.matrices[O].n_tiles), E = w.p.m.n_experts;
-    for (int32_t i = w.f; i < n; i += FINISHERS) {
-        int32_t tile = own_index(i);
-        float v[4], y[4], norm[2];
-        load_norm(w, w.p.layers[layer].expert_norm, tile, norm);
-        float4 router[4] = {};
-        if (!w.p.m.dense && w.lane < E * w.p.s.n_tokens) {
-            const float *from =
-                w.p.layers[layer].router + (size_t)(w.lane % E) * w.p.m.width + (size_t)tile * ROWS;
-            for (int k = 0; k < 4; k++)
-                router[k] = __ldg((const float4 *)from + k);
-        }
-        collect<COLUMNS>(w, w.tile + i, v);
-        add_to_stream(w, i, v, norm, x.x_expert, x.squares_expert, old.x_expert, old.squares_expert,
-                      y);
-        if (!w.p.m.dense) {
-            for (int k = 0; k < 4; k++) {
-                if (w.active)
-                    w.sh.scratch[w.f][w.g + k / 2 * 8][w.t + k % 2] = y[k];
-            }
-            __syncwarp();
-            score_tile(w, layer, tile, router);
-        }
-    }
-    w.tile += n;
-    __threadfence(); /* what was cleared is so before what this warp says next */
-}
-
-template <int COLUMNS> __device__ __forceinline__ void finish_gate_up(finisher &w, int32_t layer) {
-    const exchange &x = w.p.exchange[layer & 1];
-    int32_t F = w.p.m.expert_width, tiles = w.p.matrices[GATE_UP].n_tiles;
-    barrier_wait(&w.sh.weights_ready, layer & 1);
-    int32_t n = own_share(w.sh.n_list * tiles);
-    for (int32_t i = w.f; i < n; i += FINISHERS) {
-        if (i == w.f)
-            take_rms(w.p, x.squares_expert, w.lane, w.sh.inverse_rms[w.f]);
-        int32_t job = own_index(i), e = job / tiles, tile = job - e * tiles;
-        float v[4], y[2];
-        collect<COLUMNS>(w, w.tile + i, v);
-        for (int k = 0; k < 2; k++) {
-            float scale = w.sh.inverse_rms[w.f][w.t + k], gate = v[k] * scale;
-            y[k] = gate / (1.0f + __expf(-gate)) * (v[2 + k] * scale);
-        }
-        for (int k = 0; k < 2; k++) {
-            int32_t t = w.t + k, pair = -1;
-            if (w.active && t < w.p.s.n_tokens)
-                pair = w.sh.pair[e][t];
-            float z = pair < 0 ? 0 : y[k] * w.sh.weight[pair];
-            float next = __shfl_down_sync(~0U, z, 4);
-            if (pair >= 0 && w.g % 2 == 0 && 8 * tile + w.g < F)
-                store_word(x.inner + (size_t)pair * F + 8 * tile + w.g, pack(z, next));
-        }
-    }
-    w.tile += n;
-}
-
-template <int COLUMNS> __device__ __forceinline__ void finish_down(finisher &w, int32_t layer) {
-    const exchange &old = w.p.exchange[layer & 1], &x = w.p.exchange[~layer & 1];
-    int32_t n = own_share(w.p.matrices[DOWN].n_tiles);
-    const float *weights =
-        layer + 1 < w.p.m.n_layers ? w.p.layers[layer + 1].attention_norm : w.p.m.norm;
-    for (int32_t i = w.f; i < n; i += FINISHERS) {
-        float v[4], y[4], norm[2];
-        load_norm(w, weights, own_index(i), norm);
-        collect<COLUMNS>(w, w.tile + i, v);
+/* Tiles of o and down, and at the beginning, as if after a layer -1, of the embeddings. */
+__device__ __forceinline__ void finish_stream(finisher &w, int32_t layer, int32_t phase, int32_t i,
+                                              const float (&v)[4], const float (&norm)[2],
+                                              const float4 (&router)[4]) {
+    int32_t next = phase == DOWN ? layer + 1 : layer;
+    const exchange &x = w.p.exchange[next & 1], &old = w.p.exchange[~next & 1];
+    float y[4];
+    if (phase == DOWN)
         add_to_stream(w, i, v, norm, x.x_attention, x.squares_attention, old.x_attention,
                       old.squares_attention, y);
+    else
+        add_to_stream(w, i, v, norm, x.x_expert, x.squares_expert, old.x_expert, old.squares_expert,
+                      y);
+    if (phase == DOWN || w.p.m.dense)
+        return;
+    for (int k = 0; k < 4; k++) {
+        if (w.active)
+            w.sh.scratch[w.f][w.g + k / 2 * 8][w.t + k % 2] = y[k];
     }
-    w.tile += n;
-    __threadfence();
+    __syncwarp();
+    score_tile(w, layer, own_index(i), router);
 }
 
-template <int COLUMNS> __device__ __forceinline__ void finish_head(finisher &w) {
-    const exchange &x = w.p.exchange[w.p.m.n_layers & 1];
-    int32_t n = own_share(w.p.matrices[HEAD].n_tiles);
+/* All tiles of a phase that this finisher has. */
+template <int COLUMNS>
+__device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t phase) {
+    const params &p = w.p;
+    const exchange &x = p.exchange[layer & 1];
+    int32_t tiles = p.matrices[phase].n_tiles, E = p.m.n_experts;
+    bool stream = phase == O || phase == DOWN;
+    const float *norm = phase == O                 ? p.layers[layer].expert_norm
+                        : layer + 1 < p.m.n_layers ? p.layers[layer + 1].attention_norm
+                                                   : p.m.norm;
+    if (phase == GATE_UP) {
+        barrier_wait(&w.sh.weights_ready, layer & 1);
+    }
+    int32_t n = w.sh.n_own[phase];
+#pragma unroll 1
     for (int32_t i = w.f; i < n; i += FINISHERS) {
-        if (i == w.f)
-            take_rms(w.p, x.squares_attention, w.lane, w.sh.inverse_rms[w.f]);
-        float v[4];
-        collect<COLUMNS>(w, w.tile + i, v);
-        for (int k = 0; k < 4; k++) {
-            int32_t t = w.t + k % 2, row = own_index(i) * ROWS + w.g + k / 2 * 8;
-            if (!w.active || t >= w.p.s.n_tokens || row >= w.p.m.n_vocab)
-                continue;
-            int32_t to = w.sh.logits_row[t];
-            if (to >= 0)
-                w.p.s.logits[(size_t)to * w.p.m.n_vocab + row] = v[k] * w.sh.inverse_rms[w.f][t];
+        int32_t tile = own_index(i), e = 0;
+        float v[4], norms[2] = {};
+        float4 router[4] = {};
+        if (stream) {
+            norms[0] = __ldg(norm + tile * ROWS + w.g);
+            norms[1] = __ldg(norm + tile * ROWS + w.g + 8);
+            if (phase == O && !p.m.dense && w.lane < E * p.s.n_tokens) {
+                const float *from = p.layers[layer].router +
+                                    (size_t)(w.lane < E ? w.lane : w.lane % E) * p.m.width +
+                                    (size_t)tile * ROWS;
+                for (int k = 0; k < 4; k++)
+                    router[k] = __ldg((const float4 *)from + k);
+            }
+        } else if (i == w.f) {
+            take_rms(p, phase == GATE_UP ? x.squares_expert : x.squares_attention, w.lane,
+                     w.sh.inverse_rms[w.f]);
+        }
+        if (layer < 0) {
+            for (int k = 0; k < 4; k++) {
+                int32_t t = w.t + k % 2, row = tile * ROWS + w.g + k / 2 * 8;
+                v[k] = t < p.s.n_tokens ? embedding_at(p, __ldg(p.s.token + t), row) : 0;
+                if (w.active)
+                    w.sh.x[i][w.g + k / 2 * 8][t] = 0;
+            }
+            __syncwarp();
+        } else {
+            collect<COLUMNS>(w, w.tile + i, v);
+        }
+        if (stream) {
+            finish_stream(w, layer, phase, i, v, norms, router);
+            continue;
+        }
+        for (int k = 0; k < 4; k++)
+            v[k] *= w.sh.inverse_rms[w.f][w.t + k % 2];
+        if (phase == GATE_UP) {
+            for (; tile >= tiles; e++)
+                tile -= tiles;
+            publish_inner(w, layer, e, tile, v);
+        } else {
+            publish_rows(w, layer, phase, tile, v);
         }
     }
+    if (layer >= 0)
+        w.tile += n;
+    if (stream)
+        __threadfence(); /* what was cleared is so before what this warp says next */
 }
 
 template <int COLUMNS>
@@ -308,27 +306,12 @@ __device__ __forceinline__ void finish(const params &p, shared &sh, uint8_t *tab
                   lane,     lane / 4,
                   lane % 4, lane % 4 * 2 % COLUMNS,
                   0,        lane % 4 * 2 < COLUMNS};
-    for (int32_t i = f; i < own_share(p.matrices[O].n_tiles); i += FINISHERS) { /* the embeddings */
-        float v[4], y[4], norm[2];
-        load_norm(w, p.layers[0].attention_norm, own_index(i), norm);
-        for (int k = 0; k < 4; k++) {
-            int32_t t = w.t + k % 2, row = own_index(i) * ROWS + w.g + k / 2 * 8;
-            v[k] = t < p.s.n_tokens ? embedding_at(p, __ldg(p.s.token + t), row) : 0;
-            if (w.active)
-                sh.x[i][w.g + k / 2 * 8][t] = 0;
-        }
-        __syncwarp();
-        add_to_stream(w, i, v, norm, p.exchange[0].x_attention, p.exchange[0].squares_attention,
-                      nullptr, nullptr, y);
+    int32_t L = p.m.n_layers;
+#pragma unroll 1
+    for (int32_t step = -1; step < HEAD * L + (p.s.n_logits > 0); step++) {
+        int32_t layer = step < 0 ? -1 : step / HEAD;
+        finish_phase<COLUMNS>(w, layer, layer < 0 ? DOWN : layer < L ? step % HEAD : HEAD);
     }
-    for (int32_t layer = 0; layer < p.m.n_layers; layer++) {
-        finish_qkv<COLUMNS>(w, layer);
-        finish_o<COLUMNS>(w, layer);
-        finish_gate_up<COLUMNS>(w, layer);
-        finish_down<COLUMNS>(w, layer);
-    }
-    if (p.s.n_logits)
-        finish_head<COLUMNS>(w);
 }
 
 /* ---- the router ---- */
@@ -340,14 +323,23 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
             all = tiles * vectors;
     const float4 *from = (const float4 *)p.exchange[layer & 1].scores_of_tile;
     float sum[4] = {};
-    for (int32_t i = lane; i < all; i += 32 * 8) {
-        uint4 raw[8];
+    for (int32_t i = lane; i < all; i += 32 * 16) {
+        uint4 raw[16];
+        uint32_t tries = 0;
+        bool again;
+        do {
+            again = false;
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            raw[k] = i + 32 * k < all ? load_words(from + i + 32 * k) : make_uint4(0, 0, 0, 0);
+            for (int k = 0; k < 16; k++)
+                raw[k] = i + 32 * k < all ? load_words(from + i + 32 * k) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
-            settle(raw[k], from + i + 32 * k);
+            for (int k = 0; k < 16; k++)
+                again |= is_nothing(raw[k]);
+            if (++tries > SPIN_LIMIT)
+                __trap();
+        } while (again);
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
             sum[0] += __uint_as_float(raw[k].x);
             sum[1] += __uint_as_float(raw[k].y);
             sum[2] += __uint_as_float(raw[k].z);
@@ -369,20 +361,15 @@ __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int
                                                 int32_t lane) {
     const exchange &x = p.exchange[layer & 1], &old = p.exchange[~layer & 1];
     int32_t n = p.m.n_experts * p.s.n_tokens, tiles = p.m.width / ROWS;
+#pragma unroll 1
     for (int32_t i = own_index(0); i < n; i += gridDim.x) {
         float sum = 0;
-        for (int32_t k0 = lane; k0 < tiles; k0 += 32 * 8) {
-            uint32_t raw[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++)
-                raw[k] = k0 + 32 * k < tiles
-                             ? load_word(x.scores_of_tile + (size_t)(k0 + 32 * k) * n + i)
-                             : 0;
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                settle(raw[k], x.scores_of_tile + (size_t)(k0 + 32 * k) * n + i);
-                sum += __uint_as_float(raw[k]);
-            }
+#pragma unroll 1
+        for (int32_t k = lane; k < tiles; k += 32) {
+            const float *from = x.scores_of_tile + (size_t)k * n + i;
+            uint32_t raw[1];
+            take_words(raw, from, 1);
+            sum += __uint_as_float(raw[0]);
         }
         __syncwarp();
         sum = warp_sum(sum);
@@ -391,16 +378,13 @@ __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int
             store_word(old.scores + i, NOTHING);
         }
     }
-    for (int32_t i0 = lane; i0 < n; i0 += 32 * 8) {
-        uint32_t raw[8];
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            raw[k] = i0 + 32 * k < n ? load_word(x.scores + i0 + 32 * k) : 0;
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            settle(raw[k], x.scores + i0 + 32 * k);
-            if (i0 + 32 * k < n)
-                sh.scores[i0 + 32 * k] = __uint_as_float(raw[k]);
+#pragma unroll 1
+    for (int32_t i = lane; i < n; i += 32 * 4) {
+        uint32_t raw[4];
+        take_words(raw, x.scores + i, n - i);
+        for (int k = 0; k < 4; k++) {
+            if (i + 32 * k < n)
+                sh.scores[i + 32 * k] = __uint_as_float(raw[k]);
         }
     }
     __syncwarp();
@@ -422,6 +406,7 @@ __device__ __forceinline__ void choose(const params &p, shared &sh, int32_t t, i
         int32_t e = lane + 32 * i;
         key[i] = e < E ? score_key(sh.scores[t * E + e]) : 0;
     }
+#pragma unroll 1
     for (int32_t k = 0; k < K; k++) {
         uint32_t best = 0;
 #pragma unroll
@@ -446,23 +431,29 @@ __device__ __forceinline__ void choose(const params &p, shared &sh, int32_t t, i
 /* The list of experts that any token chose, and where each token has them. */
 __device__ __forceinline__ void make_list(const params &p, shared &sh, int32_t lane) {
     int32_t E = p.m.n_experts, K = p.m.experts_per_token, n = 0, T = p.s.n_tokens;
+#pragma unroll 1
     for (int32_t e0 = 0; e0 < E; e0 += 32) {
         uint32_t used = sh.used[e0 / 32];
         if (used >> lane & 1)
             sh.list[n + __popc(used & ((1U << lane) - 1))] = e0 + lane;
         n += __popc(used);
     }
+#pragma unroll 1
     for (int32_t i = lane; i < n * MAX_TOKENS; i += 32)
         sh.pair[i / MAX_TOKENS][i % MAX_TOKENS] = -1;
     __syncwarp();
+#pragma unroll 1
     for (int32_t i = lane; i < T * K; i += 32) {
         int32_t e = sh.chosen[i], rank = __popc(sh.used[e / 32] & ((1U << e % 32) - 1));
+#pragma unroll 1
         for (int32_t k = 0; k < e / 32; k++)
             rank += __popc(sh.used[k]);
         sh.pair[rank][i / K] = i;
     }
-    if (lane == 0)
+    if (lane == 0) {
         sh.n_list = n;
+        sh.n_own[GATE_UP] = own_share(n * p.matrices[GATE_UP].n_tiles);
+    }
     __syncwarp();
 }
 
@@ -477,6 +468,7 @@ __device__ __forceinline__ void weigh(const params &p, shared &sh, int32_t t, fl
     if (p.m.normalize_experts) {
         all = mine;
     } else {
+#pragma unroll 1
         for (int32_t e = lane; e < E; e += 32)
             all += expf((scores[e] - most) * inverse_rms);
     }
@@ -499,6 +491,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
         __syncwarp();
         make_list(p, sh, lane);
     }
+#pragma unroll 1
     for (int32_t layer = 0; layer < p.m.n_layers; layer++) {
         const exchange &x = p.exchange[layer & 1], &old = p.exchange[~layer & 1];
         if (!p.m.dense) {
@@ -509,6 +502,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
             if (lane < MAX_SCORES / MAX_TOKENS / 32)
                 sh.used[lane] = 0;
             __syncwarp();
+#pragma unroll 1
             for (int32_t t = 0; t < T; t++)
                 choose(p, sh, t, lane);
             __syncwarp();
@@ -521,10 +515,12 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
          * layer before. */
         take_rms(p, x.squares_expert, lane, inverse_rms);
         if (!p.m.dense) {
+#pragma unroll 1
             for (int32_t t = 0; t < T; t++)
                 weigh(p, sh, t, inverse_rms[t], lane);
         }
         int32_t words = T * K * p.m.expert_width / 2;
+#pragma unroll 1
         for (int32_t i = blockIdx.x * 32 + lane; i < words; i += gridDim.x * 32)
             store_word((uint32_t *)old.inner + i, NOTHING);
         __threadfence();

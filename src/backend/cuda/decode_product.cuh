@@ -1,8 +1,8 @@
 /* Products of units of weights with up to 8 tokens, by 16 warps: each has its own chunks of every
  * unit. Where a step has up to 4 tokens, a product's 8 columns are those of two chunks: B operands
- * hold the tokens in columns 0-3 for the warp's first chunk and in 4-7 for its second, and zeros
- * elsewhere, so that both add to one set of sums, and each lane then scales them by one chunk's
- * scale. COLUMNS, 4 or 8, is how many of the columns are of one chunk.
+ * hold the tokens in columns 0-3 for the warp's first chunk and in 4-7 for its second, so that half
+ * the registers do, and each lane scales sums of one chunk alone. COLUMNS, 4 or 8, is how many of
+ * the columns are of one chunk.
  *
  * What decides the time is shared memory: for a chunk 16 loads from the table of pairs, 4
  * wavefronts to read the codes, 4 to write them there. So WORDS_BY_ARITHMETIC of a lane's four
@@ -14,7 +14,7 @@
 #include "backend/cuda/decode_state.cuh"
 
 #ifndef NB_DECODE_WORDS_BY_ARITHMETIC
-#define NB_DECODE_WORDS_BY_ARITHMETIC 1
+#define NB_DECODE_WORDS_BY_ARITHMETIC 0
 #endif
 
 /* What an mma warp keeps. */
@@ -26,8 +26,9 @@ struct worker {
     uint32_t lane_bytes;      /* shared address of the lane's copy of the pair of byte 0 */
     uint32_t low[4], high[4]; /* the 16 values in bf16: their low and high bytes */
     struct ring ring;
-    uint32_t tile; /* tiles so far */
     int32_t warp, lane, g, q;
+    int32_t
+        scale_lane; /* which lane made the scale of row g that this one wants; + 8: of row g + 8 */
 #ifdef NB_DECODE_TRACE
     int32_t layer, phase;
 #endif
@@ -157,7 +158,8 @@ __device__ __forceinline__ uint32_t nested_place(const worker &w, const matrix &
  * is for chunk warp + 16 i of the unit. */
 template <int COLUMNS>
 __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32_t nested_at,
-                                              const uint32_t (&b)[2][8], float (&sum)[4]) {
+                                              const uint32_t (&b)[COLUMNS / 4][8],
+                                              float (&sum)[4]) {
     uint32_t at = w.ring.at;
     wait_for_weights(w);
     uint4 codes[2] = {};
@@ -182,39 +184,125 @@ __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32
     if (w.lane == 0)
         barrier_arrive(&w.sh.empty[w.ring.stage]);
     w.ring.next(w.p);
-    if (COLUMNS == 4) {
-        float c[4] = {};
-        if (l.has[0])
-            multiply_chunk(w, codes[0], b[0], c);
-        if (l.has[1])
-            multiply_chunk(w, codes[1], b[1], c);
-        int from = (w.q >> 1) * 16 + w.g;
+    float c0[4] = {}, c1[4] = {};
+    if (l.has[0])
+        multiply_chunk(w, codes[0], b[0], c0);
+    if (l.has[1])
+        multiply_chunk(w, codes[1], b[COLUMNS / 8], c1);
+    if (COLUMNS == 4) { /* each lane has sums of one chunk that count; in the other four columns of
+                         * each product one chunk met the other's x */
+        bool second = w.lane & 2;
+        int from = (w.lane & 2) * 8 + w.lane / 4;
         float s0 = __shfl_sync(~0U, scale, from), s1 = __shfl_sync(~0U, scale, from + 8);
-        sum[0] += c[0] * s0;
-        sum[1] += c[1] * s0;
-        sum[2] += c[2] * s1;
-        sum[3] += c[3] * s1;
+        sum[0] += (second ? c1[0] : c0[0]) * s0;
+        sum[1] += (second ? c1[1] : c0[1]) * s0;
+        sum[2] += (second ? c1[2] : c0[2]) * s1;
+        sum[3] += (second ? c1[3] : c0[3]) * s1;
     } else {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float c[4] = {};
-            if (l.has[i])
-                multiply_chunk(w, codes[i], b[i], c);
-            float s0 = __shfl_sync(~0U, scale, i * 16 + w.g),
-                  s1 = __shfl_sync(~0U, scale, i * 16 + w.g + 8);
-            sum[0] += c[0] * s0;
-            sum[1] += c[1] * s0;
-            sum[2] += c[2] * s1;
-            sum[3] += c[3] * s1;
+            float s0 = __shfl_sync(~0U, scale, i * 16 + w.lane / 4),
+                  s1 = __shfl_sync(~0U, scale, i * 16 + w.lane / 4 + 8);
+            sum[0] += (i ? c1[0] : c0[0]) * s0;
+            sum[1] += (i ? c1[1] : c0[1]) * s0;
+            sum[2] += (i ? c1[2] : c0[2]) * s1;
+            sum[3] += (i ? c1[3] : c0[3]) * s1;
         }
     }
 }
 
-/* Hands a tile's sums to its finisher. */
-__device__ __forceinline__ void hand_over(worker &w, const float (&sum)[4]) {
-    uint32_t slot = w.tile % SLOTS;
-    barrier_wait(&w.sh.slot_free[slot], (w.tile / SLOTS & 1) ^ 1);
-    float *to = slot_place(w.table, w.tile, w.warp, 0) + w.lane;
+/* What a warp takes of two units that come next in the ring, of whole chunks and double quantized:
+ * together, so that more of what it does is independent. */
+struct two_units {
+    uint4 codes[4]; /* of the first unit's two chunks, then of the second's */
+    uint32_t code[2];
+    float nested[2], offset[2];
+};
+
+/* Loads them and frees their stages. */
+__device__ __forceinline__ void load_two_units(worker &w, const places &l, uint32_t nested0,
+                                               uint32_t nested1, two_units &t) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t at = w.ring.at;
+        wait_for_weights(w);
+        t.code[i] = shared_load_byte(at + l.scale);
+        t.nested[i] = shared_load_float(at + (i ? nested1 : nested0));
+        t.offset[i] = shared_load_float(at + l.offset);
+        t.codes[2 * i] = shared_load4(at + l.codes);
+        t.codes[2 * i + 1] = shared_load4(at + l.codes + 16 * NB_CUDA_CHUNK_CODES);
+        __syncwarp();
+        if (w.lane == 0)
+            barrier_arrive(&w.sh.empty[w.ring.stage]);
+        w.ring.next(w.p);
+    }
+}
+
+/* Adds them times b0 and b1 to sum0 and sum1, which may be the same. */
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_two_units(const worker &w, const two_units &t,
+                                                   const uint32_t (&b0)[COLUMNS / 4][8],
+                                                   const uint32_t (&b1)[COLUMNS / 4][8],
+                                                   float (&sum0)[4], float (&sum1)[4]) {
+    float scale[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        scale[i] = __fadd_rn(
+            __fmul_rn(w.sh.nested_values[t.code[i] * 8 + (w.lane & 7)], t.nested[i]), t.offset[i]);
+    float c[4][4] = {};
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t word = j == 0   ? t.codes[i].x
+                            : j == 1 ? t.codes[i].y
+                            : j == 2 ? t.codes[i].z
+                                     : t.codes[i].w;
+            const uint32_t *b = i < 2 ? b0[i % 2 * (COLUMNS / 8)] : b1[i % 2 * (COLUMNS / 8)];
+            uint32_t a[4];
+            if (j < 4 - NB_DECODE_WORDS_BY_ARITHMETIC)
+                widen_by_table(w, word, a);
+            else
+                widen_by_permutes(w, word, a);
+            mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
+        }
+    }
+    if (COLUMNS == 4) {
+        bool second = w.lane & 2;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float s0 = __shfl_sync(~0U, scale[i], w.scale_lane),
+                  s1 = __shfl_sync(~0U, scale[i], w.scale_lane + 8);
+            float(&sum)[4] = i ? sum1 : sum0;
+            sum[0] += (second ? c[2 * i + 1][0] : c[2 * i][0]) * s0;
+            sum[1] += (second ? c[2 * i + 1][1] : c[2 * i][1]) * s0;
+            sum[2] += (second ? c[2 * i + 1][2] : c[2 * i][2]) * s1;
+            sum[3] += (second ? c[2 * i + 1][3] : c[2 * i][3]) * s1;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float s0 = __shfl_sync(~0U, scale[i / 2], i % 2 * 16 + w.scale_lane),
+                  s1 = __shfl_sync(~0U, scale[i / 2], i % 2 * 16 + w.scale_lane + 8);
+            float(&sum)[4] = i / 2 ? sum1 : sum0;
+            sum[0] += c[i][0] * s0;
+            sum[1] += c[i][1] * s0;
+            sum[2] += c[i][2] * s1;
+            sum[3] += c[i][3] * s1;
+        }
+    }
+}
+
+/* Whether units of a matrix can be taken two at a time. */
+__device__ __forceinline__ bool in_twos(const matrix &m) {
+    return m.kind == NB_CUDA_NESTED && m.aligned && m.unit_chunks == 32;
+}
+
+/* Hands a tile's sums to its finisher. tile: counted through the whole step. */
+__device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float (&sum)[4]) {
+    uint32_t slot = tile % SLOTS;
+    barrier_wait(&w.sh.slot_free[slot], (tile / SLOTS & 1) ^ 1);
+    float *to = slot_place(w.table, tile, w.warp, 0) + w.lane;
     to[0] = sum[0];
     to[2 * 64] = sum[2];
     if (w.p.s.n_tokens > 1) {
@@ -224,143 +312,217 @@ __device__ __forceinline__ void hand_over(worker &w, const float (&sum)[4]) {
     __syncwarp();
     if (w.lane == 0)
         barrier_arrive(&w.sh.slot_full[slot]);
-    w.tile++;
+}
+
+/* How many tiles there were so far is kept in shared memory: registers are scarce. */
+__device__ __forceinline__ void tiles_done(const worker &w, uint32_t tile) {
+    __syncwarp();
+    if (w.lane == 0)
+        w.sh.tile[w.warp] = tile;
+    __syncwarp();
 }
 
 /* ---- B operands ---- */
 
+/* Where lanes find x that is 0: of tokens that are not there, and of padding. */
+__device__ const uint4 zeros[2] = {};
+
 /* The lane's 16 neighbours of x of one chunk, 32 bytes: of the warp's first or second chunk with 4
  * columns, of either with 8. */
 template <int COLUMNS> struct operands {
-    enum { CHUNKS = COLUMNS == 8 ? 2 : 1 };
-    uint4 raw[CHUNKS][2];
-    const uint4 *at[CHUNKS]; /* NULL: zeros */
+    enum { CHUNKS = COLUMNS / 4 };
+    uint32_t at[CHUNKS]; /* bytes from x, or NOTHING: zeros */
+    uint32_t b[CHUNKS][8];
+
+    __device__ __forceinline__ void load(const __nv_bfloat16 *x) {
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            const uint4 *from =
+                at[i] == NOTHING ? zeros : (const uint4 *)((const uint8_t *)x + at[i]);
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                uint4 v = load_words(from + k);
+                b[i][4 * k] = v.x;
+                b[i][4 * k + 1] = v.y;
+                b[i][4 * k + 2] = v.z;
+                b[i][4 * k + 3] = v.w;
+            }
+        }
+    }
+
+    /* Waits until all is there. */
+    __device__ __forceinline__ void settle(const __nv_bfloat16 *x) {
+        for (uint32_t tries = 0;;) {
+            bool again = false;
+#pragma unroll
+            for (int i = 0; i < CHUNKS; i++) {
+#pragma unroll
+                for (int k = 0; k < 8; k++)
+                    again |= b[i][k] == NOTHING;
+            }
+            if (!__any_sync(~0U, again))
+                break;
+            load(x);
+            if (++tries > SPIN_LIMIT)
+                __trap();
+        }
+    }
 };
 
-/* Begins to load what the lane needs for unit u. row(t): token t's x, bf16, or NULL. */
-template <int COLUMNS, class Row>
-__device__ __forceinline__ void load_operands(const worker &w, const matrix &m, int32_t u, Row row,
-                                              operands<COLUMNS> &o) {
+/* What a phase multiplies: x [*, stride], for each token its own row, or of inner activations that
+ * of its pair with the e-th expert. */
+struct inputs {
+    const __nv_bfloat16 *x;
+    uint32_t stride;
+    bool inner;
+
+    /* Bytes from x to token t's row, or NOTHING. */
+    __device__ __forceinline__ uint32_t row(const shared &sh, int32_t e, int32_t t) const {
+        if (inner)
+            t = sh.pair[e][t];
+        return t < 0 ? NOTHING : t * stride * 2;
+    }
+};
+
+/* Begins to load what the lane needs for unit u of the e-th expert. */
+template <int COLUMNS>
+__device__ __forceinline__ void load_operands(const worker &w, const matrix &m, const inputs &in,
+                                              int32_t e, int32_t u, operands<COLUMNS> &o) {
     int32_t t = w.g % COLUMNS;
+    uint32_t row = t < w.p.s.n_tokens ? in.row(w.sh, e, t) : NOTHING;
 #pragma unroll
     for (int i = 0; i < o.CHUNKS; i++) {
         int32_t c = w.warp + 16 * (COLUMNS == 8 ? i : w.g / 4);
-        const __nv_bfloat16 *x = t < w.p.s.n_tokens ? row(t) : nullptr;
-        bool any = x && c < m.unit_chunks && u * m.unit_chunks + c < m.chunks;
-        o.at[i] = any ? (const uint4 *)(x + (u * m.unit_chunks + c) * 64 + w.q * 16) : nullptr;
-        o.raw[i][0] = o.raw[i][1] = make_uint4(0, 0, 0, 0);
-        if (any) {
-            o.raw[i][0] = load_words(o.at[i]);
-            o.raw[i][1] = load_words(o.at[i] + 1);
-        }
+        bool any = row != NOTHING && c < m.unit_chunks && u * m.unit_chunks + c < m.chunks;
+        o.at[i] = any ? row + (u * m.unit_chunks + c) * 128 + w.q * 32 : NOTHING;
     }
-}
-
-/* Waits until they are there, and makes B operands of them. */
-template <int COLUMNS>
-__device__ __forceinline__ void take_operands(const worker &w, operands<COLUMNS> &o,
-                                              uint32_t (&b)[2][8]) {
-#pragma unroll
-    for (int i = 0; i < o.CHUNKS; i++) {
-        if (o.at[i]) {
-            settle(o.raw[i][0], o.at[i]);
-            settle(o.raw[i][1], o.at[i] + 1);
-        }
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint4 *r = o.raw[COLUMNS == 8 ? i : 0];
-        bool mine = COLUMNS == 8 || w.g / 4 == i;
-        b[i][0] = mine ? r[0].x : 0;
-        b[i][1] = mine ? r[0].y : 0;
-        b[i][2] = mine ? r[0].z : 0;
-        b[i][3] = mine ? r[0].w : 0;
-        b[i][4] = mine ? r[1].x : 0;
-        b[i][5] = mine ? r[1].y : 0;
-        b[i][6] = mine ? r[1].z : 0;
-        b[i][7] = mine ? r[1].w : 0;
-    }
+    o.load(in.x);
 }
 
 /* ---- all of a block's tiles of one matrix ---- */
 
-/* Two tiles at a time, for each expert of the list, for each unit: B operands are loaded for every
- * unit, and one ahead. row(e, t): token t's x for the e-th expert, or NULL; tile_row(i): the first
- * row of the lane's half of the block's i-th tile. */
-template <int COLUMNS, class Row, class TileRow>
-__device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, int32_t n_experts,
-                                                   int32_t n_tiles, Row row, TileRow tile_row) {
+/* Each of these is in the kernel once: what runs in a layer should fit in the instruction cache. */
+
+/* Two tiles together, for each expert of the list, for each unit: B operands are loaded for every
+ * unit, and one ahead. */
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_pair(worker &w, const matrix &m, const inputs &in,
+                                              int32_t n_experts, uint32_t tile) {
+    enum { AHEAD = COLUMNS == 4 ? 2 : 1 }; /* as far as registers allow */
     const places l = places_of(w, m);
+    float sum0[4] = {}, sum1[4] = {};
+    operands<COLUMNS> o[AHEAD];
+    int32_t e = 0, u = 0, left = n_experts * m.n_units, at = 0; /* at: unit of the next product */
+    auto load = [&](operands<COLUMNS> &to) {
+        if (e == n_experts)
+            return;
+        load_operands<COLUMNS>(w, m, in, e, u, to);
+        if (++u == m.n_units) {
+            u = 0;
+            e++;
+        }
+    };
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        o[i] = {};
+        load(o[i]);
+    }
+#pragma unroll 1
+    while (left > 0) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (left > 0) {
+                o[i].settle(in.x);
+                const operands<COLUMNS> now = o[i];
+                load(o[i]);
+                uint32_t nested = nested_place(w, m, at, 0);
+                two_units units;
+                load_two_units(w, l, nested, nested, units);
+                multiply_two_units<COLUMNS>(w, units, now.b, now.b, sum0, sum1);
+                at = at + 1 == m.n_units ? 0 : at + 1;
+                left--;
+            }
+        }
+    }
+    hand_over(w, tile, sum0);
+    hand_over(w, tile + 1, sum1);
+}
+
+/* The same for one tile or two of a matrix of any shape. */
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_any(worker &w, const matrix &m, const inputs &in,
+                                             int32_t row0, int32_t row1, bool two,
+                                             int32_t n_experts, uint32_t tile) {
+    const places l = places_of(w, m);
+    float sum0[4] = {}, sum1[4] = {};
+#pragma unroll 1
+    for (int32_t f = 0; f < n_experts * m.n_units; f++) {
+        int32_t e = f / m.n_units, u = f - e * m.n_units;
+        operands<COLUMNS> o;
+        load_operands<COLUMNS>(w, m, in, e, u, o);
+        o.settle(in.x);
+#pragma unroll 1
+        for (int k = 0; k < 1 + two; k++) {
+            float sum[4] = {};
+            multiply_unit<COLUMNS>(w, l, nested_place(w, m, u, k ? row1 : row0), o.b, sum);
+            for (int v = 0; v < 4; v++) {
+                sum0[v] += k ? 0 : sum[v];
+                sum1[v] += k ? sum[v] : 0;
+            }
+        }
+    }
+    hand_over(w, tile, sum0);
+    if (two)
+        hand_over(w, tile + 1, sum1);
+}
+
+/* Tiles two at a time. */
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, const inputs &in,
+                                                   const tile_rows &rows, int32_t n_experts,
+                                                   int32_t n_tiles) {
+    uint32_t tile = w.sh.tile[w.warp];
 #pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += 2) {
         bool two = i + 1 < n_tiles;
-        int32_t row0 = tile_row(i), row1 = two ? tile_row(i + 1) : 0;
-        float sum0[4] = {}, sum1[4] = {};
-        operands<COLUMNS> next;
-        load_operands<COLUMNS>(
-            w, m, 0, [&](int32_t t) { return row(0, t); }, next);
-        int32_t e = 0, u = 0;
-#pragma unroll 1
-        while (e < n_experts) {
-            uint32_t b[2][8];
-            take_operands<COLUMNS>(w, next, b);
-            if (e == 0 && u == 0)
-                have_operands(w);
-            uint32_t nested0 = nested_place(w, m, u, row0),
-                     nested1 = m.aligned ? nested0 : nested_place(w, m, u, row1);
-            if (++u == m.n_units) {
-                u = 0;
-                e++;
-            }
-            if (e < n_experts)
-                load_operands<COLUMNS>(
-                    w, m, u, [&](int32_t t) { return row(e, t); }, next);
-            multiply_unit<COLUMNS>(w, l, nested0, b, sum0);
-            if (two)
-                multiply_unit<COLUMNS>(w, l, nested1, b, sum1);
+        if (two && in_twos(m)) {
+            multiply_pair<COLUMNS>(w, m, in, n_experts, tile + i);
+        } else {
+            int half = w.lane >> 3 & 1;
+            multiply_any<COLUMNS>(w, m, in, rows(own_index(i), half),
+                                  two ? rows(own_index(i + 1), half) : 0, two, n_experts, tile + i);
         }
-        hand_over(w, sum0);
-        if (two)
-            hand_over(w, sum1);
     }
+    tiles_done(w, tile + n_tiles);
 }
 
-/* Whether x of a whole row fits in registers as B operands. */
+/* Whether x of a whole row fits in registers as B operands: two units, taken together. */
 __device__ __forceinline__ bool is_resident(const matrix &m) {
-    return m.n_units <= 2;
+    return m.n_units == 2 && in_twos(m);
 }
 
-/* A tile after the other, x in registers. row(t): token t's x. */
-template <int COLUMNS, class Row, class TileRow>
-__device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, int32_t n_tiles,
-                                                  Row row, TileRow tile_row) {
-    if (n_tiles == 0)
-        return;
+/* A tile after the other, x in registers. */
+template <int COLUMNS>
+__device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, const inputs &in,
+                                                  int32_t n_tiles) {
     const places l = places_of(w, m);
-    bool two = m.n_units > 1;
+    uint32_t nested0 = nested_place(w, m, 0, 0), nested1 = nested_place(w, m, 1, 0);
     operands<COLUMNS> o0, o1;
-    load_operands<COLUMNS>(w, m, 0, row, o0);
-    if (two)
-        load_operands<COLUMNS>(w, m, 1, row, o1);
-    uint32_t b0[2][8], b1[2][8] = {}, nested0 = 0, nested1 = 0;
-    take_operands<COLUMNS>(w, o0, b0);
-    if (two)
-        take_operands<COLUMNS>(w, o1, b1);
+    load_operands<COLUMNS>(w, m, in, 0, 0, o0);
+    load_operands<COLUMNS>(w, m, in, 0, 1, o1);
+    o0.settle(in.x);
+    o1.settle(in.x);
     have_operands(w);
+    uint32_t tile = w.sh.tile[w.warp], end = tile + n_tiles;
 #pragma unroll 1
-    for (int32_t i = 0; i < n_tiles; i++) {
-        if (i == 0 || !m.aligned) {
-            int32_t first = tile_row(i);
-            nested0 = nested_place(w, m, 0, first);
-            nested1 = nested_place(w, m, 1, first);
-        }
+    for (; tile != end; tile++) {
         float sum[4] = {};
-        multiply_unit<COLUMNS>(w, l, nested0, b0, sum);
-        if (two)
-            multiply_unit<COLUMNS>(w, l, nested1, b1, sum);
-        hand_over(w, sum);
+        two_units units;
+        load_two_units(w, l, nested0, nested1, units);
+        multiply_two_units<COLUMNS>(w, units, o0.b, o1.b, sum, sum);
+        hand_over(w, tile, sum);
     }
+    tiles_done(w, end);
 }
 
 /* The order in which the above take units: f(i, e, unit) for the block's i-th tile. Whoever fills
@@ -369,12 +531,16 @@ template <class F>
 __device__ __forceinline__ void unit_order(const matrix &m, bool streaming, int32_t n_experts,
                                            int32_t n_tiles, F f) {
     int32_t together = streaming ? 2 : 1;
+#pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += together) {
+        int32_t n = n_tiles - i < together ? n_tiles - i : together;
+#pragma unroll 1
         for (int32_t e = 0; e < n_experts; e++) {
+#pragma unroll 1
             for (int32_t u = 0; u < m.n_units; u++) {
-                f(i, e, u);
-                if (together == 2 && i + 1 < n_tiles)
-                    f(i + 1, e, u);
+#pragma unroll 1
+                for (int32_t k = 0; k < n; k++)
+                    f(i + k, e, u);
             }
         }
     }
@@ -384,34 +550,28 @@ __device__ __forceinline__ void unit_order(const matrix &m, bool streaming, int3
 
 /* Likewise for a matrix in bf16: two warps share a chunk, each doing two of its four steps. x in
  * registers if the matrix has up to 8 units. */
-__device__ __forceinline__ void multiply_bf16(worker &w, const matrix &m, const __nv_bfloat16 *x,
-                                              int32_t stride, int32_t n_tiles) {
+__device__ __forceinline__ void multiply_bf16(worker &w, const matrix &m, inputs in,
+                                              int32_t n_tiles) {
     int32_t chunk = w.warp % 8, half = w.warp / 8;
     bool resident = m.n_units <= 8, has = chunk < m.unit_chunks;
-    auto place = [&](int32_t u) -> const uint4 * {
+    uint32_t place = m.code_bytes + chunk * 2048 + w.lane * 64 + half * 32;
+    auto take = [&](int32_t u) {
+        uint4 v = make_uint4(0, 0, 0, 0);
         int32_t c = u * m.unit_chunks + chunk;
-        if (w.g >= w.p.s.n_tokens || !has || c >= m.chunks)
-            return nullptr;
-        return (const uint4 *)(x + (size_t)w.g * stride + c * 64 + w.q * 16) + half;
-    };
-    uint4 b[8] = {};
-    if (n_tiles == 0)
-        return;
-    if (resident) {
-#pragma unroll
-        for (int u = 0; u < 8; u++) {
-            if (u < m.n_units && place(u))
-                b[u] = load_words(place(u));
-        }
-#pragma unroll
-        for (int u = 0; u < 8; u++) {
-            if (u < m.n_units && place(u))
-                settle(b[u], place(u));
+        if (w.g < w.p.s.n_tokens && has && c < m.chunks) {
+            const uint4 *at = (const uint4 *)(in.x + w.g * in.stride + c * 64 + w.q * 16) + half;
+            uint32_t tries = 0;
+            do {
+                v = load_words(at);
+                if (++tries > SPIN_LIMIT)
+                    __trap();
+            } while (is_nothing(v));
         }
         __syncwarp();
-    }
-    auto unit = [&](uint4 x4, float(&sum)[4]) {
-        uint32_t at = w.ring.at + m.code_bytes + chunk * 2048 + w.lane * 64 + half * 32;
+        return v;
+    };
+    auto unit = [&](uint4 b, float(&sum)[4]) {
+        uint32_t at = w.ring.at + place;
         wait_for_weights(w);
         uint4 a0 = {}, a1 = {};
         if (has) {
@@ -422,9 +582,19 @@ __device__ __forceinline__ void multiply_bf16(worker &w, const matrix &m, const 
         if (w.lane == 0)
             barrier_arrive(&w.sh.empty[w.ring.stage]);
         w.ring.next(w.p);
-        mma(sum, a0.x, a0.y, a0.z, a0.w, x4.x, x4.y);
-        mma(sum, a1.x, a1.y, a1.z, a1.w, x4.z, x4.w);
+        mma(sum, a0.x, a0.y, a0.z, a0.w, b.x, b.y);
+        mma(sum, a1.x, a1.y, a1.z, a1.w, b.z, b.w);
     };
+    uint4 b[8] = {};
+    if (resident) {
+#pragma unroll
+        for (int u = 0; u < 8; u++) {
+            if (u < m.n_units)
+                b[u] = take(u);
+        }
+    }
+    have_operands(w);
+#pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i++) {
         float sum[4] = {};
         if (resident) {
@@ -434,18 +604,13 @@ __device__ __forceinline__ void multiply_bf16(worker &w, const matrix &m, const 
                     unit(b[u], sum);
             }
         } else {
-            for (int32_t u = 0; u < m.n_units; u++) {
-                uint4 x4 = {};
-                if (place(u)) {
-                    x4 = load_words(place(u));
-                    settle(x4, place(u));
-                }
-                __syncwarp();
-                unit(x4, sum);
-            }
+#pragma unroll 1
+            for (int32_t u = 0; u < m.n_units; u++)
+                unit(take(u), sum);
         }
-        hand_over(w, sum);
+        hand_over(w, w.sh.tile[w.warp] + i, sum);
     }
+    tiles_done(w, w.sh.tile[w.warp] + n_tiles);
 }
 
 #endif

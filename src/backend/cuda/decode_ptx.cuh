@@ -74,6 +74,10 @@ __device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes) 
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
+__device__ __forceinline__ void prefetch_line(const void *at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at) : "memory");
+}
+
 /* ---- words that blocks pass one another ---- */
 
 /* A word that was not written yet. No arithmetic makes it: NaN is 0x7FFFFFFF in f32 and 0x7FFF in
@@ -103,21 +107,27 @@ __device__ __forceinline__ void store_float(void *p, float v) {
     store_word(p, __float_as_uint(v));
 }
 
-/* Loads again until there is something. */
-__device__ __forceinline__ void settle(uint32_t &v, const void *p) {
-    for (uint32_t n = 0; v == NOTHING;) {
-        v = load_word(p);
-        if (++n > SPIN_LIMIT)
-            __trap();
-    }
+__device__ __forceinline__ bool is_nothing(uint4 v) {
+    return v.x == NOTHING || v.y == NOTHING || v.z == NOTHING || v.w == NOTHING;
 }
 
-__device__ __forceinline__ void settle(uint4 &v, const void *p) {
-    for (uint32_t n = 0; v.x == NOTHING || v.y == NOTHING || v.z == NOTHING || v.w == NOTHING;) {
-        v = load_words(p);
-        if (++n > SPIN_LIMIT)
+/* A lane's words from[0], from[32], ... as long as they are below n, else 0: loads all until there
+ * is something in each. Kernels' code is kept small, and this is the one place that loads so. */
+template <int N>
+__device__ __forceinline__ void take_words(uint32_t (&v)[N], const float *from, int32_t n) {
+    bool again;
+    uint32_t tries = 0;
+    do {
+        again = false;
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = 32 * k < n ? load_word(from + 32 * k) : 0;
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            again |= v[k] == NOTHING;
+        if (++tries > SPIN_LIMIT)
             __trap();
-    }
+    } while (again);
 }
 
 /* ---- shared memory ---- */
@@ -155,10 +165,10 @@ __device__ __forceinline__ uint32_t table_load(uint32_t at) {
 /* c [16, 8] += a [16, 16] b [16, 8], bf16 to f32 */
 __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                     uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {

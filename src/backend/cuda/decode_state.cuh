@@ -10,7 +10,7 @@
 /* How much of the next layer's attention weights is brought into the L2 cache while experts are
  * chosen: 0 none, 1 q, k and v, 2 o, too. */
 #ifndef NB_DECODE_PREFETCH
-#define NB_DECODE_PREFETCH 2
+#define NB_DECODE_PREFETCH 0
 #endif
 
 enum {
@@ -105,9 +105,11 @@ struct __align__(128) shared {
     float scores[MAX_SCORES];
     float weight[MAX_TOKENS * MAX_CHOSEN]; /* [t K + k] */
     int32_t n_list;
+    int32_t n_own[N_PHASES]; /* how many tiles of each phase the block has */
     uint32_t used[MAX_SCORES / MAX_TOKENS / 32];
     uint8_t list[MAX_LIST], chosen[MAX_TOKENS * MAX_CHOSEN];
     int8_t pair[MAX_LIST][MAX_TOKENS];
+    uint32_t tile[MMA_WARPS]; /* that each warp multiplied so far */
     int32_t position[MAX_TOKENS], sequence[MAX_TOKENS], logits_row[MAX_TOKENS];
     /* Of attention. */
     __align__(16) __nv_bfloat16 q[MAX_GROUP][MAX_HEAD + 8];
@@ -136,15 +138,24 @@ struct ring {
     }
 };
 
-/* The first row, in its tensor, of half a tile. */
-__device__ __forceinline__ int32_t first_row(const params &p, int32_t phase, int32_t tile,
-                                             int half) {
-    if (phase == GATE_UP)
-        return 8 * tile;
-    int32_t d = p.m.head_width, tiles = d / ROWS;
-    if (phase != QKV || tile >= (p.m.n_heads + p.m.n_kv_heads) * tiles)
-        return ROWS * tile + 8 * half;
-    return tile / tiles * d + half * (d / 2) + 8 * (tile % tiles);
+/* The first rows, in their tensor, of halves of a phase's tiles. */
+struct tile_rows {
+    int32_t phase, n_tiles; /* n_tiles: of one expert */
+    int32_t head_width, rotary_tiles;
+
+    __device__ __forceinline__ int32_t operator()(int32_t tile, int half) const {
+        if (phase == GATE_UP)
+            return 8 * (tile % n_tiles);
+        int32_t tiles = head_width / ROWS;
+        if (phase != QKV || tile >= rotary_tiles)
+            return ROWS * tile + 8 * half;
+        return tile / tiles * head_width + half * (head_width / 2) + 8 * (tile % tiles);
+    }
+};
+
+__device__ __forceinline__ tile_rows rows_of(const params &p, int32_t phase) {
+    return {phase, p.matrices[phase].n_tiles, p.m.head_width,
+            (p.m.n_heads + p.m.n_kv_heads) * p.m.head_width / ROWS};
 }
 
 /* How many of n things this block has, where thing i goes to block i % gridDim.x. */
