@@ -1,17 +1,18 @@
 #!/bin/sh
 # The CUDA backend on a machine with a GPU: tests, sanitizers, and the table of docs/benchmarks.md.
-#   bench/gpu.sh [--quick] [--json FILE] [BUILD]
+#   bench/gpu.sh [--quick] [--only PART] [--json FILE] [BUILD]
 # BUILD is a folder that Meson built in, with or without the rest of the source tree's compilers (the programs in it are
 # what is run); it is made with meson and nvcc if it is not there. --quick leaves out sanitizers, the model in the page
-# cache and Qwen3. The table goes to standard output, and with --json everything that was measured to FILE. Needs
+# cache and Qwen3; --only does one part: tests, sanitizers or table. The table goes to standard output, and with --json everything that was measured to FILE. Needs
 # python3; where its torch is there, the rate of bf16 matrix products is measured with it, the limit of prefill.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-quick= json= build=$root/build-gpu
+quick= json= only= build=$root/build-gpu
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=yes ;;
     --json) json=$2 && shift ;;
+    --only) only=$2 && shift ;;
     -*) echo "gpu.sh: $1: unknown" >&2 && exit 2 ;;
     *) build=$1 ;;
     esac
@@ -31,6 +32,8 @@ shm=/dev/shm/nibble-bench.$$
 trap 'rm -rf "$tmp" "$shm"' EXIT
 passed=0 failed=0
 
+wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+
 count() { # NAME, with TAP in $tmp/tap and the exit code
     ok=$(grep -c '^ok ' "$tmp/tap")
     bad=$(grep '^not ok ' "$tmp/tap" | grep -vc '# SKIP')
@@ -40,13 +43,15 @@ count() { # NAME, with TAP in $tmp/tap and the exit code
     [ "$bad" = 0 ] || grep -E -A5 '^not ok|ERROR|rror' "$tmp/tap" "$tmp/err" | head -40
 }
 
-echo "== tests"
-for test in "$build"/tests/test_cuda "$build"/tests/test_forward "$build"/tests/test_architectures \
-    "$build"/tests/test_generate "$build"/tests/cuda_*; do
-    [ -x "$test" ] && [ ! -d "$test" ] || continue
-    timeout 300 "$test" >"$tmp/tap" 2>"$tmp/err"
-    count "$(basename "$test")" $?
-done
+run_tests() {
+    echo "== tests"
+    for test in "$build"/tests/test_cuda "$build"/tests/test_forward "$build"/tests/test_architectures \
+        "$build"/tests/test_generate "$build"/tests/cuda_*; do
+        [ -x "$test" ] && [ ! -d "$test" ] || continue
+        timeout 300 "$test" >"$tmp/tap" 2>"$tmp/err"
+        count "$(basename "$test")" $?
+    done
+}
 
 # A short run of everything that a request does, and random steps of every kind on a small model.
 sanitize() { # TOOL COMMAND…
@@ -62,32 +67,28 @@ sanitize() { # TOOL COMMAND…
         grep '^=========' "$tmp/out" | head -20
     fi
 }
-if [ -z "$quick" ] && command -v compute-sanitizer >/dev/null; then
+run_sanitizers() {
     echo "== compute-sanitizer"
     for tool in memcheck racecheck; do
         sanitize $tool "$nibble" generate --backend cuda --model "$root/models/demo" -p "Invoice 17, total 20 EUR" -n 12
         sanitize $tool "$build/tests/test_cuda" few_steps
     done
-fi
+}
 
-echo "== benchmarks"
 bench() { # NAME OPTIONS…
     name=$1
     shift
-    "$nibble" bench --backend cuda --json "$@" >"$tmp/$name.json" 2>"$tmp/err" || {
+    if ! "$nibble" bench --backend cuda --json "$@" >"$tmp/$name.json" 2>"$tmp/err"; then
         failed=$((failed + 1))
         echo "bench $*:" && cat "$tmp/err"
         echo '{}' >"$tmp/$name.json"
-    }
+    fi
 }
-bench mixtral --synthetic mixtral-8x7b
-bench limited --synthetic mixtral-8x7b --memory-limit 23.5GiB --decode 1@3839 --seconds 0.2
-[ -n "$quick" ] || bench qwen3 --synthetic qwen3-30b-a3b
-[ -n "$quick" ] || bench quantize --synthetic mixtral-8x7b-bf16:8 --decode 1 --seconds 0.1
 
-# From the start of the program to its first token, weights in the page cache.
-free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-if [ -z "$quick" ] && [ "${free:-0}" -gt 26000000 ] && "$nibble" bench --synthetic mixtral-8x7b --write "$shm"; then
+# From the start of the program to its first token and its end, weights in the page cache.
+start_to_first_token() {
+    free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+    [ "${free:-0}" -gt 26000000 ] && "$nibble" bench --synthetic mixtral-8x7b --write "$shm" || return
     for i in 1 2 3; do
         begin=$(date +%s%N)
         NIBBLE_LOG=info "$nibble" generate --backend cuda --model "$shm" --context 4096 --prompt-ids 1,2,3,4,5,6,7,8 \
@@ -95,22 +96,24 @@ if [ -z "$quick" ] && [ "${free:-0}" -gt 26000000 ] && "$nibble" bench --synthet
         echo $((($(date +%s%N) - begin) / 1000000)) >>"$tmp/start"
     done
     grep '^info: cuda' "$tmp/start.3"
-fi
+    rm -rf "$shm"
+}
 
-python3 - <<'EOF' >"$tmp/matrix" 2>/dev/null
-import torch
-a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-for _ in range(3):
-    a @ b
-x, y = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-x.record()
-for _ in range(10):
-    a @ b
-y.record()
-torch.cuda.synchronize()
-print(10 * 2 * 8192**3 / (x.elapsed_time(y) * 1e-3) * 1e-12)
-EOF
-python3 "$root/bench/gpu_table.py" "$tmp" ${json:+"$json"} || failed=$((failed + 1))
+run_table() {
+    echo "== benchmarks"
+    bench mixtral --synthetic mixtral-8x7b
+    bench limited --synthetic mixtral-8x7b --memory-limit 23.5GiB --decode 1@3839 --seconds 0.2
+    if [ -z "$quick" ]; then
+        bench qwen3 --synthetic qwen3-30b-a3b
+        bench quantize --synthetic mixtral-8x7b-bf16:8 --decode 1 --seconds 0.1
+        start_to_first_token
+    fi
+    python3 "$root/bench/gpu_matrix.py" >"$tmp/matrix" 2>/dev/null
+    python3 "$root/bench/gpu_table.py" "$tmp" ${json:+"$json"} || failed=$((failed + 1))
+}
+
+wanted tests && run_tests
+wanted sanitizers && [ -z "$quick" ] && command -v compute-sanitizer >/dev/null && run_sanitizers
+wanted table && run_table
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
