@@ -100,7 +100,10 @@ static bool multiple_fits(const struct bounds *b, const struct nb_shape *shape,
         v = nb_decimal_add(v, step);
     /* A second multipleOf may want some more steps, and so may items that were there. */
     uint32_t steps = 64 + (b->once ? b->state->top->count : 0);
+    struct nb_decimal last = span->negative ? signed_as(span->from, true) : span->to;
     for (uint32_t i = 0; i < steps; i++, v = nb_decimal_add(v, step)) {
+        if (nb_decimal_compare(v, last) > 0)
+            return false;
         if (within(span, v) && fits(b, shape, v))
             return true;
         if (v.digits >> 100)
