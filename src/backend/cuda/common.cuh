@@ -35,12 +35,21 @@ __device__ inline void nb_prefetch(const void *p) {
 template <class... P, class... A>
 cudaError_t nb_launch(void (*kernel)(P...), dim3 grid, int threads, int shared, int capability,
                       cudaStream_t stream, A... args) {
+    /* What this file's kernels were compiled for: nb_begin waits from 90 on, and PTX of less that
+     * the driver compiled for a newer GPU does not. */
+    static int compiled;
+    if (!compiled) {
+        cudaFuncAttributes attributes;
+        NB_CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
+        compiled = attributes.ptxVersion;
+    }
     cudaLaunchAttribute overlap;
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared;
-    config.stream = stream, config.attrs = &overlap, config.numAttrs = capability >= 90;
+    config.stream = stream, config.attrs = &overlap;
+    config.numAttrs = capability >= 90 && compiled >= 90;
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
 }
 
