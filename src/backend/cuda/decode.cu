@@ -135,8 +135,10 @@ template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void wor
         const exchange &x = p.exchange[layer & 1];
         const matrix &m = p.matrices[phase];
         enter(w, layer, phase == QKV || phase == HEAD ? 0 : phase == DOWN ? 5 : phase + 1);
+        bool streaming = phase == DOWN || (!is_resident(m) && m.kind != NB_CUDA_BF16);
         if (phase == GATE_UP) {
-            barrier_wait(&w.sh.list_ready, layer & 1);
+            if (streaming) /* else multiply_resident waits, when it has x */
+                barrier_wait(&w.sh.list_ready, layer & 1);
             enter(w, layer, 4);
         }
         inputs in = {phase == GATE_UP ? x.x_expert
@@ -144,15 +146,14 @@ template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void wor
                      : phase == DOWN  ? x.inner
                                       : x.x_attention,
                      (uint32_t)m.chunks * NB_CUDA_CHUNK, phase == DOWN};
-        phase_tiles t = tiles_of(p, w.sh, layer, phase);
-        if (t.n == 0) {
-        } else if (m.kind == NB_CUDA_BF16) {
-            multiply_bf16(w, m, in, t.n);
-        } else if (t.streaming) {
-            multiply_streaming<COLUMNS>(w, m, in, rows_of(p, phase), t.n_experts, t.n);
-        } else {
-            multiply_resident<COLUMNS>(w, m, in, t.n);
-        }
+        int32_t n = w.sh.n_own[phase];
+        if (streaming)
+            multiply_streaming<COLUMNS>(w, m, in, rows_of(p, phase),
+                                        phase == DOWN ? w.sh.n_list : 1, n);
+        else if (m.kind == NB_CUDA_BF16 && n > 0)
+            multiply_bf16(w, m, in, n);
+        else if (phase == GATE_UP || n > 0)
+            multiply_resident<COLUMNS>(w, m, in, layer, phase);
         if (phase == QKV) {
             enter(w, layer, 1);
             attention<WIDTH, GROUP>(w, layer);

@@ -504,7 +504,7 @@ __device__ __forceinline__ bool is_resident(const matrix &m) {
 /* A tile after the other, x in registers. */
 template <int COLUMNS>
 __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, const inputs &in,
-                                                  int32_t n_tiles) {
+                                                  int32_t layer, int32_t phase) {
     const places l = places_of(w, m);
     uint32_t nested0 = nested_place(w, m, 0, 0), nested1 = nested_place(w, m, 1, 0);
     operands<COLUMNS> o0, o1;
@@ -513,7 +513,9 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
     o0.settle(in.x);
     o1.settle(in.x);
     have_operands(w);
-    uint32_t tile = w.sh.tile[w.warp], end = tile + n_tiles;
+    if (phase == GATE_UP) /* x is there before experts are chosen */
+        barrier_wait(&w.sh.list_ready, layer & 1);
+    uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[phase];
 #pragma unroll 1
     for (; tile != end; tile++) {
         float sum[4] = {};
