@@ -45,6 +45,7 @@ struct args make_args(const struct nb_cuda_gemm &g, const struct nb_cuda_model &
     a.x_chunks = div_up(s.columns, NB_CUDA_CHUNK), a.x_vectors = 8 * a.x_chunks;
     a.piece = a.form == FLOATS ? 1 : PIECE;
     a.pieces = div_up(s.unit_chunks, a.piece);
+    a.whole = s.unit_chunks % PIECE == 0 && a.x_chunks % PIECE == 0;
     int32_t last = a.x_chunks - 1;
     a.k_steps = last / s.unit_chunks * a.pieces + last % s.unit_chunks / a.piece + 1;
     a.chunk_bytes = a.form == FLOATS ? 2 * NB_CUDA_TILE * NB_CUDA_CHUNK : NB_CUDA_CHUNK_CODES;

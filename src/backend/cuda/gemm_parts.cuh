@@ -42,6 +42,7 @@ struct args {
     int32_t chunk_bytes, scale_stride, header_bytes; /* of a chunk; of a unit's head */
     int32_t slot_bytes;                              /* a tile's piece in a stage */
     int32_t block_shift;                             /* log2 of block_chunks */
+    bool whole;                                      /* all steps have PIECE chunks */
     int32_t x_bytes;                                 /* of x in a stage */
     /* The matrices as [groups][n_tiles][n_units][unit_bytes / 8] words of 64 bits, in boxes of what
      * a stage holds (from compute capability 9.0 on). */

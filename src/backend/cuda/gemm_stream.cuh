@@ -298,109 +298,130 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
-    /* A stage has been used up. */
-    __device__ __forceinline__ bool close_step() {
+    __device__ __forceinline__ void release_stage() {
         __syncwarp();
         if (lane == 0)
             barrier_arrive(r.empty(a));
         r.next();
-        return at.step(a) || at.left == 0;
     }
 
-    /* Chunks of a tile one after the other. */
+    __device__ __forceinline__ void wait_stage() const {
+        barrier_wait(r.full(a), r.parity);
+        if (T::WGMMA)
+            fence_async();
+    }
+
     template <int BLOCKS>
-    __device__ __forceinline__ void all_chunks(float (&sums)[BLOCKS][4], struct nested_rows rows) {
-        do {
+    __device__ __forceinline__ void add_scaled(float (&sums)[BLOCKS][4],
+                                               const float (&part)[BLOCKS][4], float upper,
+                                               float lower) const {
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            sums[i][0] += upper * part[i][0], sums[i][1] += upper * part[i][1];
+            sums[i][2] += lower * part[i][2], sums[i][3] += lower * part[i][3];
+        }
+    }
+
+    /* `count` steps, chunks one after the other. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void any_steps(float (&sums)[BLOCKS][4], struct nested_rows rows,
+                                              int32_t count) {
+        for (; count > 0; count--) {
+            wait_stage();
             struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
-            barrier_wait(r.full(a), r.parity);
-            if (T::WGMMA)
-                fence_async();
             float2 scale = SCALED ? scales(from, rows, at.u, at.p) : make_float2(0, 0);
             int32_t n = at.chunks(a);
 #pragma unroll 1
             for (int32_t c = 0; c < n; c++) {
                 uint32_t w[16];
                 decode(w, from, c);
-                if constexpr (T::WGMMA) {
+                if constexpr (!T::WGMMA) {
+                    multiply(sums, w, r.x(a), c, scale);
+                } else if constexpr (SCALED) {
+                    float part[BLOCKS][4];
+                    start(part, w, r.x(a), c, false);
+                    wgmma_wait<0>();
+                    add_scaled(sums, part, __shfl_sync(~0u, scale.x, (lane & ~3) | c),
+                               __shfl_sync(~0u, scale.y, (lane & ~3) | c));
+                } else {
                     start(sums, w, r.x(a), c, true);
                     wgmma_wait<0>();
-                } else {
-                    multiply(sums, w, r.x(a), c, scale);
                 }
             }
-        } while (!close_step());
+            release_stage();
+            at.step(a);
+        }
     }
 
-    /* The same for scaled weights and wgmma: a chunk is decoded while the one before is multiplied.
-     * State of the side that decodes: */
-    struct ahead {
+    /* What the side that decodes has: the codes of its next chunk, where its piece is, and the
+     * scales of that. */
+    struct decoder {
+        uint32_t codes[4], piece;
         float2 scale;
-        uint32_t codes[4]; /* of the chunk that is next in the piece */
     };
 
-    __device__ __forceinline__ void open_piece(struct ahead &d, const ring<T> &r,
-                                               struct nested_rows rows, int32_t u,
-                                               int32_t p) const {
+    __device__ __forceinline__ void open(struct decoder &d, struct nested_rows rows) const {
+        wait_stage();
         struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
-        barrier_wait(r.full(a), r.parity);
-        fence_async();
-        load_codes(d.codes, from.codes, 0);
-        d.scale = scales(from, rows, u, p);
+        d.piece = from.codes;
+        load_codes(d.codes, d.piece, 0);
+        d.scale = scales(from, rows, at.u, at.p);
     }
 
-    /* Multiplies chunk c of a piece, which is in `now`, and decodes the one after it into
-     * `next`. Whether that was the last. */
-    template <int BLOCKS>
-    __device__ __forceinline__ bool go_on(float (&sums)[BLOCKS][4], const uint32_t (&now)[16],
-                                          uint32_t (&next)[16], struct ahead &d,
-                                          struct nested_rows rows, int32_t &c) {
+    /* Multiplies chunk C of a step, which is in `now` and has these scales, and decodes the one
+     * after it into `next`; of the last step's last chunk it decodes what is there, to no end. `x`:
+     * that of the step. With C = 2 this goes over to the next step, if there is one. */
+    template <int C, int BLOCKS>
+    __device__ __forceinline__ void multiply_and_decode(float (&sums)[BLOCKS][4],
+                                                        const uint32_t (&now)[16],
+                                                        uint32_t (&next)[16], struct decoder &d,
+                                                        uint32_t x, float2 scale, bool more,
+                                                        struct nested_rows rows) {
         float part[BLOCKS][4];
-        float upper = __shfl_sync(~0u, d.scale.x, (lane & ~3) | c),
-              lower = __shfl_sync(~0u, d.scale.y, (lane & ~3) | c);
-        start(part, now, r.x(a), c, false);
-        int32_t n = at.chunks(a);
-        bool last = ++c == n, end = false;
-        if (!last) {
-            look_up_all(next, d.codes);
-            if (c + 1 < n)
-                load_codes(d.codes, piece_at(a, r.w(a), T::WARPS, warp).codes, c + 1);
-        } else {
-            struct cursor following = at;
-            end = following.step(a) || following.left == 0;
-            if (!end) {
-                ring<T> stage = r;
-                stage.next();
-                open_piece(d, stage, rows, following.u, following.p);
-                look_up_all(next, d.codes);
-                if (following.chunks(a) > 1)
-                    load_codes(d.codes, piece_at(a, stage.w(a), T::WARPS, warp).codes, 1);
+        float upper = __shfl_sync(~0u, scale.x, (lane & ~3) + C),
+              lower = __shfl_sync(~0u, scale.y, (lane & ~3) + C);
+        start(part, now, x, C, false);
+        look_up_all(next, d.codes);
+        if (C + 2 < PIECE) {
+            load_codes(d.codes, d.piece, C + 2);
+        } else if (C + 2 == PIECE) {
+            at.step(a);
+            if (more) {
+                r.next();
+                open(d, rows);
             }
+        } else {
+            load_codes(d.codes, d.piece, 1);
         }
         wgmma_wait<0>();
-#pragma unroll
-        for (int32_t i = 0; i < BLOCKS; i++) {
-            sums[i][0] += upper * part[i][0], sums[i][1] += upper * part[i][1];
-            sums[i][2] += lower * part[i][2], sums[i][3] += lower * part[i][3];
-        }
-        if (last) {
-            close_step();
-            c = 0;
-        }
-        return end;
+        add_scaled(sums, part, upper, lower);
     }
 
+    /* `count` steps of PIECE chunks each, of scaled weights, with wgmma: a chunk is decoded while
+     * the one before is multiplied, from one step to the next, too, and its codes are fetched from
+     * shared memory before that. */
     template <int BLOCKS>
-    __device__ __forceinline__ void all_chunks_overlapped(float (&sums)[BLOCKS][4],
-                                                          struct nested_rows rows) {
-        struct ahead d;
+    __device__ __forceinline__ void whole_steps(float (&sums)[BLOCKS][4], struct nested_rows rows,
+                                                int32_t count) {
+        static_assert(PIECE == 4, "chunks of a step");
         uint32_t even[16], odd[16];
-        int32_t c = 0;
-        open_piece(d, r, rows, at.u, at.p);
+        struct decoder d;
+        open(d, rows);
         look_up_all(even, d.codes);
-        if (at.chunks(a) > 1)
-            load_codes(d.codes, piece_at(a, r.w(a), T::WARPS, warp).codes, 1);
-        while (!go_on(sums, even, odd, d, rows, c) && !go_on(sums, odd, even, d, rows, c))
-            ;
+        load_codes(d.codes, d.piece, 1);
+        do {
+            uint32_t x = r.x(a), empty = r.empty(a);
+            float2 scale = d.scale;
+            bool more = count > 1;
+            multiply_and_decode<0>(sums, even, odd, d, x, scale, more, rows);
+            multiply_and_decode<1>(sums, odd, even, d, x, scale, more, rows);
+            multiply_and_decode<2>(sums, even, odd, d, x, scale, more, rows);
+            multiply_and_decode<3>(sums, odd, even, d, x, scale, more, rows);
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(empty);
+        } while (--count > 0);
+        r.next();
     }
 
     /* Steps of a tile, up to its end or that of the block's part, and what is to become of the
@@ -415,10 +436,15 @@ template <class T, bool SCALED> struct worker {
         struct nested_rows rows = {0, 0};
         if (a.form == NESTED)
             rows = nested_rows_of(a, tile);
-        if constexpr (T::WGMMA && SCALED)
-            all_chunks_overlapped(sums, rows);
-        else
-            all_chunks(sums, rows);
+        int32_t count = min(at.left, a.k_steps - at.u * a.pieces - at.p);
+        if constexpr (T::WGMMA && SCALED && BLOCKS < 3) { /* of more, registers do not suffice */
+            if (a.whole)
+                whole_steps(sums, rows, count);
+            else
+                any_steps(sums, rows, count);
+        } else {
+            any_steps(sums, rows, count);
+        }
         if (tile < a.g.w.shape.n_tiles)
             leave(sums, tile);
         if (at.is_end(a))
