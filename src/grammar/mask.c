@@ -276,40 +276,63 @@ static void free_string(struct nb_masker *m, const struct nb_state *s, uint64_t 
         end_anywhere(m, s, least, most, bits);
 }
 
-/* Tokens that stay inside the strings of a language. */
-static void walk_language(struct nb_masker *m, struct nb_lazy *lazy, uint32_t node, uint32_t depth,
-                          uint64_t *bits) {
-    const struct nb_token_trie *t = &m->vocabulary->tokens;
+/* What is walked along the tokens of a text: an automaton, several of them in lockstep, or those of
+ * an object's keys. */
+struct text_walk {
+    struct nb_masker *m;
+    const struct nb_state *base; /* the string or key that the walk is in */
+    struct nb_lazy *lazy;        /* or else… */
+    struct nb_machine *machine;
+    const struct nb_shape *keys; /* of the object whose keys they are, or NULL */
+    uint64_t *bits;
+};
+
+/* The next state; false if it is a dead end. The automata accept nothing but UTF-8, so that bytes
+ * of characters need no other care. */
+static bool text_next(const struct text_walk *w, uint32_t from, uint8_t byte, uint32_t *to) {
+    struct nb_reader *r = w->m->reader;
+    if (w->lazy) {
+        *to = nb_lazy_next(w->lazy, from, byte);
+        return *to;
+    }
+    *to = nb_machine_next(r->space, w->machine, from, byte);
+    if (r->space->failed)
+        return false;
+    if (w->keys)
+        return nb_shape_other_alive(r->space, (struct nb_shape *)(uintptr_t)w->keys, *to);
+    return nb_string_alive(r, w->base, from, *to);
+}
+
+static void walk_text(const struct text_walk *w, uint32_t node, uint32_t depth, uint32_t state) {
+    const struct nb_token_trie *t = &w->m->vocabulary->tokens;
     const struct nb_token_node *at = &t->nodes[node];
-    struct nb_state *from = &m->path[depth], *to = from + 1;
-    bool plain = from->lexis == NB_LEX_PLAIN;
     for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
         uint8_t byte = t->byte[child];
-        if (byte == '"' && plain)
+        uint32_t to;
+        if (byte < 0x20 || byte == '"')
             continue; /* those that end it are found elsewhere */
-        if (byte >= 0x20 && byte < 0x80 && byte != '\\' && plain) {
-            uint32_t state = nb_lazy_next(lazy, from->at, byte);
-            if (!state)
-                continue;
-            *to = *from;
-            to->at = state;
-        } else if (!nb_state_step(m->reader, from, to, byte)) {
+        if (byte == '\\') {
+            struct nb_state *path = w->m->path;
+            path[depth] = *w->base;
+            path[depth].at = state;
+            try_child(w->m, t, child, depth, w->bits);
             continue;
         }
+        if (!text_next(w, state, byte, &to))
+            continue;
         if (t->nodes[child].entry)
-            set_entries(t, t->nodes[child].entry, bits);
+            set_entries(t, t->nodes[child].entry, w->bits);
         if (t->nodes[child].n_children)
-            walk_language(m, lazy, child, depth + 1, bits);
+            walk_text(w, child, depth + 1, to);
     }
 }
 
-static uint32_t inside_slot(const struct nb_space *space, const struct nb_lazy *lazy,
-                            uint32_t state) {
-    uint64_t h = nb_fold_u64((uintptr_t)lazy ^ UINT64_C(0x9E3779B97F4A7C15),
+static uint32_t inside_slot(const struct nb_space *space, const void *key, uint32_t state) {
+    uint64_t h = nb_fold_u64((uintptr_t)key ^ UINT64_C(0x9E3779B97F4A7C15),
                              state + UINT64_C(0xD6E8FEB86659FD93));
     uint32_t at = (uint32_t)h & (space->n_inside_slots - 1);
-    while (space->inside[at].lazy &&
-           (space->inside[at].lazy != lazy || space->inside[at].state != state))
+    while (space->inside[at].key &&
+           (space->inside[at].key != key || space->inside[at].state != state))
         at = (at + 1) & (space->n_inside_slots - 1);
     return at;
 }
@@ -325,37 +348,34 @@ static bool grow_inside(struct nb_space *space) {
     space->inside = more;
     space->n_inside_slots = n ? n * 2 : 32;
     for (uint32_t i = 0; i < n; i++) {
-        if (old[i].lazy)
-            space->inside[inside_slot(space, old[i].lazy, old[i].state)] = old[i];
+        if (old[i].key)
+            space->inside[inside_slot(space, old[i].key, old[i].state)] = old[i];
     }
     free(old);
     return true;
 }
 
-/* The tokens that stay inside a string, or with `base` a key, whose automaton is in `state`: found
- * or kept; NULL where they cannot be kept. They are not read with anything else than the automaton:
- * the string is closed by none of them. */
-static const uint64_t *inside_mask(struct nb_masker *m, const struct nb_state *base,
-                                   struct nb_lazy *lazy, uint32_t state) {
+/* The tokens that stay inside the text of a walk from `state`: found or kept under `key`; NULL
+ * where they cannot be kept. */
+static const uint64_t *inside_mask(struct text_walk *w, const void *key, uint32_t state) {
+    struct nb_masker *m = w->m;
     struct nb_space *space = m->reader->space;
-    if (nb_lazy_accepts_all(lazy, state))
+    if (w->lazy && nb_lazy_accepts_all(w->lazy, state))
         return m->vocabulary->plain;
     if (!grow_inside(space))
         return NULL;
-    uint32_t at = inside_slot(space, lazy, state);
-    if (space->inside[at].lazy)
+    uint32_t at = inside_slot(space, key, state);
+    if (space->inside[at].key)
         return space->inside[at].bits;
     if (space->masks.allocated_bytes > space->max_mask_bytes)
         return NULL;
-    uint64_t *bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *bits);
-    if (!bits)
+    w->bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *w->bits);
+    if (!w->bits)
         return NULL;
-    m->path[0] = *base;
-    m->path[0].at = state;
-    walk_language(m, lazy, 0, 0, bits);
-    space->inside[at] = (struct nb_inside){lazy, state, bits};
+    walk_text(w, 0, 0, state);
+    space->inside[at] = (struct nb_inside){key, state, w->bits};
     space->n_inside++;
-    return bits;
+    return w->bits;
 }
 
 /* Whether it is over once all roots of an open string are false. */
@@ -377,8 +397,16 @@ static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64
     const uint64_t *inside = NULL;
     if (s->lost || !all_false_kill(m, s))
         inside = v->plain; /* whatever it becomes, it can be closed */
-    else if (shape->string == NB_STRING_LAZY)
-        inside = inside_mask(m, s, shape->language->lazy, s->at);
+    else if (shape->string == NB_STRING_LAZY) {
+        struct text_walk w = {.m = m, .base = s, .lazy = shape->language->lazy};
+        inside = inside_mask(&w, w.lazy, s->at);
+    } else {
+        /* What follows from a root that is false depends on what is around: not kept. */
+        struct text_walk w = {.m = m, .base = s, .machine = &s->shape->machine, .bits = bits};
+        walk_text(&w, 0, 0, s->at);
+        walk_all(m, &v->closers, s, bits);
+        return;
+    }
     if (!inside) {
         walk_all(m, &v->tokens, s, bits);
         return;
@@ -449,33 +477,29 @@ static void walk_inside_named(struct nb_masker *m, uint32_t node, uint32_t depth
     }
 }
 
-/* Tokens that stay inside keys that no atom names: those that all automata of what such keys may be
- * allow. False if they cannot be told so. */
+/* Tokens that stay inside keys that no atom names. False if they cannot be told so. */
 static bool inside_others(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
-    const struct nb_shape *shape = s->top->shape;
-    struct nb_family *f = shape->family;
-    memcpy(bits, v->plain, v->n_words * sizeof *bits);
-    if (!f->machine.n)
-        return true;
-    if (!shape->conjunction || !s->top->kills)
-        return false;
-    for (uint32_t i = 0; i < shape->n_atoms; i++) {
-        uint32_t allow = f->allow[shape->in_family[i]];
-        if (shape->atoms[i]->kind != NB_ATOM_OBJECT || allow >= NB_ALLOW_NONE)
-            continue;
-        uint32_t state = f->machine.states[s->at].states[allow];
-        /* Within a string of a language escapes are read as in a key: see one_spelling. */
-        struct nb_language language = {.lazy = f->machine.lazy};
-        struct nb_shape any = {
-            .kind = NB_VALUE_STRING, .string = NB_STRING_LAZY, .language = &language};
-        struct nb_state string = {.mode = NB_MODE_STRING, .shape = &any, .kills = true};
-        const uint64_t *inside = state ? inside_mask(m, &string, f->machine.lazy, state) : NULL;
-        if (state && !inside)
+    struct nb_shape *shape = s->top->shape;
+    struct nb_state base = *s;
+    struct text_walk w = {.m = m, .base = &base, .machine = &shape->family->machine, .keys = shape};
+    const uint64_t *inside = v->plain;
+    if (w.machine->n) {
+        if (!s->top->kills)
             return false;
-        for (uint32_t w = 0; w < v->n_words; w++)
-            bits[w] &= inside ? inside[w] : 0;
+        if (!nb_shape_other_alive(m->reader->space, shape, s->at)) {
+            memset(bits, 0, v->n_words * sizeof *bits);
+            return true;
+        }
+        base.node = 0;
+        m->others_of = NULL;
+        inside = nb_shape_others_free(m->reader->space, shape, s->at)
+                     ? v->plain
+                     : inside_mask(&w, shape, s->at);
     }
+    if (!inside)
+        return false;
+    memcpy(bits, inside, v->n_words * sizeof *bits);
     return true;
 }
 

@@ -112,52 +112,78 @@ static bool multiple_fits(const struct bounds *b, const struct nb_shape *shape,
     return false;
 }
 
-static bool try_number(const struct bounds *b, const struct nb_shape *shape,
-                       const struct span *span, struct nb_decimal v) {
-    v.negative = span->negative && !is_zero(v);
-    return within(span, v) && fits(b, shape, v);
+static int count_digits(unsigned __int128 d) {
+    int n = 0;
+    for (; d; d /= 10)
+        n++;
+    return n;
 }
 
-/* The same for any formula: numbers of the span that atoms speak of, those beside them, and some
- * others. */
-static bool span_has(const struct nb_shape *shape, const struct bounds *b,
-                     const struct span *span) {
-    static const int32_t finer[] = {0, -1, -2, -4};
-    struct nb_decimal one = {.digits = 1}, v;
-    if (try_number(b, shape, span, span->from))
+/* Whether a number, its sign put aside, begins as what was read, and would do. */
+static bool try_number(const struct bounds *b, struct nb_decimal v) {
+    const struct nb_state *s = b->state;
+    const struct nb_number *n = &s->number;
+    v = nb_decimal_normal(v);
+    v.negative = n->negative && !is_zero(v);
+    if (s->phase != NB_NUMBER_MINUS) {
+        /* Digits before the point decide how many more were to come. */
+        int whole = count_digits(v.digits) + v.exponent;
+        int more = (whole > 0 ? whole : 1) - n->n_whole;
+        struct span span = {.negative = n->negative};
+        if (more < 0 || (more > 0 && s->phase != NB_NUMBER_INTEGER))
+            return false;
+        struct nb_decimal at = {.digits = n->digits, .exponent = n->scale + more};
+        struct nb_decimal up = {.digits = n->digits + 1, .exponent = n->scale + more};
+        span.from = nb_decimal_normal(at);
+        span.to = nb_decimal_normal(up);
+        if (!within(&span, v))
+            return false;
+    }
+    return nb_number_would_do(b->reader, s, v);
+}
+
+/* For any formula: what was read as it is, or with some digits more; numbers that atoms speak of,
+ * and those beside them. */
+static bool open_alive(const struct nb_shape *shape, const struct bounds *b) {
+    static const int32_t finer[] = {-1, -2, -4, 1, 2, 4, 9};
+    const struct nb_number *n = &b->state->number;
+    struct nb_decimal value = {.digits = n->digits, .exponent = n->scale}, v;
+    struct nb_decimal one = {.digits = 1}, below = {.digits = 1, .negative = true};
+    struct nb_decimal tenth = {.digits = 1, .exponent = -1};
+    value = nb_decimal_normal(value);
+    if (try_number(b, value))
         return true;
-    for (int i = 0; i < 4; i++) {
-        struct nb_decimal step = {.digits = 1, .exponent = span->from.exponent + finer[i]};
-        if (try_number(b, shape, span, nb_decimal_add(span->from, step)))
+    for (int i = 0; i < 7; i++) {
+        struct nb_decimal last = {.digits = 1, .exponent = n->scale + (i < 3 ? finer[i] : 0)};
+        v = value;
+        if (i >= 3 && !is_zero(v))
+            v.exponent += finer[i];
+        if ((i >= 3 && try_number(b, v)) || try_number(b, nb_decimal_add(v, last)))
             return true;
     }
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         const struct nb_atom *a = shape->atoms[i];
         struct nb_decimal known[2] = {magnitude(a->least), magnitude(a->most)};
         for (uint32_t k = 0; a->kind == NB_ATOM_NUMBERS && k < a->n; k++) {
-            if (try_number(b, shape, span, magnitude(a->numbers[k])))
+            if (a->numbers[k].negative == n->negative && try_number(b, magnitude(a->numbers[k])))
                 return true;
         }
-        for (int k = 0; k < 2; k++) {
-            struct nb_decimal below = one, tenth = {.digits = 1, .exponent = -1};
-            below.negative = true;
-            if (try_number(b, shape, span, known[k]) ||
-                try_number(b, shape, span, nb_decimal_add(known[k], one)) ||
-                try_number(b, shape, span, nb_decimal_add(known[k], below)) ||
-                try_number(b, shape, span, nb_decimal_add(known[k], tenth)))
+        for (int k = 0; k < 2 && a->kind == NB_ATOM_NUMBER; k++) {
+            if ((k ? a->has_most : a->has_least) &&
+                (try_number(b, known[k]) || try_number(b, nb_decimal_add(known[k], one)) ||
+                 try_number(b, nb_decimal_add(known[k], below)) ||
+                 try_number(b, nb_decimal_add(known[k], tenth))))
                 return true;
         }
-        if (a->has_multiple && nb_decimal_next_multiple(span->from, a->multiple_of, &v)) {
+        for (int more = 0; a->has_multiple && more < 3; more++) {
+            v = value;
+            v.exponent += is_zero(v) ? 0 : more;
+            if (!nb_decimal_next_multiple(v, a->multiple_of, &v))
+                continue;
             for (int k = 0; k < 12; k++, v = nb_decimal_add(v, a->multiple_of)) {
-                if (try_number(b, shape, span, v))
+                if (try_number(b, v))
                     return true;
             }
-        }
-    }
-    if (nb_decimal_next_multiple(span->from, one, &v)) {
-        for (int k = 0; k < 12; k++, v = nb_decimal_add(v, one)) {
-            if (try_number(b, shape, span, v))
-                return true;
         }
     }
     return false;
@@ -166,8 +192,6 @@ static bool span_has(const struct nb_shape *shape, const struct bounds *b,
 /* Whether the span holds a number that fulfils all atoms. */
 static bool span_fits(const struct nb_shape *shape, const struct bounds *b,
                       const struct span *span) {
-    if (b->open)
-        return span_has(shape, b, span);
     if (b->list) {
         for (uint32_t i = 0; i < b->list->n; i++) {
             if (within(span, b->list->numbers[i]) && fits(b, shape, b->list->numbers[i]))
@@ -266,10 +290,14 @@ bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
         b.open = true;
     if (s->phase >= NB_NUMBER_E)
         return exponent_alive(&b, shape, s);
+    if (b.open && open_alive(shape, &b))
+        return true;
     struct nb_decimal value = {.digits = n->digits, .exponent = n->scale};
     struct span span = {.negative = n->negative};
     value = nb_decimal_normal(value);
-    if (s->phase == NB_NUMBER_POINT || s->phase == NB_NUMBER_FRACTION) {
+    if (b.open) {
+        /* An exponent is all that is left. */
+    } else if (s->phase == NB_NUMBER_POINT || s->phase == NB_NUMBER_FRACTION) {
         for (uint32_t i = 0; i < shape->n_atoms; i++) {
             if (shape->atoms[i]->integer && shape->atoms[i]->written_integer)
                 return false;

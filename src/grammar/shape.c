@@ -1006,6 +1006,45 @@ void nb_shape_other_false(struct nb_space *s, const struct nb_shape *shape, uint
         s->value[shape->atoms[i]->id] = 2;
 }
 
+bool nb_shape_other_alive(struct nb_space *s, struct nb_shape *shape, uint32_t state) {
+    if (state >= shape->n_other_alive) {
+        uint32_t n = shape->n_other_alive ? shape->n_other_alive * 2 : 32;
+        while (n <= state)
+            n *= 2;
+        uint8_t *more = nb_space_alloc(s, n, sizeof *more);
+        if (!more)
+            return false;
+        if (shape->n_other_alive)
+            memcpy(more, shape->other_alive, shape->n_other_alive);
+        shape->other_alive = more;
+        shape->n_other_alive = n;
+    }
+    if (!shape->other_alive[state]) {
+        uint64_t buffer[8] = {0}, *wrong = buffer;
+        if (shape->n_words > 8 && !(wrong = nb_space_alloc(s, shape->n_words, sizeof *wrong)))
+            return false;
+        nb_shape_other_false(s, shape, state, false, wrong);
+        shape->other_alive[state] = nb_any_bit(wrong, shape->n_words) ? 2 : 1;
+    }
+    return shape->other_alive[state] == 1;
+}
+
+bool nb_shape_others_free(struct nb_space *s, const struct nb_shape *shape, uint32_t state) {
+    const struct nb_family *f = shape->family;
+    (void)s;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        uint32_t allow = f->allow[shape->in_family[i]];
+        if (shape->atoms[i]->kind != NB_ATOM_OBJECT || allow == NB_ALLOW_ALL)
+            continue;
+        if (allow == NB_ALLOW_NONE)
+            return false;
+        uint32_t at = f->machine.states[state].states[allow];
+        if (!at || !nb_lazy_accepts_all(f->machine.lazy, at))
+            return false;
+    }
+    return true;
+}
+
 /* Whether the member of this rank makes no root false, by a look at what names the key alone. */
 static bool allows_plainly(const struct nb_shape *shape, uint32_t rank) {
     const struct nb_family *f = shape->family;

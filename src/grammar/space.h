@@ -151,7 +151,9 @@ struct nb_shape {
     /* Objects. */
     struct nb_link **key_links; /* [keys.n], NULL until needed */
     struct nb_link *other_links;
-    uint64_t *allowed;     /* keys by rank that make no root false; NULL until needed */
+    uint64_t *allowed;    /* keys by rank that make no root false; NULL until needed */
+    uint8_t *other_alive; /* [n_other_alive] by the machine's state: 1 alive, 2 not, 0 unknown */
+    uint32_t n_other_alive;
     uint64_t *other_false; /* roots that a key that no atom knows by name makes false */
     uint64_t *required;    /* conjunctions: keys that must be */
     uint32_t least, most;  /* conjunctions: members */
@@ -177,9 +179,9 @@ struct nb_language {
     struct nb_language *chain;
 };
 
-/* Which tokens stay inside the strings of a lazy automaton's state. */
+/* Which tokens stay inside a string or key whose automaton is in a state. */
 struct nb_inside {
-    const struct nb_lazy *lazy; /* NULL: a free slot */
+    const void *key; /* the automaton, or the shape whose keys they are; NULL: a free slot */
     uint32_t state;
     const uint64_t *bits;
 };
@@ -261,6 +263,10 @@ bool nb_shape_keys(struct nb_space *space, struct nb_shape *shape);
  * the family's machine to `state`, and with `all`, ends there. */
 void nb_shape_other_false(struct nb_space *space, const struct nb_shape *shape, uint32_t state,
                           bool all, uint64_t *wrong);
+
+/* Whether such a key makes no root false; and whether none that goes on from there ever does. */
+bool nb_shape_other_alive(struct nb_space *space, struct nb_shape *shape, uint32_t state);
+bool nb_shape_others_free(struct nb_space *space, const struct nb_shape *shape, uint32_t state);
 
 uint32_t nb_machine_start(struct nb_space *space, struct nb_machine *machine);
 uint32_t nb_machine_next(struct nb_space *space, struct nb_machine *machine, uint32_t state,

@@ -565,19 +565,15 @@ static void machine_wrong(const struct nb_shape *shape, uint32_t state, bool all
     }
 }
 
-static bool follow_machine(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
-    struct nb_shape *shape = s->shape;
-    uint32_t from = s->at;
-    s->at = nb_machine_next(r->space, &shape->machine, from, byte);
-    if (r->space->failed)
-        return false;
+bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t from, uint32_t to) {
+    const struct nb_shape *shape = s->shape;
     const struct nb_machine_state *m = shape->machine.states;
-    if (memcmp(m[from].alive, m[s->at].alive, NB_WORDS(shape->machine.n) * sizeof(uint64_t)) == 0)
+    if (memcmp(m[from].alive, m[to].alive, NB_WORDS(shape->machine.n) * sizeof(uint64_t)) == 0)
         return true;
     uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer);
     if (!wrong)
         return false;
-    machine_wrong(shape, s->at, false, wrong);
+    machine_wrong(shape, to, false, wrong);
     bool good = !nb_any_bit(wrong, shape->n_words) || lose(r, s, wrong);
     if (wrong != buffer)
         free(wrong);
@@ -599,6 +595,12 @@ static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
             return true;
     }
     return false;
+}
+
+static bool follow_machine(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
+    uint32_t from = s->at;
+    s->at = nb_machine_next(r->space, &s->shape->machine, from, byte);
+    return !r->space->failed && nb_string_alive(r, s, from, s->at);
 }
 
 /* One byte of a string's or key's decoded text; `first` of a character. */

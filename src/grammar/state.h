@@ -154,6 +154,11 @@ bool nb_number_repeats(const struct nb_state *state, struct nb_decimal value);
 bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
                         struct nb_decimal value);
 
+/* Whether a string of several roots, whose machine goes from one state to another, is no dead end
+ * there. */
+bool nb_string_alive(struct nb_reader *reader, const struct nb_state *state, uint32_t from,
+                     uint32_t to);
+
 /* Whether the number that has been begun can become one that is allowed. */
 bool nb_number_alive(struct nb_reader *reader, const struct nb_state *state);
 
