@@ -23,15 +23,12 @@ static bool has_bit(const uint64_t *bits, int32_t id) {
     return bits[id >> 6] >> (id & 63) & 1;
 }
 
-/* Known defects, to be mended: masks that differ from the plain walk where lengths are bounded;
- * numbers and keys that are begun although no branch of a formula can take them, or were there
- * before. A schema that fails and is not here fails the test. */
-static const char *const known[] = {
-    "any of",         "code points",      "contains",     "dependencies of draft 7",
-    "dependent",      "formats",          "if then else", "names",
-    "not object",     "nested one of",    "one of",       "overlapping patterns",
-    "ref of draft 7", "tuple of draft 7", "tuple",        "unique integers",
-    "unique"};
+/* Known defects, to be mended: what is begun although it can only end as something that came before
+ * (the last free key of a finite language, an object in an array of unique items), as one item too
+ * few for contains, or as the value that makes a condition hold which must not. A schema that fails
+ * and is not here fails the test. */
+static const char *const known[] = {"contains", "if then else", "names", "overlapping patterns",
+                                    "unique"};
 
 /* Schemas that failed: the others are looked at all the same. */
 static int n_failed;

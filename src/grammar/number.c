@@ -93,9 +93,13 @@ static bool within(const struct span *span, struct nb_decimal v) {
 static bool multiple_fits(const struct bounds *b, const struct nb_shape *shape,
                           const struct span *span, struct nb_decimal low, bool open,
                           struct nb_decimal step) {
-    struct nb_decimal v;
-    if (!nb_decimal_next_multiple(low, step, &v))
-        return true; /* too many digits to tell */
+    struct nb_decimal v, zero = {0};
+    if (!nb_decimal_next_multiple(low, step, &v)) {
+        /* Too many digits to divide, which happens next to zero, and then need not be done. */
+        if (nb_decimal_compare(magnitude(low), step) >= 0)
+            return true;
+        v = nb_decimal_compare(low, zero) > 0 ? step : zero;
+    }
     if (open && nb_decimal_compare(v, low) == 0)
         v = nb_decimal_add(v, step);
     /* A second multipleOf may want some more steps, and so may items that were there. */

@@ -672,13 +672,14 @@ static struct nb_shape *sibling(struct nb_space *s, const struct nb_shape *of,
     return shape;
 }
 
-struct nb_shape *nb_shape_fail(struct nb_space *s, struct nb_shape *shape,
-                               const struct nb_atom *atom) {
-    for (struct nb_failed *f = shape->failed; f; f = f->next) {
-        if (f->atom == atom->id)
+/* The shape once it is known of an atom whether it holds. */
+static struct nb_shape *decide(struct nb_space *s, struct nb_shape *shape,
+                               const struct nb_atom *atom, bool holds) {
+    for (struct nb_decided *f = shape->decided; f; f = f->next) {
+        if (f->atom == atom->id && f->holds == holds)
             return f->to;
     }
-    struct nb_failed *f = nb_space_alloc(s, 1, sizeof *f);
+    struct nb_decided *f = nb_space_alloc(s, 1, sizeof *f);
     nb_formula *roots = malloc((shape->n_roots + 1) * sizeof *roots);
     if (!f || !roots) {
         free(roots);
@@ -686,7 +687,7 @@ struct nb_shape *nb_shape_fail(struct nb_space *s, struct nb_shape *shape,
         return NULL;
     }
     nb_formula_begin(s);
-    s->value[atom->id] = 0;
+    s->value[atom->id] = holds;
     bool same = true;
     for (uint32_t i = 0; i < shape->n_roots; i++) {
         roots[i] = nb_formula_reduce(s, shape->roots[i]);
@@ -698,9 +699,20 @@ struct nb_shape *nb_shape_fail(struct nb_space *s, struct nb_shape *shape,
     if (!f->to)
         return NULL;
     f->atom = atom->id;
-    f->next = shape->failed;
-    shape->failed = f;
+    f->holds = holds;
+    f->next = shape->decided;
+    shape->decided = f;
     return f->to;
+}
+
+struct nb_shape *nb_shape_fail(struct nb_space *s, struct nb_shape *shape,
+                               const struct nb_atom *atom) {
+    return decide(s, shape, atom, false);
+}
+
+struct nb_shape *nb_shape_hold(struct nb_space *s, struct nb_shape *shape,
+                               const struct nb_atom *atom) {
+    return decide(s, shape, atom, true);
 }
 
 /* ---- links ------------------------------------------------------------------------------------

@@ -163,11 +163,12 @@ struct nb_shape {
     struct nb_link **item_links; /* [n_prefix + 1] */
     bool unique;
 
-    struct nb_failed { /* what shape follows once an atom fails */
+    struct nb_decided { /* what shape follows once an atom fails, or holds for certain */
         uint32_t atom;
+        bool holds;
         struct nb_shape *to;
-        struct nb_failed *next;
-    } * failed;
+        struct nb_decided *next;
+    } * decided;
     struct nb_shape *chain;
 };
 
@@ -247,7 +248,9 @@ const struct nb_demand *nb_demand_of(struct nb_space *space, const struct nb_nod
 struct nb_shape *nb_shape_of(struct nb_space *space, const struct nb_site *site,
                              enum nb_value_kind kind);
 
-/* The shape once atoms failed. */
+/* The shape once an atom failed, or holds whatever comes. */
+struct nb_shape *nb_shape_hold(struct nb_space *space, struct nb_shape *shape,
+                               const struct nb_atom *atom);
 struct nb_shape *nb_shape_fail(struct nb_space *space, struct nb_shape *shape,
                                const struct nb_atom *atom);
 

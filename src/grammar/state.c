@@ -172,6 +172,74 @@ static struct nb_shape *fail_unique(struct nb_reader *r, struct nb_shape *shape)
     return to;
 }
 
+/* ---- atoms that hold whatever else comes
+ *
+ * Where they stand below a not, or in a choice of exactly one, that may be the end. */
+
+enum { NO_KEY = UINT32_MAX };
+
+/* Whether an atom about objects can come to hold before the end. */
+static bool can_settle(const struct nb_atom *a) {
+    return a->kind == NB_ATOM_HAS || (a->kind == NB_ATOM_OBJECT && !a->n_patterns && !a->rest &&
+                                      !a->names && a->max == UINT64_MAX);
+}
+
+static bool has_key(const struct nb_frame *f, const struct nb_value_key *key, uint32_t open) {
+    int32_t rank = nb_trie_find(&f->shape->family->keys, key->text, key->n);
+    return rank >= 0 && ((uint32_t)rank == open || nb_bit(f->extra, (uint32_t)rank));
+}
+
+/* Whether atom i of the shape holds for certain, with `count` members of which that of key `open`
+ * has no value yet. */
+static bool settled(const struct nb_frame *f, const struct nb_shape *shape, uint32_t i,
+                    uint32_t count, uint32_t open) {
+    const struct nb_atom *a = shape->atoms[i];
+    const struct nb_family *family = shape->family;
+    uint32_t j = shape->in_family[i];
+    if (!can_settle(a))
+        return false;
+    if (a->kind == NB_ATOM_HAS)
+        return has_key(f, &a->keys[0], open);
+    if (count < a->min)
+        return false;
+    for (uint32_t k = 0; k < a->n_required; k++) {
+        if (!has_key(f, &a->required[k], open))
+            return false;
+    }
+    for (uint32_t k = 0; k < a->n_dependencies; k++) {
+        if (!has_key(f, &a->dependencies[k].needs, open))
+            return false;
+    }
+    for (uint32_t rank = 0; rank < family->keys.n && a->n; rank++) {
+        if (family->values[(size_t)j * family->keys.n + rank] &&
+            (rank == open || !nb_bit(f->extra, rank)))
+            return false;
+    }
+    return true;
+}
+
+/* The shape of an object without the atoms that hold for certain; NULL if memory ran out. */
+static struct nb_shape *settle(struct nb_reader *r, const struct nb_frame *f,
+                               struct nb_shape *shape, uint32_t count, uint32_t open) {
+    struct nb_shape *to = shape;
+    for (uint32_t i = 0; i < shape->n_atoms && to && !shape->conjunction; i++) {
+        if (settled(f, shape, i, count, open))
+            to = nb_shape_hold(r->space, to, shape->atoms[i]);
+    }
+    return to;
+}
+
+/* Whether one more member, whatever its value, makes atoms hold that must not. */
+static bool presence_dooms(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
+    if (f->shape->conjunction)
+        return false;
+    struct nb_shape *to = settle(r, f, f->shape, f->count + 1, rank);
+    return !to || (to != f->shape && nb_state_doomed(r, f->parent, f->link, to->false_roots));
+}
+
+/* ---- values that came before ------------------------------------------------------------------
+ */
+
 bool nb_state_once(struct nb_reader *r, const struct nb_state *s) {
     const struct nb_frame *top = s->top;
     if ((r->flags & NB_READ_ANY_SPELLING) || !top || top->shape->kind != NB_VALUE_ARRAY ||
@@ -211,7 +279,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
         return false;
     out->mode = NB_MODE_AFTER;
     bool array = top->shape->kind == NB_VALUE_ARRAY;
-    if (!array && !fails && !top->hashes)
+    if (!array && !fails && !top->hashes && top->shape->conjunction)
         return true; /* the key was counted when it ended */
     struct nb_frame *f = draft_of(r, top);
     if (!f)
@@ -231,6 +299,8 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     } else {
         f->hash += mix(f->key, hash); /* the same in any order */
         f->key = 0;
+        if (shape)
+            shape = settle(r, f, shape, f->count, NO_KEY);
     }
     if (!shape)
         return false;
@@ -403,6 +473,8 @@ bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t 
         return false;
     if (!nb_bit(shape->allowed, rank) && (f->kills || key_dooms(r, f, rank)))
         return false;
+    if (presence_dooms(r, f, rank))
+        return false;
     return counts_allow(r, f, nb_bit(shape->required, rank), place);
 }
 
@@ -412,17 +484,28 @@ bool nb_others_possible(struct nb_reader *r, const struct nb_frame *f) {
         return false;
     if (!any_order(r, f) && next_required(f) != UINT32_MAX)
         return false;
+    if (presence_dooms(r, f, NO_KEY))
+        return false;
     return counts_allow(r, f, false, f->shape->family->keys.n);
 }
 
 /* Whether some key can follow from this node of the trie. */
+static bool settles(const struct nb_shape *shape) {
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        if (can_settle(shape->atoms[i]))
+            return true;
+    }
+    return false;
+}
+
 static bool named_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t node) {
     const struct nb_shape *shape = f->shape;
     const struct nb_trie_node *n = &shape->family->keys.nodes[node];
     if (!node)
         return false;
-    if (f->kills && any_order(r, f) &&
-        (!shape->conjunction || (shape->most == UINT32_MAX && shape->least <= f->count + 1))) {
+    bool all_alike = shape->conjunction ? shape->most == UINT32_MAX && shape->least <= f->count + 1
+                                        : !settles(shape);
+    if (f->kills && any_order(r, f) && all_alike) {
         for (uint32_t w = n->first / 64; w < NB_WORDS(n->end); w++) {
             uint64_t bits = shape->allowed[w] & ~f->extra[w];
             if (w == n->first / 64)
@@ -514,6 +597,8 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
         f->place = 0;
     f->count++;
     f->shape = count_member(r, link->after, f->count);
+    if (f->shape)
+        f->shape = settle(r, f, f->shape, f->count, named ? node->ends - 1 : NO_KEY);
     if (!f->shape)
         return false;
     if (f->shape != shape) {
