@@ -96,13 +96,34 @@ enum { FEW_ROOTS = 512 };
 /* ---- what follows from a root that is false ---------------------------------------------------
  */
 
-/* The shape of a container once a member's or item's roots in `wrong` are false. */
-static struct nb_shape *shape_after(struct nb_reader *r, struct nb_shape *shape,
+/* How many items an array can have at most. */
+static uint64_t most_items(const struct nb_shape *shape, const struct nb_atom *atom) {
+    uint64_t most = atom->max;
+    for (uint32_t i = 0; i < shape->n_atoms && shape->conjunction; i++) {
+        if (shape->atoms[i]->max < most)
+            most = shape->atoms[i]->max;
+    }
+    return most;
+}
+
+/* The shape of a container once a member's or item's roots in `wrong` are false. Of an array, `top`
+ * has not counted that item yet. */
+static struct nb_shape *shape_after(struct nb_reader *r, const struct nb_frame *top,
                                     const struct nb_link *link, const uint64_t *wrong) {
+    struct nb_shape *shape = top->shape;
     for (uint32_t i = 0; i < link->n_effects && shape; i++) {
         const struct nb_effect *e = &link->effects[i];
-        if (e->counter == UINT32_MAX && nb_bit(wrong, e->root))
+        if (!nb_bit(wrong, e->root))
+            continue;
+        if (e->counter == UINT32_MAX) {
             shape = nb_shape_fail(r->space, shape, e->atom);
+        } else {
+            /* Not one of those that `contains` asks for: are there places left for them? */
+            uint64_t most = most_items(top->shape, e->atom), counted = top->extra[e->counter];
+            uint64_t left = most > top->count ? most - top->count - 1 : 0;
+            if (counted + left < e->atom->min_contains && most != UINT64_MAX)
+                shape = nb_shape_fail(r->space, shape, e->atom);
+        }
     }
     return shape;
 }
@@ -115,7 +136,7 @@ bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const s
         return !r->verdict;
     if (link->all_kill && parent->kills)
         return true;
-    struct nb_shape *shape = shape_after(r, parent->shape, link, wrong);
+    struct nb_shape *shape = shape_after(r, parent, link, wrong);
     if (!shape)
         return true;
     return shape != parent->shape &&
@@ -284,7 +305,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     struct nb_frame *f = draft_of(r, top);
     if (!f)
         return false;
-    struct nb_shape *shape = fails ? shape_after(r, top->shape, link, wrong) : top->shape;
+    struct nb_shape *shape = fails ? shape_after(r, top, link, wrong) : top->shape;
     if (array) {
         f->count++;
         if (shape && link->counts)
