@@ -81,7 +81,9 @@ static int check(const struct request *r, int n, char **paths) {
             continue;
         }
         const char *notes = nb_grammar_notes(g);
-        if (*notes)
+        if (nb_grammar_check(g, paths[i], &err) != NB_OK)
+            code = nb_cli_error(&err);
+        else if (*notes)
             printf("%s: not enforced:\n%s", paths[i], notes);
         else
             printf("%s: ok\n", paths[i]);

@@ -86,6 +86,21 @@ static void make_key(const struct nb_structure *what, struct nb_buf *key) {
         nb_buf_printf(key, "c%zu:%s", strlen(what->choices[i]), what->choices[i]);
 }
 
+/* A schema that nothing fulfils would leave the model without a token to choose. */
+static enum nb_status compile_schema(const struct nb_structure *what,
+                                     const struct nb_grammar_options *options,
+                                     const struct nb_vocabulary *v, struct nb_grammar **out,
+                                     struct nb_error *err) {
+    enum nb_status s = nb_grammar_schema(what->schema, what->schema_bytes, options, v, out, err);
+    if (s == NB_OK)
+        s = nb_grammar_check(*out, what->name, err);
+    if (s != NB_OK) {
+        nb_grammar_release(*out);
+        *out = NULL;
+    }
+    return s;
+}
+
 static enum nb_status compile(const struct nb_structure *what, const struct nb_vocabulary *v,
                               struct nb_grammar **out, struct nb_error *err) {
     struct nb_grammar_options options = {.any_order = what->any_order,
@@ -93,7 +108,7 @@ static enum nb_status compile(const struct nb_structure *what, const struct nb_v
                                          .lenient = what->lenient,
                                          .name = what->name};
     if (what->schema)
-        return nb_grammar_schema(what->schema, what->schema_bytes, &options, v, out, err);
+        return compile_schema(what, &options, v, out, err);
     if (what->regex)
         return nb_grammar_regex(what->regex, strlen(what->regex), v, out, err);
     return nb_grammar_choice(what->choices, what->n_choices, v, out, err);

@@ -11,9 +11,8 @@
 enum {
     MAX_CLAUSES = 48,
     MAX_LITERALS = 40,
-    MAX_DEPTH = 24,   /* of values within values */
-    MAX_WORK = 20000, /* values and clauses tried */
-    MAX_TEXT = 1 << 16,
+    MAX_DEPTH = 24, /* of values within values */
+    MAX_TEXT = 1 << 20,
 };
 
 struct clause {
@@ -31,7 +30,7 @@ struct clauses {
 struct completer {
     struct nb_reader *r;
     struct nb_space *s;
-    uint32_t work;
+    uint32_t work, most_work; /* values and clauses tried */
 };
 
 /* What a value is to be: of its site's roots, those in `yes` true and those in `no` false. Sites
@@ -151,7 +150,7 @@ static bool expand_one(struct completer *c, const nb_formula *args, uint32_t n,
 static bool expand(struct completer *c, nb_formula f, bool holds, struct clauses *out) {
     const struct nb_formula_node *node = &c->s->formulas[f];
     struct clause clause = {0};
-    if (++c->work > MAX_WORK)
+    if (++c->work > c->most_work)
         return false;
     switch (node->op) {
     case NB_F_CONST:
@@ -233,9 +232,15 @@ static bool string_for(struct completer *c, const struct nb_shape *shape, nb_for
                        struct nb_buf *out) {
     char *text;
     size_t n;
-    (void)shape;
     if (want == NB_TRUE) {
         nb_buf_add(out, "\"\"", 2);
+        return true;
+    }
+    if (shape->string == NB_STRING_SET && want == shape->roots[0] && shape->set.n) {
+        uint32_t best = 0;
+        for (uint32_t i = 1; i < shape->set.n; i++)
+            best = shape->set.keys[i].n < shape->set.keys[best].n ? i : best;
+        add_string(out, shape->set.keys[best].text, shape->set.keys[best].n);
         return true;
     }
     struct nb_language *l = nb_language_of(c->s, want);
@@ -514,7 +519,7 @@ static bool add_others(struct completer *c, const struct plan *p, uint64_t n, bo
         } else {
             out->len = before;
             *comma = had;
-            if (++c->work > MAX_WORK)
+            if (++c->work > c->most_work)
                 return false;
         }
     }
@@ -617,7 +622,7 @@ static bool try_containers(struct completer *c, struct nb_shape *shape,
         for (uint32_t k = 0; k <= clause->n && !done; k++) {
             if (k && clause->holds[k - 1])
                 continue;
-            if (++c->work > MAX_WORK || c->s->failed)
+            if (++c->work > c->most_work || c->s->failed)
                 break;
             struct plan plan = {shape, frame, comma, clause,
                                 k ? find_atom(shape, clause->atoms[k - 1]) : NULL};
@@ -693,7 +698,7 @@ static bool value_for(struct completer *c, struct goal goal, int depth, struct n
                                                NB_VALUE_TRUE,   NB_VALUE_FALSE,  NB_VALUE_ARRAY,
                                                NB_VALUE_OBJECT};
     struct nb_buf best = {0};
-    if (depth > MAX_DEPTH || ++c->work > MAX_WORK || goal.site->n_roots > 64)
+    if (depth > MAX_DEPTH || ++c->work > c->most_work || goal.site->n_roots > 64)
         return false;
     for (int i = 0; i < NB_N_KINDS && best.len != 1; i++) {
         /* Whatever is within brackets takes longer to find than what is not. */
@@ -720,7 +725,7 @@ static bool go_on(struct completer *c, const struct nb_state *state, const char 
                   int depth, struct nb_buf *out) {
     struct nb_state at[2] = {*state};
     size_t before = out->len;
-    if (++c->work > MAX_WORK)
+    if (++c->work > c->most_work)
         return false;
     for (size_t i = 0; i < n; i++) {
         if (!nb_state_step(c->r, &at[i % 2], &at[(i + 1) % 2], (uint8_t)text[i]))
@@ -768,7 +773,7 @@ static bool finish_value(struct completer *c, const struct nb_state *s, const st
         bool good = value_for(c, nth_goal(link->site, i), 0, &text) && !text.failed &&
                     go_on(c, s, text.data, text.len, depth, out);
         nb_buf_free(&text);
-        if (good || c->work > MAX_WORK)
+        if (good || c->work > c->most_work)
             return good;
     }
     return false;
@@ -787,7 +792,7 @@ static bool finish_container(struct completer *c, const struct nb_state *s, int 
     if (shape->n_roots > 64)
         return false;
     const struct nb_site site = {.n_roots = shape->n_roots};
-    for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= MAX_WORK; i++) {
+    for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= c->most_work; i++) {
         struct goal goal = nth_goal(&site, i);
         nb_formula want = wanted(c, shape, goal.yes, goal.no);
         if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, go_on_with, &going))
@@ -810,7 +815,7 @@ static bool finish_member(struct completer *c, const struct nb_state *s, int dep
     const struct nb_family *family = f->shape->family;
     if (finish_container(c, s, depth, out))
         return true;
-    for (uint32_t place = 0; place < family->keys.n && c->work <= MAX_WORK; place++) {
+    for (uint32_t place = 0; place < family->keys.n && c->work <= c->most_work; place++) {
         const struct nb_value_key *key = &family->keys.keys[family->by_order[place]];
         struct nb_buf text = {0};
         if (!nb_member_possible(c->r, f, family->by_order[place]))
@@ -821,7 +826,7 @@ static bool finish_member(struct completer *c, const struct nb_state *s, int dep
         if (good)
             return true;
     }
-    for (char key = 'a'; key <= 'z' && c->work <= MAX_WORK; key++) {
+    for (char key = 'a'; key <= 'z' && c->work <= c->most_work; key++) {
         char text[3] = {'"', key, '"'};
         if (go_on(c, s, text, 3, depth, out))
             return true;
@@ -902,7 +907,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
         uint32_t at = NB_TRIE_ROOT;
         while (at != s->at)
             at = nb_trie_next(&shape->set, at, (uint8_t)first->text[depth_here++]);
-        for (uint32_t rank = node->first; rank < node->end && c->work <= MAX_WORK; rank++) {
+        for (uint32_t rank = node->first; rank < node->end && c->work <= c->most_work; rank++) {
             const struct nb_value_key *key = &shape->set.keys[rank];
             struct nb_buf text = {0};
             add_string(&text, key->text + depth_here, key->n - depth_here);
@@ -924,7 +929,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
                 states[n++] = state;
         }
     }
-    for (uint32_t i = 0; i < n && c->work <= MAX_WORK; i++) {
+    for (uint32_t i = 0; i < n && c->work <= c->most_work; i++) {
         char *rest;
         size_t bytes;
         struct nb_buf text = {0};
@@ -939,7 +944,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
     }
     /* An array may want another string than those that it has. */
     if (s->hashes && s->shape->string <= NB_STRING_LENGTH) {
-        for (char byte = 'a'; byte <= 'z' && c->work <= MAX_WORK; byte++) {
+        for (char byte = 'a'; byte <= 'z' && c->work <= c->most_work; byte++) {
             if (go_on(c, s, &byte, 1, depth, out))
                 return true;
         }
@@ -958,7 +963,7 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
         const struct nb_value_key *first = &f->keys.keys[node->first];
         while (at != s->node)
             at = nb_trie_next(&f->keys, at, (uint8_t)first->text[read++]);
-        for (uint32_t rank = node->first; rank < node->end && c->work <= MAX_WORK; rank++) {
+        for (uint32_t rank = node->first; rank < node->end && c->work <= c->most_work; rank++) {
             struct nb_buf text = {0};
             if (!nb_member_possible(c->r, s->top, rank))
                 continue;
@@ -983,7 +988,7 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
         if (good)
             return true;
     }
-    for (char byte = 'a'; byte <= 'z' && c->work <= MAX_WORK; byte++) {
+    for (char byte = 'a'; byte <= 'z' && c->work <= c->most_work; byte++) {
         char text[2] = {byte, '"'};
         if (go_on(c, s, text, 2, depth, out))
             return true;
@@ -1008,7 +1013,7 @@ static bool finish_number(struct completer *c, const struct nb_state *s, int dep
     }
     for (size_t i = 0; i < sizeof bytes - 1 && digits < 40; i++) {
         struct nb_state next;
-        if (++c->work > MAX_WORK)
+        if (++c->work > c->most_work)
             return false;
         if (!nb_state_step(c->r, s, &next, (uint8_t)bytes[i]))
             continue;
@@ -1023,7 +1028,7 @@ static bool finish_number(struct completer *c, const struct nb_state *s, int dep
 
 static bool finish(struct completer *c, const struct nb_state *s, int depth, struct nb_buf *out) {
     static const char *const words[] = {"null", "false", "true"};
-    if (depth > 4000 || c->work > MAX_WORK || c->s->failed || out->failed)
+    if (depth > 4000 || c->work > c->most_work || c->s->failed || out->failed)
         return false;
     depth++;
     switch (s->mode) {
@@ -1057,6 +1062,9 @@ static bool finish(struct completer *c, const struct nb_state *s, int depth, str
 
 bool nb_complete(struct nb_reader *r, const struct nb_state *state, struct nb_buf *out) {
     struct completer c = {.r = r, .s = r->space};
+    /* A large schema has more to be tried. */
+    uint32_t n_nodes = r->space->schema ? r->space->schema->n_nodes : 0;
+    c.most_work = 20000 + (n_nodes < 1000000 ? 20 * n_nodes : 20000000);
     size_t before = out->len;
     if (state->mode == NB_MODE_RAW) {
         char *text;

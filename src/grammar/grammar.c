@@ -123,18 +123,6 @@ void nb_grammar_release(struct nb_grammar *g) {
     free(g);
 }
 
-size_t nb_grammar_bytes(struct nb_grammar *g) {
-    pthread_mutex_lock(&g->lock);
-    size_t bytes = sizeof *g + g->schema.arena.allocated_bytes + g->space.arena.allocated_bytes +
-                   g->space.masks.allocated_bytes;
-    pthread_mutex_unlock(&g->lock);
-    return bytes;
-}
-
-const char *nb_grammar_notes(const struct nb_grammar *g) {
-    return g->schema.notes.data ? g->schema.notes.data : "";
-}
-
 static void start(struct nb_grammar *g, struct nb_reader *r, unsigned flags,
                   struct nb_state *state) {
     *r = (struct nb_reader){.space = &g->space, .flags = flags, .raw = g->raw};
@@ -155,6 +143,37 @@ static enum nb_status check(struct nb_grammar *g, struct nb_reader *r, struct nb
         return nb_fail_memory(err, g->space.arena.allocated_bytes, "a grammar");
     return nb_fail(err, s, "the schema needs an automaton of more than its limits allow (%zu MB)",
                    g->space.max_bytes >> 20);
+}
+
+enum nb_status nb_grammar_check(struct nb_grammar *g, const char *name, struct nb_error *err) {
+    struct nb_reader r;
+    struct nb_state state;
+    struct nb_buf text = {0};
+    pthread_mutex_lock(&g->lock);
+    start(g, &r, g->flags, &state);
+    bool found = nb_complete(&r, &state, &text);
+    enum nb_status s = check(g, &r, err);
+    nb_reader_free(&r);
+    pthread_mutex_unlock(&g->lock);
+    nb_buf_free(&text);
+    if (s == NB_OK && !found)
+        s = nb_fail(err, NB_ERR_UNSUPPORTED,
+                    "%s: #: no value was found that fulfils it: it contradicts itself, or is too "
+                    "hard to find one for",
+                    name ? name : "schema");
+    return s;
+}
+
+size_t nb_grammar_bytes(struct nb_grammar *g) {
+    pthread_mutex_lock(&g->lock);
+    size_t bytes = sizeof *g + g->schema.arena.allocated_bytes + g->space.arena.allocated_bytes +
+                   g->space.masks.allocated_bytes;
+    pthread_mutex_unlock(&g->lock);
+    return bytes;
+}
+
+const char *nb_grammar_notes(const struct nb_grammar *g) {
+    return g->schema.notes.data ? g->schema.notes.data : "";
 }
 
 enum nb_status nb_grammar_validate(struct nb_grammar *g, const char *text, size_t n, bool *valid,

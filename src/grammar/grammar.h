@@ -41,6 +41,10 @@ enum nb_status nb_grammar_choice(const char *const *labels, size_t n,
 /* nb_grammar_release and nb_grammar_notes are public. */
 struct nb_grammar *nb_grammar_retain(struct nb_grammar *grammar);
 
+/* NB_ERR_UNSUPPORTED if no text was found that fulfils it: the schema contradicts itself, or it is
+ * too hard to find one. */
+enum nb_status nb_grammar_check(struct nb_grammar *grammar, const char *name, struct nb_error *err);
+
 /* Memory that it holds by now; it grows with use, within bounds. */
 size_t nb_grammar_bytes(struct nb_grammar *grammar);
 

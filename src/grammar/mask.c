@@ -395,7 +395,8 @@ static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64
     const struct nb_vocabulary *v = m->vocabulary;
     const struct nb_shape *shape = s->shape;
     const uint64_t *inside = NULL;
-    if (s->lost || !all_false_kill(m, s))
+    if (s->lost || !all_false_kill(m, s) ||
+        (shape->string == NB_STRING_LAZY && shape->language->begins_anyhow))
         inside = v->plain; /* whatever it becomes, it can be closed */
     else if (shape->string == NB_STRING_LAZY) {
         struct text_walk w = {.m = m, .base = s, .lazy = shape->language->lazy};

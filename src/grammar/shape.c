@@ -105,7 +105,9 @@ static struct nb_lazy *open_lazy(struct nb_space *s) {
         s->lazies = more;
         s->cap_lazies = cap;
     }
-    enum nb_status status = nb_lazy_open(NULL, &lazy, NULL);
+    /* A pattern that takes more than this was made to. */
+    static const struct nb_automaton_limits limits = {.max_states = 100000, .max_work = 1000000};
+    enum nb_status status = nb_lazy_open(&limits, &lazy, NULL);
     if (status != NB_OK) {
         s->failed = status;
         return NULL;
@@ -200,6 +202,22 @@ static enum nb_status lazy_formula(struct nb_space *s, struct nb_lazy *lazy, nb_
     return status;
 }
 
+/* Whether a pattern is looked for anywhere, whatever came before: then no text is a dead end. That
+ * is so where nothing in it looks back; it may be said of too few. */
+static bool looks_ahead_only(const struct nb_value_key *pattern) {
+    for (uint32_t i = 0; i < pattern->n; i++) {
+        char c = pattern->text[i], next = i + 1 < pattern->n ? pattern->text[i + 1] : 0;
+        if (c == '^' && (i == 0 || pattern->text[i - 1] != '['))
+            return false;
+        if (c == '(' && next == '?' && pattern->text[i + 2] != ':')
+            return false;
+        if (c == '\\' && (next == 'b' || next == 'B'))
+            return false;
+        i += c == '\\';
+    }
+    return true;
+}
+
 struct nb_language *nb_language_of(struct nb_space *s, nb_formula f) {
     for (struct nb_language *l = s->languages; l; l = l->chain) {
         if (l->formula == f)
@@ -217,6 +235,10 @@ struct nb_language *nb_language_of(struct nb_space *s, nb_formula f) {
         return NULL;
     }
     l->formula = f;
+    const struct nb_formula_node *node = &s->formulas[f];
+    l->begins_anyhow = l->start && node->op == NB_F_ATOM &&
+                       s->atoms[node->n]->kind == NB_ATOM_PATTERN &&
+                       looks_ahead_only(&s->atoms[node->n]->text);
     l->chain = s->languages;
     return s->languages = l;
 }

@@ -177,6 +177,7 @@ struct nb_language {
     struct nb_lazy *lazy;
     uint32_t start;
     nb_formula formula;
+    bool begins_anyhow; /* whatever a string begins with, it can go on to be one of them */
     struct nb_language *chain;
 };
 
