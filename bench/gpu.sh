@@ -78,7 +78,7 @@ run_sanitizers() {
 bench() { # NAME OPTIONS…
     name=$1
     shift
-    if ! "$nibble" bench --backend cuda --json "$@" >"$tmp/$name.json" 2>"$tmp/err"; then
+    if ! timeout 120 "$nibble" bench --backend cuda --json "$@" >"$tmp/$name.json" 2>"$tmp/err"; then
         failed=$((failed + 1))
         echo "bench $*:" && cat "$tmp/err"
         echo '{}' >"$tmp/$name.json"
