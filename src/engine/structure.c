@@ -106,6 +106,7 @@ static enum nb_status compile(const struct nb_structure *what, const struct nb_v
     struct nb_grammar_options options = {.any_order = what->any_order,
                                          .flexible = what->flexible,
                                          .lenient = what->lenient,
+                                         .written_integers = true,
                                          .name = what->name};
     if (what->schema)
         return compile_schema(what, &options, v, out, err);

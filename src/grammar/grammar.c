@@ -44,6 +44,7 @@ enum nb_status nb_grammar_schema(const char *text, size_t n,
     static const struct nb_grammar_options defaults;
     const struct nb_grammar_options *o = options ? options : &defaults;
     struct nb_schema_options reading = {.lenient = o->lenient,
+                                        .written_integers = o->written_integers,
                                         .formats_annotate = o->formats_annotate,
                                         .load = o->load,
                                         .load_context = o->load_context};

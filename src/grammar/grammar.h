@@ -14,7 +14,9 @@ struct nb_grammar; /* counted; any number of threads may use it */
 struct nb_grammar_options {
     bool any_order; /* members in any order; else in the schema's, those it does not name last */
     bool flexible;  /* white space between JSON's tokens; else none */
-    bool lenient;   /* what cannot be enforced is noted (nb_grammar_notes) instead of refused */
+    bool
+        written_integers; /* integers without a fraction or an exponent, as everybody writes them */
+    bool lenient; /* what cannot be enforced is noted (nb_grammar_notes) instead of refused */
     bool formats_annotate;  /* formats are not enforced */
     const char *name;       /* begins messages; NULL: "schema" */
     nb_schema_load_fn load; /* documents that references name; see nb_schema_options */

@@ -956,7 +956,7 @@ static enum nb_status read_numbers(struct reading *r, bool integer) {
     if (!a)
         return no_memory(r->c);
     a->integer = integer;
-    a->written_integer = r->resource->draft == DRAFT_4;
+    a->written_integer = r->resource->draft == DRAFT_4 || r->c->options->written_integers;
     enum nb_status s =
         read_side(r, K_MINIMUM, K_EXCLUSIVE_MINIMUM, &a->has_least, &a->above_least, &a->least);
     if (s == NB_OK)

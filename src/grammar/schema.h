@@ -94,6 +94,7 @@ typedef enum nb_status (*nb_schema_load_fn)(void *context, const char *uri, stru
 struct nb_schema_options {
     /* What cannot be enforced is left out, and noted, instead of being an error. */
     bool lenient;
+    bool written_integers; /* 1.0 is no integer, as in draft 4 */
     bool
         formats_annotate; /* as 2020-12 has it where nobody asks for more; else they are enforced */
     /* Where references to other documents lead; NULL: nowhere. uri has no fragment. */
