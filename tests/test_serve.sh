@@ -32,7 +32,7 @@ ask() {
 }
 answers() { [ "$status" = "$1" ] && json "$2"; }
 
-start --model "$root/models/demo" --max-sequences 4
+start --model "$root/models/demo" --max-sequences 4 --prompts "$root/prompts" --schemas "$root/schemas" --actions "$tmp/actions"
 ask /healthz
 expect "alive" answers 200 '.status == "ok"'
 ask /readyz
@@ -76,6 +76,46 @@ jq -n --rawfile text "$document" '{$text}' >"$tmp/body"
 ask /v1/classify -d @"$tmp/body"
 expect "a document" answers 200 '.confidence > 0 and .truncated == false'
 expect "as nibble classify has it" [ "$(jq -Sc '{document_type, party, date, currency, total}' "$tmp/out")" = "$want" ]
+
+# Answers that fulfil a schema.
+jq -n '{prompt: "Invoice", max_tokens: 300, temperature: 0.7, seed: 1, response_format: {type: "json_schema", json_schema: {name: "x", schema:
+    {type: "object", properties: {total: {type: "number"}, currency: {enum: ["EUR", "USD"]}, tags: {type: "array", items: {type: "string", maxLength: 8}, maxItems: 3}},
+     required: ["total", "currency", "tags"], additionalProperties: false}}}}' >"$tmp/body"
+ask /v1/completions -d @"$tmp/body"
+expect "response_format" answers 200 '.choices[0].text | fromjson | (keys == ["currency", "tags", "total"]) and (.total | type == "number") and (.tags | length) <= 3'
+ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 100, "response_format": {"type": "json_object"}}'
+expect "a JSON object" answers 200 '.choices[0].text | startswith("{")'
+ask /v1/completions -d '{"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}}}'
+expect "a schema that is none" answers 422 '.error.message | contains("strin")'
+ask /v1/completions -d '{"prompt": "a", "response_format": {"type": "xml"}}'
+expect "a format that is not known" answers 422 '.error.message | contains("response_format")'
+
+# The interface of the service that this replaces.
+mkdir -p "$tmp/actions/books"
+echo '{"type": "object", "properties": {"amount": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["amount"], "additionalProperties": false}' >"$tmp/actions/books/pay.json"
+ask /health
+expect "GET /health" answers 200 '.status == "healthy" and .models_loaded.demo and .gpu_available == false and .memory_info == null'
+ask /warmup -X POST
+expect "POST /warmup" answers 200 '.status == "already_cached"'
+prompt() { ask /prompt -d "$(jq -n --argjson c "$1" '{prompt: "Invoice 17 of ACME Ltd, total 100 EUR", max_tokens: 60, context: $c}')"; }
+prompt '{"stage": "action_selection"}'
+expect "action_selection" answers 200 '.success and .metadata.output_type == "dict" and .metadata.prompt_length == 37 and (.output | (.confidence | . >= 0 and . <= 100) and (.primary_party | has("role")) and (.transaction_direction | IN("incoming", "outgoing", "neutral")) and (.extracted_summary | keys == ["currency", "document_date", "document_number", "total_amount"]))'
+prompt '{"stage": "entity_extraction"}'
+expect "entity_extraction" answers 200 '.output | (.entities_to_resolve | type == "array") and (.extraction_metadata | type == "object")'
+prompt '{"stage": "field_mapping", "software": "books", "action": "pay"}'
+expect "field_mapping with the action's schema" answers 200 '.output.api_request_body | keys == ["amount"] and (.amount | . >= 0 and . <= 99)'
+prompt '{"stage": "field_mapping", "software": "..", "action": "../books/pay"}'
+expect "a name that is a path is no name" answers 200 '.output.api_request_body | type == "object"'
+prompt '{"stage": "field_mapping_batch", "software": "books", "actions": ["pay", "other", "pay"]}'
+expect "field_mapping_batch" answers 200 '(.output | length) == 3 and (.output[0].api_request_body | keys == ["amount"]) and (.output[2].api_request_body | keys == ["amount"])'
+prompt '{"stage": "math_validation"}'
+expect "math_validation" answers 200 '.output | (.is_valid | type == "boolean") and (.corrected | has("total"))'
+prompt '{}'
+expect "a journal entry" answers 200 '.output.lines | length > 0 and (.[0] | has("account") and has("debit") and has("credit"))'
+ask /prompt -d '{"prompt": 3}'
+expect "no prompt" answers 422 '.detail | contains("prompt")'
+ask /prompt -d '{"prompt": "a", "temperature": "hot"}'
+expect "a bad field" answers 422 '.detail | contains("temperature")'
 
 # What cannot be done.
 ask /v1/completions -d '{"prompt": '

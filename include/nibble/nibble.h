@@ -95,6 +95,15 @@ const char *nb_engine_name(const struct nb_engine *engine);
 /* Without a tokenizer an engine takes and gives token ids only. */
 bool nb_engine_has_tokenizer(const struct nb_engine *engine);
 
+/* What an engine computes on. */
+struct nb_device {
+    char backend[16];      /* "cpu", "cuda" */
+    char name[128];        /* "2 threads, avx512", or a GPU's name */
+    uint64_t memory_bytes; /* of a GPU; 0 for a CPU */
+    uint64_t used_bytes;   /* of it, by the engine */
+};
+void nb_engine_device(const struct nb_engine *engine, struct nb_device *out);
+
 /* ---- generation ---------------------------------------------------------------------------------
  */
 

@@ -104,6 +104,10 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
 enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
                                   struct nb_error *err);
 
+/* A folder that comes with the program, "prompts": beside the build or where it is installed; false
+ * if it is nowhere. */
+bool nb_cli_data_folder(const char *name, char *out, size_t size);
+
 /* The folder of the model that comes with the program; false if it is nowhere, and err says where
  * it was looked for. */
 bool nb_cli_default_model(char *out, size_t size, struct nb_error *err);

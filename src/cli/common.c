@@ -138,25 +138,34 @@ static void program_folder(char *out, size_t size) {
         *slash = 0;
 }
 
+bool nb_cli_data_folder(const char *name, char *out, size_t size) {
+    char folder[PATH_MAX], place[256], real[PATH_MAX];
+    program_folder(folder, sizeof folder);
+    static const char *const places[] = {"../%s", "../share/nibble/%s"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(place, sizeof place, places[i], name);
+        if (!nb_path_join(out, size, folder, place) || !nb_is_folder(out))
+            continue;
+        if (realpath(out, real))
+            snprintf(out, size, "%s", real);
+        return true;
+    }
+    return false;
+}
+
 bool nb_cli_default_model(char *out, size_t size, struct nb_error *err) {
     const char *named = getenv("NIBBLE_MODEL");
     if (named && *named)
         return snprintf(out, size, "%s", named) < (int)size;
+    if (nb_cli_data_folder("models/demo", out, size))
+        return true;
     char folder[PATH_MAX];
     program_folder(folder, sizeof folder);
-    static const char *const places[] = {"../models/demo", "../share/nibble/models/demo"};
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        if (nb_path_join(out, size, folder, places[i]) && nb_is_folder(out)) {
-            char real[PATH_MAX];
-            if (realpath(out, real))
-                snprintf(out, size, "%s", real);
-            return true;
-        }
-    }
-    nb_fail(err, NB_ERR_IO,
-            "no model: neither %s/%s nor %s/%s is there; name a checkpoint with --model or in the "
-            "environment variable NIBBLE_MODEL",
-            folder, places[0], folder, places[1]);
+    nb_fail(
+        err, NB_ERR_IO,
+        "no model: neither %s/../models/demo nor %s/../share/nibble/models/demo is there; name a "
+        "checkpoint with --model or in the environment variable NIBBLE_MODEL",
+        folder, folder);
     return false;
 }
 

@@ -4,6 +4,7 @@
 #include "service/service.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,7 +14,8 @@
 static const char help[] =
     "usage: nibble serve [--model CHECKPOINT] [OPTIONS]\n\n"
     "Answers HTTP requests as OpenAI's API has them: /v1/models, /v1/completions,\n"
-    "/v1/chat/completions, and /v1/classify. /healthz, /readyz and /metrics are for operators.\n"
+    "/v1/chat/completions, and /v1/classify. /healthz, /readyz and /metrics are for operators;\n"
+    "/prompt, /health and /warmup are those of the service that nibble replaces.\n"
     "SIGTERM ends it once everything that runs is answered; SIGHUP reads the keys again.\n\n"
     "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
     "  --host ADDRESS      to listen on (default: 127.0.0.1)\n"
@@ -27,9 +29,13 @@ static const char help[] =
     "  --max-connections N (default: 4096)\n"
     "  --timeout SECONDS   of an answer (default: 600)\n"
     "  --drain SECONDS     that SIGTERM waits for what runs (default: 30)\n"
+    "  --prompts FOLDER    instructions of /prompt's stages, STAGE.txt (default: those that come\n"
+    "                      with the program)\n"
+    "  --schemas FOLDER    schemas of their answers, STAGE.json (default: likewise)\n"
+    "  --actions FOLDER    schemas of single actions, SOFTWARE/ACTION.json (default: none)\n"
     "  --cors ORIGIN       an origin whose pages may ask, or \"*\" (default: "
     "none)\n" NB_CLI_ENGINE_HELP "\nA line a request goes to standard error, without prompts or "
-                                 "keys; NIBBLE_LOG=debug tells more,\n"
+    "keys; NIBBLE_LOG=debug tells more,\n"
     "NIBBLE_LOG=error less.\n"
     "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start or not end in time, 2 for "
     "wrong "
@@ -59,7 +65,10 @@ static bool parse(int argc, char **argv, struct request *r) {
         CONNECTIONS,
         TIMEOUT,
         DRAIN,
-        CORS
+        CORS,
+        PROMPTS,
+        SCHEMAS,
+        ACTIONS
     };
     static const struct option options[] = {
         NB_CLI_ENGINE_OPTIONS,
@@ -74,6 +83,9 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"timeout", required_argument, NULL, TIMEOUT},
         {"drain", required_argument, NULL, DRAIN},
         {"cors", required_argument, NULL, CORS},
+        {"prompts", required_argument, NULL, PROMPTS},
+        {"schemas", required_argument, NULL, SCHEMAS},
+        {"actions", required_argument, NULL, ACTIONS},
         {0},
     };
     bool fine = true;
@@ -115,6 +127,12 @@ static bool parse(int argc, char **argv, struct request *r) {
             fine = nb_cli_number("serve", "--drain", optarg, 0, 1e6, &r->drain_s);
         } else if (code == CORS) {
             r->options.allow_origin = optarg;
+        } else if (code == PROMPTS) {
+            r->options.prompts = optarg;
+        } else if (code == SCHEMAS) {
+            r->options.schemas = optarg;
+        } else if (code == ACTIONS) {
+            r->options.actions = optarg;
         }
     }
     if (fine && optind < argc) {
@@ -165,6 +183,11 @@ static int run(int argc, char **argv) {
     nb_cli_engine_defaults(&r.how.options);
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
+    char prompts[PATH_MAX], schemas[PATH_MAX];
+    if (!r.options.prompts && nb_cli_data_folder("prompts", prompts, sizeof prompts))
+        r.options.prompts = prompts;
+    if (!r.options.schemas && nb_cli_data_folder("schemas", schemas, sizeof schemas))
+        r.options.schemas = schemas;
     start_log();
     signal(SIGPIPE, SIG_IGN);
     sigset_t signals;

@@ -305,6 +305,16 @@ bool nb_engine_has_tokenizer(const struct nb_engine *engine) {
     return engine->tokenizer != NULL;
 }
 
+void nb_engine_device(const struct nb_engine *engine, struct nb_device *out) {
+    struct nb_capabilities c = {0};
+    engine->backend->ops->capabilities(engine->backend, &c);
+    bool gpu = engine->backend->ops != &nb_cpu_backend;
+    *out = (struct nb_device){.memory_bytes = gpu ? c.memory_bytes : 0,
+                              .used_bytes = gpu ? c.used_bytes : 0};
+    snprintf(out->backend, sizeof out->backend, "%s", engine->backend->ops->name);
+    snprintf(out->name, sizeof out->name, "%s", c.device);
+}
+
 const char *nb_token_text(const struct nb_engine *engine, int32_t id, size_t *n) {
     *n = 0;
     return engine->tokenizer ? nb_tokenizer_bytes(engine->tokenizer, id, n) : "";

@@ -15,7 +15,7 @@ struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exch
     a->n_choices = 1;
     a->timeout_ms = service->options.timeout_s * 1000;
     pthread_mutex_init(&a->lock, NULL);
-    nb_http_retain(exchange);
+    nb_exchange_retain(exchange);
     return a;
 }
 
@@ -27,9 +27,10 @@ void nb_answering_free(struct nb_answering *a) {
     json_decref(a->body);
     nb_buf_free(&a->prompt);
     nb_tokens_free(&a->prompt_ids);
+    nb_grammar_release(a->grammar);
     free(a->route_context);
     pthread_mutex_destroy(&a->lock);
-    nb_http_release(a->exchange);
+    nb_exchange_release(a->exchange);
     free(a);
 }
 
@@ -88,7 +89,7 @@ const char *nb_choice_text(const struct nb_choice *c, size_t *n) {
 
 /* The last choice is over, or was never begun. */
 static void end(struct nb_answering *a) {
-    nb_http_watch(a->exchange, NULL);
+    nb_exchange_watch(a->exchange, NULL);
     a->on_over(a);
     nb_auth_leave(a->service->auth, a->client);
     nb_answering_free(a);
@@ -160,6 +161,7 @@ enum nb_status nb_answering_begin(struct nb_answering *a, struct nb_error *err) 
         a->options.prompt_ids = a->prompt_ids.ids;
         a->options.n_prompt_ids = a->prompt_ids.n;
     }
+    a->options.grammar = a->grammar;
     a->exchange->context = a;
     a->pending = 1; /* this function's own */
     enum nb_status s = NB_OK;
@@ -187,7 +189,7 @@ enum nb_status nb_answering_begin(struct nb_answering *a, struct nb_error *err) 
         nb_answering_free(a);
         return s;
     }
-    nb_http_watch(a->exchange, on_gone);
+    nb_exchange_watch(a->exchange, on_gone);
     if (count_down(a))
         end(a);
     return NB_OK;

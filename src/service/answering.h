@@ -41,6 +41,7 @@ struct nb_answering {
     const char *stop[NB_MAX_STOPS];
     size_t n_stop;
     struct nb_buf prompt;        /* where a route made a text */
+    struct nb_grammar *grammar;  /* what the answers must be, or NULL; owned */
     struct nb_tokens prompt_ids; /* or ids */
     int n_choices;
     uint64_t client; /* of the API key; left when it is over */

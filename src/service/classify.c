@@ -15,7 +15,7 @@ struct work {
 
 static void free_work(struct work *w) {
     nb_auth_leave(w->service->auth, w->client);
-    nb_http_release(w->exchange);
+    nb_exchange_release(w->exchange);
     json_decref(w->body);
     free(w);
 }
@@ -53,7 +53,7 @@ void nb_route_classify(struct nb_service *service, struct nb_exchange *x, uint64
         return;
     }
     *w = (struct work){.service = service, .exchange = x, .client = client};
-    nb_http_retain(x);
+    nb_exchange_retain(x);
     if (nb_json_parse(x->body, x->body_bytes, "body", &w->body, &err) != NB_OK) {
         nb_answer_error(x, 400, err.message, NULL, NULL);
         free_work(w);

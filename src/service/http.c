@@ -31,20 +31,18 @@ struct exchange {
     struct nb_http *http;
     struct MHD_Connection *connection;
     int fd;
-    atomic_int references;
 
-    pthread_mutex_t lock; /* of what follows */
-    struct nb_buf body, out;
-    size_t sent;     /* of `out`, by a stream */
+    /* The connection's own. */
+    struct nb_buf body;
     size_t excess;   /* bytes of the body that were thrown away */
     int refused;     /* a status to answer with, before any handler */
     const char *why; /* for a refusal */
-    bool dispatched, suspended, over, gone;
-    void (*on_gone)(struct nb_exchange *exchange);
-    bool answered, queued, streaming, ended;
-    int status;
-    char type[64], headers[256];
-    uint64_t bytes;
+    bool dispatched;
+
+    /* Under the exchange's lock. */
+    bool suspended, queued;
+    size_t sent;    /* of public.out, by a stream */
+    uint64_t bytes; /* in all */
 
     struct exchange *next, *previous; /* of all that are with a handler; under http->lock */
     bool listed;
@@ -67,45 +65,28 @@ struct nb_http {
  * -----------------------------------------------------------------------------------
  */
 
-static void release(struct exchange *x) {
-    if (atomic_fetch_sub(&x->references, 1) > 1)
-        return;
-    free((void *)x->public.path);
+static void free_exchange(struct nb_exchange *exchange) {
+    struct exchange *x = (struct exchange *)exchange;
     nb_buf_free(&x->body);
-    nb_buf_free(&x->out);
-    pthread_mutex_destroy(&x->lock);
+    nb_exchange_close(exchange);
     free(x);
 }
 
-void nb_http_retain(struct nb_exchange *exchange) {
-    atomic_fetch_add(&((struct exchange *)exchange)->references, 1);
-}
-
-void nb_http_release(struct nb_exchange *exchange) {
-    release((struct exchange *)exchange);
-}
-
-const char *nb_http_header(const struct nb_exchange *exchange, const char *name) {
+static const char *header(const struct nb_exchange *exchange, const char *name) {
     return MHD_lookup_connection_value(((const struct exchange *)exchange)->connection,
                                        MHD_HEADER_KIND, name);
 }
 
-/* The client's own id where it is of letters, digits and "-_.", so that it can stand in a log; else
- * a random one. */
-static void set_id(struct exchange *x) {
-    const char *given = nb_http_header(&x->public, "X-Request-Id");
-    size_t n = given ? strlen(given) : 0;
-    if (n && n < sizeof x->public.id &&
-        strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == n) {
-        memcpy(x->public.id, given, n + 1);
-        return;
+/* Under the exchange's lock: lets the connection go on if it waits. */
+static void resume(struct nb_exchange *exchange) {
+    struct exchange *x = (struct exchange *)exchange;
+    if (x->suspended && !exchange->over) {
+        x->suspended = false;
+        MHD_resume_connection(x->connection);
     }
-    uint64_t r[2] = {0};
-    if (getrandom(r, sizeof r, 0) != sizeof r)
-        r[0] = (uint64_t)nb_now_us();
-    snprintf(x->public.id, sizeof x->public.id, "%016llx%08llx", (unsigned long long)r[0],
-             (unsigned long long)(r[1] & 0xffffffff));
 }
+
+static const struct nb_transport transport = {header, resume, free_exchange};
 
 static void set_peer(struct exchange *x) {
     const union MHD_ConnectionInfo *info =
@@ -120,20 +101,13 @@ static void set_peer(struct exchange *x) {
 static struct exchange *make_exchange(struct nb_http *http, struct MHD_Connection *connection,
                                       const char *method, const char *path) {
     struct exchange *x = calloc(1, sizeof *x);
-    char *copy = strdup(path);
-    if (!x || !copy) {
+    if (!x || !nb_exchange_open(&x->public, &transport, method, path)) {
         free(x);
-        free(copy);
         return NULL;
     }
     x->http = http;
     x->connection = connection;
-    atomic_init(&x->references, 1);
-    pthread_mutex_init(&x->lock, NULL);
-    x->public.begun_us = nb_now_us();
-    snprintf(x->public.method, sizeof x->public.method, "%s", method);
-    x->public.path = copy;
-    set_id(x);
+    nb_exchange_set_id(&x->public, header(&x->public, "X-Request-Id"));
     set_peer(x);
     return x;
 }
@@ -162,101 +136,46 @@ static void unlist(struct exchange *x) {
     pthread_mutex_unlock(&x->http->lock);
 }
 
-/* Under its lock: lets the connection go on if it waits. */
-static void resume(struct exchange *x) {
-    if (x->suspended && !x->over) {
-        x->suspended = false;
-        MHD_resume_connection(x->connection);
-    }
-}
-
 /* ---- answers
  * -------------------------------------------------------------------------------------
  */
-
-void nb_http_answer(struct nb_exchange *exchange, int status, const char *type, const void *body,
-                    size_t n, const char *headers) {
-    struct exchange *x = (struct exchange *)exchange;
-    pthread_mutex_lock(&x->lock);
-    if (!x->answered && !x->over) {
-        x->status = status;
-        snprintf(x->type, sizeof x->type, "%s", type);
-        snprintf(x->headers, sizeof x->headers, "%s", headers ? headers : "");
-        nb_buf_add(&x->out, body, n);
-        x->answered = x->ended = true;
-        resume(x);
-    }
-    pthread_mutex_unlock(&x->lock);
-}
-
-void nb_http_stream(struct nb_exchange *exchange, int status, const char *type) {
-    struct exchange *x = (struct exchange *)exchange;
-    pthread_mutex_lock(&x->lock);
-    if (!x->answered && !x->over) {
-        x->status = status;
-        snprintf(x->type, sizeof x->type, "%s", type);
-        x->answered = x->streaming = true;
-        resume(x);
-    }
-    pthread_mutex_unlock(&x->lock);
-}
-
-bool nb_http_write(struct nb_exchange *exchange, const void *bytes, size_t n) {
-    struct exchange *x = (struct exchange *)exchange;
-    pthread_mutex_lock(&x->lock);
-    bool there = !x->over && !x->gone;
-    if (there) {
-        nb_buf_add(&x->out, bytes, n);
-        resume(x);
-    }
-    pthread_mutex_unlock(&x->lock);
-    return there;
-}
-
-void nb_http_end(struct nb_exchange *exchange) {
-    struct exchange *x = (struct exchange *)exchange;
-    pthread_mutex_lock(&x->lock);
-    x->ended = true;
-    resume(x);
-    pthread_mutex_unlock(&x->lock);
-}
 
 /* More of a stream, for the connection. */
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max) {
     (void)position;
     struct exchange *x = context;
-    pthread_mutex_lock(&x->lock);
+    pthread_mutex_lock(&x->public.lock);
     ssize_t n = 0;
-    if (x->sent < x->out.len) {
-        size_t left = x->out.len - x->sent;
+    if (x->sent < x->public.out.len) {
+        size_t left = x->public.out.len - x->sent;
         n = (ssize_t)(left < max ? left : max);
-        memcpy(out, x->out.data + x->sent, (size_t)n);
+        memcpy(out, x->public.out.data + x->sent, (size_t)n);
         x->sent += (size_t)n;
         x->bytes += (uint64_t)n;
-        if (x->sent == x->out.len) {
-            nb_buf_clear(&x->out);
+        if (x->sent == x->public.out.len) {
+            nb_buf_clear(&x->public.out);
             x->sent = 0;
         }
-    } else if (x->out.failed) {
+    } else if (x->public.out.failed) {
         n = MHD_CONTENT_READER_END_WITH_ERROR;
-    } else if (x->ended || x->gone) {
-        n = x->gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
+    } else if (x->public.ended || x->public.gone) {
+        n = x->public.gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
     } else {
         x->suspended = true;
         MHD_suspend_connection(x->connection);
     }
-    pthread_mutex_unlock(&x->lock);
+    pthread_mutex_unlock(&x->public.lock);
     return n;
 }
 
 static void free_stream(void *context) {
-    release(context);
+    nb_exchange_release(&((struct exchange *)context)->public);
 }
 
 static void add_headers(struct MHD_Response *response, const struct exchange *x) {
-    MHD_add_response_header(response, "Content-Type", x->type);
+    MHD_add_response_header(response, "Content-Type", x->public.type);
     MHD_add_response_header(response, "X-Request-Id", x->public.id);
-    if (x->streaming)
+    if (x->public.streaming)
         MHD_add_response_header(response, "Cache-Control", "no-store");
     const char *origin = x->http->options.allow_origin;
     if (origin) {
@@ -265,8 +184,8 @@ static void add_headers(struct MHD_Response *response, const struct exchange *x)
                                 "Authorization, Content-Type, X-API-Key, X-Request-Id");
         MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     }
-    char line[sizeof x->headers];
-    snprintf(line, sizeof line, "%s", x->headers);
+    char line[sizeof x->public.headers];
+    snprintf(line, sizeof line, "%s", x->public.headers);
     char *rest = line, *one;
     while ((one = strtok_r(rest, "\r\n", &rest))) {
         char *colon = strchr(one, ':');
@@ -281,21 +200,21 @@ static void add_headers(struct MHD_Response *response, const struct exchange *x)
  * one of which it holds while it calls read_stream. */
 static enum MHD_Result queue_answer(struct exchange *x) {
     struct MHD_Response *response;
-    if (x->streaming) {
-        atomic_fetch_add(&x->references, 1);
+    if (x->public.streaming) {
+        nb_exchange_retain(&x->public);
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x,
                                                      free_stream);
         if (!response)
-            atomic_fetch_sub(&x->references, 1);
+            nb_exchange_release(&x->public);
     } else {
-        x->bytes = x->out.len;
-        response = MHD_create_response_from_buffer(x->out.len, x->out.data ? x->out.data : "",
-                                                   MHD_RESPMEM_MUST_COPY);
+        x->bytes = x->public.out.len;
+        response = MHD_create_response_from_buffer(
+            x->public.out.len, x->public.out.data ? x->public.out.data : "", MHD_RESPMEM_MUST_COPY);
     }
     if (!response)
         return MHD_NO;
     add_headers(response, x);
-    enum MHD_Result done = MHD_queue_response(x->connection, (unsigned)x->status, response);
+    enum MHD_Result done = MHD_queue_response(x->connection, (unsigned)x->public.status, response);
     MHD_destroy_response(response);
     return done;
 }
@@ -304,8 +223,8 @@ static enum MHD_Result refuse(struct exchange *x, int status, const char *why) {
     struct nb_buf body = {0};
     if (x->http->options.refuse)
         x->http->options.refuse(x->http->options.context, x->public.path, status, why, &body);
-    nb_http_answer(&x->public, status, "application/json", body.data ? body.data : "", body.len,
-                   NULL);
+    nb_exchange_answer(&x->public, status, "application/json", body.data ? body.data : "", body.len,
+                       NULL);
     nb_buf_free(&body);
     x->queued = true;
     return queue_answer(x);
@@ -317,7 +236,7 @@ static enum MHD_Result refuse(struct exchange *x, int status, const char *why) {
 
 /* What can be said before the body comes. */
 static void check_head(struct exchange *x) {
-    const char *length = nb_http_header(&x->public, "Content-Length");
+    const char *length = nb_exchange_header(&x->public, "Content-Length");
     if (!length)
         return;
     char *end;
@@ -353,14 +272,14 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n
 
 /* Queues the answer, if it is there and was not queued, or waits for it. */
 static enum MHD_Result go_on(struct exchange *x) {
-    pthread_mutex_lock(&x->lock);
-    bool gone = x->gone, queue = x->answered && !x->queued && !gone;
-    if (!gone && !x->answered) {
+    pthread_mutex_lock(&x->public.lock);
+    bool gone = x->public.gone, queue = x->public.status && !x->queued && !gone;
+    if (!gone && !x->public.status) {
         x->suspended = true;
         MHD_suspend_connection(x->connection);
     }
     x->queued |= queue;
-    pthread_mutex_unlock(&x->lock);
+    pthread_mutex_unlock(&x->public.lock);
     if (gone)
         return MHD_NO;
     return queue ? queue_answer(x) : MHD_YES;
@@ -375,7 +294,7 @@ static enum MHD_Result dispatch(struct exchange *x) {
     x->public.body = x->body.data ? x->body.data : "";
     x->public.body_bytes = x->body.len;
     list(x);
-    nb_http_retain(&x->public);
+    nb_exchange_retain(&x->public);
     x->http->options.handle(x->http->options.context, &x->public);
     return go_on(x);
 }
@@ -404,25 +323,6 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     return go_on(x);
 }
 
-/* Tells the handler, once, that nobody waits for its answer any more. */
-static void tell_gone(struct exchange *x) {
-    pthread_mutex_lock(&x->lock);
-    bool tell = !x->gone && !x->ended && x->on_gone;
-    x->gone = true;
-    if (tell)
-        x->on_gone(&x->public);
-    pthread_mutex_unlock(&x->lock);
-}
-
-void nb_http_watch(struct nb_exchange *exchange, void (*on_gone)(struct nb_exchange *exchange)) {
-    struct exchange *x = (struct exchange *)exchange;
-    pthread_mutex_lock(&x->lock);
-    x->on_gone = on_gone;
-    if (on_gone && x->gone)
-        on_gone(exchange);
-    pthread_mutex_unlock(&x->lock);
-}
-
 static void on_completed(void *context, struct MHD_Connection *connection,
                          void **connection_context, enum MHD_RequestTerminationCode code) {
     (void)connection;
@@ -431,17 +331,17 @@ static void on_completed(void *context, struct MHD_Connection *connection,
     if (!x)
         return;
     *connection_context = NULL;
-    pthread_mutex_lock(&x->lock);
-    x->over = true;
-    pthread_mutex_unlock(&x->lock);
+    pthread_mutex_lock(&x->public.lock);
+    x->public.over = true;
+    pthread_mutex_unlock(&x->public.lock);
     unlist(x);
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     if (!whole && x->dispatched)
-        tell_gone(x);
+        nb_exchange_tell_gone(&x->public);
     if (http->options.log)
-        http->options.log(http->options.context, &x->public, whole ? x->status : 0,
+        http->options.log(http->options.context, &x->public, whole ? x->public.status : 0,
                           whole ? x->bytes : 0);
-    release(x);
+    nb_exchange_release(&x->public);
 }
 
 /* ---- clients that go away
@@ -454,7 +354,7 @@ static size_t waiting(struct nb_http *http, struct exchange **out, size_t max) {
     for (struct exchange *x = http->exchanges; x && n < max; x = x->next) {
         if (x->fd < 0)
             continue;
-        atomic_fetch_add(&x->references, 1);
+        nb_exchange_retain(&x->public);
         out[n++] = x;
     }
     return n;
@@ -470,16 +370,17 @@ static void look(struct nb_http *http, struct exchange **kept, struct pollfd *fd
         poll(fds, n, 0);
     for (size_t i = 0; i < n; i++) {
         struct exchange *x = kept[i];
-        pthread_mutex_lock(&x->lock);
-        bool gone = !x->over && x->suspended && fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR);
-        pthread_mutex_unlock(&x->lock);
+        pthread_mutex_lock(&x->public.lock);
+        bool gone =
+            !x->public.over && x->suspended && fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR);
+        pthread_mutex_unlock(&x->public.lock);
         if (gone) {
-            tell_gone(x);
-            pthread_mutex_lock(&x->lock);
-            resume(x); /* so that the connection is closed */
-            pthread_mutex_unlock(&x->lock);
+            nb_exchange_tell_gone(&x->public);
+            pthread_mutex_lock(&x->public.lock);
+            resume(&x->public); /* so that the connection is closed */
+            pthread_mutex_unlock(&x->public.lock);
         }
-        release(x);
+        nb_exchange_release(&x->public);
     }
 }
 
@@ -617,6 +518,18 @@ void nb_http_quiesce(struct nb_http *http) {
         close(fd);
 }
 
+bool nb_http_drain(struct nb_http *http, double timeout_ms) {
+    int64_t until = nb_now_us() + (int64_t)(timeout_ms * 1000);
+    for (;;) {
+        pthread_mutex_lock(&http->lock);
+        bool done = !http->exchanges;
+        pthread_mutex_unlock(&http->lock);
+        if (done || nb_now_us() >= until)
+            return done;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
 void nb_http_close(struct nb_http *http) {
     if (!http)
         return;
@@ -630,10 +543,10 @@ void nb_http_close(struct nb_http *http) {
         /* MHD may not be stopped while a connection is suspended. */
         pthread_mutex_lock(&http->lock);
         for (struct exchange *x = http->exchanges; x; x = x->next) {
-            pthread_mutex_lock(&x->lock);
-            x->gone = true;
-            resume(x);
-            pthread_mutex_unlock(&x->lock);
+            pthread_mutex_lock(&x->public.lock);
+            x->public.gone = true;
+            resume(&x->public);
+            pthread_mutex_unlock(&x->public.lock);
         }
         pthread_mutex_unlock(&http->lock);
         MHD_stop_daemon(http->daemon);

@@ -182,6 +182,35 @@ static enum nb_status read_logprobs(struct nb_answering *a, struct openai *o,
     return s;
 }
 
+/* {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema":
+ * …}}. */
+static enum nb_status read_format(struct nb_answering *a, struct nb_error *err) {
+    const json_t *format = field(a->body, "response_format");
+    const char *type = json_string_value(json_object_get(format, "type"));
+    if (!format || (type && strcmp(type, "text") == 0))
+        return NB_OK;
+    struct nb_structure what = {.name = "response_format.json_schema.schema"};
+    char *text = NULL;
+    if (type && strcmp(type, "json_object") == 0) {
+        what.schema = "{\"type\": \"object\"}";
+    } else if (type && strcmp(type, "json_schema") == 0) {
+        const json_t *schema = json_object_get(json_object_get(format, "json_schema"), "schema");
+        if (!json_is_object(schema) && !json_is_boolean(schema))
+            return nb_fail(err, NB_ERR_ARGUMENT, "%s: expected a JSON Schema", what.name);
+        what.schema = text = json_dumps(schema, JSON_COMPACT | JSON_ENCODE_ANY);
+        if (!text)
+            return nb_fail_memory(err, 1, "a schema");
+    } else {
+        return nb_fail(
+            err, NB_ERR_ARGUMENT,
+            "response_format.type: expected \"text\", \"json_object\" or \"json_schema\"");
+    }
+    what.schema_bytes = strlen(what.schema);
+    enum nb_status s = nb_grammar_compile(a->service->engine, &what, &a->grammar, err);
+    free(text);
+    return s;
+}
+
 static enum nb_status read_stream(struct nb_answering *a, struct openai *o, struct nb_error *err) {
     enum nb_status s = get_bool(a->body, "stream", &o->stream, err);
     const json_t *options = field(a->body, "stream_options");
@@ -304,6 +333,8 @@ static enum nb_status read_request(struct nb_answering *a, struct openai *o, str
     if (s == NB_OK)
         s = read_stop(a, err);
     if (s == NB_OK)
+        s = read_format(a, err);
+    if (s == NB_OK)
         s = o->chat ? read_messages(a, err) : read_prompt(a, err);
     if (s == NB_OK && !o->chat && !a->options.max_tokens)
         a->options.max_tokens = 16; /* OpenAI's default */
@@ -319,7 +350,9 @@ static const char *object_name(const struct openai *o) {
 }
 
 static const char *finish_name(const struct nb_choice *c) {
-    return c->generation.finish == NB_FINISH_LENGTH ? "length" : "stop";
+    return c->generation.finish == NB_FINISH_LENGTH || c->generation.finish == NB_FINISH_CLOSED
+               ? "length"
+               : "stop";
 }
 
 static json_t *usage_of(const struct nb_answering *a) {
@@ -438,13 +471,13 @@ static void send_event(struct nb_answering *a, json_t *body) {
     struct openai *o = a->route_context;
     if (!o->streaming) {
         o->streaming = true;
-        nb_http_stream(a->exchange, 200, "text/event-stream");
+        nb_exchange_stream(a->exchange, 200, "text/event-stream");
     }
     char *text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
     struct nb_buf line = {0};
     nb_buf_printf(&line, "data: %s\n\n", text ? text : "{}");
-    nb_http_write(a->exchange, line.data, line.len);
+    nb_exchange_write(a->exchange, line.data, line.len);
     nb_buf_free(&line);
     free(text);
 }
@@ -497,8 +530,8 @@ static void end_stream(struct nb_answering *a) {
     else if (o->usage)
         send_event(a, frame(a, NULL, usage_of(a)));
     static const char done[] = "data: [DONE]\n\n";
-    nb_http_write(a->exchange, done, sizeof done - 1);
-    nb_http_end(a->exchange);
+    nb_exchange_write(a->exchange, done, sizeof done - 1);
+    nb_exchange_end(a->exchange);
 }
 
 static void on_over(struct nb_answering *a) {

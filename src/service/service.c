@@ -16,6 +16,7 @@ enum {
     DEFAULT_TIMEOUT_S = 600,
     IDLE_S = 75,
     HTTP_THREADS = 2,
+    LEAST_SEND_MS = 1000,
 };
 
 /* ---- answers
@@ -26,9 +27,9 @@ void nb_answer_json(struct nb_exchange *x, int status, json_t *body) {
     char *text = body ? json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(body);
     if (text)
-        nb_http_answer(x, status, "application/json", text, strlen(text), NULL);
+        nb_exchange_answer(x, status, "application/json", text, strlen(text), NULL);
     else
-        nb_http_answer(x, 503, "application/json", "{}", 2, "Retry-After: 1\r\n");
+        nb_exchange_answer(x, 503, "application/json", "{}", 2, "Retry-After: 1\r\n");
     free(text);
 }
 
@@ -58,8 +59,8 @@ void nb_answer_error(struct nb_exchange *x, int status, const char *message, con
     const char *headers = status == 429 || status == 503 ? "Retry-After: 1\r\n"
                           : status == 401                ? "WWW-Authenticate: Bearer\r\n"
                                                          : NULL;
-    nb_http_answer(x, status, "application/json", text ? text : "{}", text ? strlen(text) : 2,
-                   headers);
+    nb_exchange_answer(x, status, "application/json", text ? text : "{}", text ? strlen(text) : 2,
+                       headers);
     free(text);
 }
 
@@ -146,8 +147,8 @@ static void route_metrics(struct nb_service *s, struct nb_exchange *x, uint64_t 
     (void)client;
     struct nb_buf out = {0};
     write_metrics(s, &out);
-    nb_http_answer(x, out.failed ? 503 : 200, "text/plain; version=0.0.4", out.data ? out.data : "",
-                   out.len, NULL);
+    nb_exchange_answer(x, out.failed ? 503 : 200, "text/plain; version=0.0.4",
+                       out.data ? out.data : "", out.len, NULL);
     nb_buf_free(&out);
 }
 
@@ -169,6 +170,9 @@ static const struct route routes[] = {
     {"POST", "/v1/completions", false, nb_route_completions},
     {"POST", "/v1/chat/completions", false, nb_route_chat},
     {"POST", "/v1/classify", false, nb_route_classify},
+    {"POST", "/prompt", false, nb_route_prompt},
+    {"GET", "/health", true, nb_route_health},
+    {"POST", "/warmup", false, nb_route_warmup},
 };
 enum { N_ROUTES = sizeof routes / sizeof *routes };
 
@@ -187,10 +191,10 @@ static const struct route *find_route(const char *method, const char *path, bool
 
 /* The key of a request: "Authorization: Bearer KEY" or "X-API-Key: KEY". */
 static const char *key_of(const struct nb_exchange *x) {
-    const char *bearer = nb_http_header(x, "Authorization");
+    const char *bearer = nb_exchange_header(x, "Authorization");
     if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
         return bearer + 7 + strspn(bearer + 7, " ");
-    return nb_http_header(x, "X-API-Key");
+    return nb_exchange_header(x, "X-API-Key");
 }
 
 /* Lets a request in; false after answering it. */
@@ -216,8 +220,8 @@ static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client)
     snprintf(text, sizeof text, "this key's limit is reached; try again in %u s", retry_s);
     snprintf(headers, sizeof headers, "Retry-After: %u\r\n", retry_s);
     char *body = error_body(429, text, NULL, "rate_limit_exceeded");
-    nb_http_answer(x, 429, "application/json", body ? body : "{}", body ? strlen(body) : 2,
-                   headers);
+    nb_exchange_answer(x, 429, "application/json", body ? body : "{}", body ? strlen(body) : 2,
+                       headers);
     free(body);
     return false;
 }
@@ -228,7 +232,7 @@ static void handle(void *context, struct nb_exchange *x) {
     const struct route *route = find_route(x->method, x->path, &known);
     uint64_t client = 0;
     if (!route && strcmp(x->method, "OPTIONS") == 0 && known)
-        nb_http_answer(x, 204, "text/plain", "", 0, NULL);
+        nb_exchange_answer(x, 204, "text/plain", "", 0, NULL);
     else if (!route)
         nb_answer_error(x, known ? 405 : 404,
                         known ? "this path does not take that method" : "there is no such path",
@@ -237,7 +241,7 @@ static void handle(void *context, struct nb_exchange *x) {
         route->run(s, x, 0);
     else if (enter(s, x, &client))
         route->run(s, x, client);
-    nb_http_release(x);
+    nb_exchange_release(x);
 }
 
 static void on_log(void *context, const struct nb_exchange *x, int status, uint64_t bytes) {
@@ -329,7 +333,11 @@ enum nb_status nb_service_reload(struct nb_service *s, struct nb_error *err) {
 bool nb_service_drain(struct nb_service *s, double timeout_s) {
     atomic_store(&s->draining, true);
     nb_http_quiesce(s->http);
-    return nb_scheduler_drain(s->scheduler, timeout_s * 1000);
+    int64_t begun = nb_now_us();
+    bool done = nb_scheduler_drain(s->scheduler, timeout_s * 1000);
+    /* What is answered must still be sent; clients that do not read may not keep it forever. */
+    double left_ms = timeout_s * 1000 - (double)(nb_now_us() - begun) / 1000;
+    return nb_http_drain(s->http, left_ms > LEAST_SEND_MS ? left_ms : LEAST_SEND_MS) && done;
 }
 
 void nb_service_close(struct nb_service *s) {

@@ -17,6 +17,9 @@ struct nb_service_options {
     size_t max_body_bytes;    /* 0: 8 MiB */
     unsigned max_connections; /* 0: 4096 */
     double timeout_s;         /* of an answer; 0: 600 */
+    const char *prompts; /* folders of /prompt: STAGE.txt and STAGE.json; NULL: it is not there */
+    const char *schemas;
+    const char *actions; /* SOFTWARE/ACTION.json: schemas of single actions; NULL: none */
 };
 
 /* Takes requests once this returns. The engine stays the caller's, who closes it after the service.

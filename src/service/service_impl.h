@@ -46,6 +46,11 @@ void nb_route_completions(struct nb_service *service, struct nb_exchange *exchan
                           uint64_t client);
 void nb_route_chat(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
+/* The interface of the service that this replaces. */
+void nb_route_prompt(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+void nb_route_health(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+void nb_route_warmup(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+
 /* POST /v1/classify: {"text", …} to what nb_classify_text says. */
 void nb_route_classify(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
