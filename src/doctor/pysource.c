@@ -479,7 +479,8 @@ static int compare_hashes(const void *a, const void *b) {
 /* What was gathered, into the arena. */
 static bool keep(struct reader *r) {
     struct nb_py_module *m = r->out;
-    qsort(r->names, r->n_names, sizeof *r->names, compare_hashes);
+    if (r->n_names)
+        qsort(r->names, r->n_names, sizeof *r->names, compare_hashes);
     m->names = nb_arena_alloc(r->arena, r->n_names, sizeof *m->names);
     m->imports = nb_arena_alloc(r->arena, r->n_imports, sizeof *m->imports);
     if (!m->names || !m->imports)

@@ -666,7 +666,7 @@ static bool read_records(struct nb_stack *s) {
             continue;
         }
         s->dists[i].has_record = true;
-        const char *at = text.data, *end = at + text.len;
+        const char *at = text.data, *end = at ? at + text.len : NULL;
         bool ok = true;
         while (ok && at && at < end) {
             const char *stop = memchr(at, '\n', (size_t)(end - at));
