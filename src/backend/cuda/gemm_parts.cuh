@@ -265,6 +265,19 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap &map, in
 }
 #endif
 
+/* The maps of weights on their way to where copies look for them, while tables are made. */
+__device__ __forceinline__ void prefetch_maps(const args &a) {
+#if NB_BULK
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&a.codes) : "memory");
+    if (a.scale_stride)
+        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.scales) : "memory");
+    if (a.header_bytes)
+        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.header) : "memory");
+#else
+    (void)a;
+#endif
+}
+
 /* Piece p of unit u of tiles [tile, tile + tiles) of matrix e into a stage; what is beyond the
  * matrix holds anything. By a warp: with tensor maps one thread issues three copies, with one
  * arrival at `barrier` and as many bytes as come; otherwise all lanes copy, and owe it their

@@ -470,22 +470,22 @@ template <class T, bool SCALED> struct worker {
             return;
         }
         int32_t last_block = l.block_of(at.e, first + a.k_steps - 1);
-        for (int32_t b = blockIdx.x + 1; b <= last_block; b++) {
-            slot_of += T::WARPS;
-            if (lane == 0) {
-                while (!load_flag(a.flags + slot_of))
-                    ;
-            }
-            __syncwarp();
-            const float4 *part = (const float4 *)a.partial + slot_of * SUMS + lane;
+        int32_t others = last_block - (int32_t)blockIdx.x; /* blocks that have a part of the tile */
+        for (int32_t b = 1 + lane; b <= others; b += 32) {
+            int32_t *flag = a.flags + (blockIdx.x + b) * T::WARPS + warp;
+            while (!load_flag(flag))
+                ;
+            *flag = 0;
+        }
+        __syncwarp();
+        const float4 *part = (const float4 *)a.partial + slot_of * SUMS + lane;
+        for (; others > 0; others--) {
+            part += T::WARPS * SUMS;
 #pragma unroll
             for (int32_t i = 0; i < BLOCKS; i++) {
                 float4 v = __ldcg(part + 32 * i);
                 sums[i][0] += v.x, sums[i][1] += v.y, sums[i][2] += v.z, sums[i][3] += v.w;
             }
-            __syncwarp();
-            if (lane == 0)
-                a.flags[slot_of] = 0;
         }
         finish(a, s, at.n * 8 * s.blocks, tile, sums);
     }
@@ -605,6 +605,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 
     start_kernel_after();
     if (threadIdx.x == 0) {
+        prefetch_maps(a);
         for (int32_t i = 0; i < T::STAGES; i++) {
             barrier_init(full + 8 * i, 32 + NB_BULK);
             barrier_init(empty + 8 * i, T::WARPS);

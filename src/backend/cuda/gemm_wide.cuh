@@ -346,6 +346,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
 
     start_kernel_after();
     if (threadIdx.x == 0) {
+        prefetch_maps(a);
         for (int32_t i = 0; i < WIDE_W_STAGES; i++) {
             barrier_init(s.w_full(i), 1);
             barrier_init(s.w_empty(i), WIDE_TILES);
