@@ -54,8 +54,9 @@ struct nb_options {
 
     /* 4-bit weights: "mapped" are read where the checkpoint maps them; "packed" are copied while
      * the model is loaded, in the order that the CPU reads fastest, which takes their size in
-     * memory; NULL: packed where the processor gains from it and that is at most three quarters of
-     * the memory left. */
+     * memory and reads all of them before the first token; "auto": packed where the processor gains
+     * from it and that is at most three quarters of the memory left; NULL: as "auto" where they are
+     * at most a gigabyte, else mapped. */
     const char *weights;
 
     /* "cpu", "cuda"; NULL or "auto": cuda where this build and this machine have it, unless `cpu`

@@ -289,6 +289,8 @@ static int run(int argc, char **argv) {
         r.options.model = folder;
     }
     nb_cli_engine_defaults(&r.options.options);
+    if (!r.options.options.weights)
+        r.options.options.weights = "auto"; /* as a server, which has time to lay them out */
     struct nb_progress progress;
     nb_progress_start(&progress);
     struct nb_bench bench;

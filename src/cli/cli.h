@@ -84,7 +84,9 @@ enum {
     "                      and is less exact (default: bf16)\n"
 #define NB_CLI_WEIGHTS_HELP                                                                        \
     "  --weights HOW       packed: 4-bit weights are copied into the order that is fastest;\n"     \
-    "                      mapped: they are not (default: packed where memory allows)\n"
+    "                      mapped: they are not; auto: packed where memory allows (default: "      \
+    "auto\n"                                                                                       \
+    "                      for serve, bench and models of at most 1 GB, else mapped)\n"
 #define NB_CLI_ENGINE_HELP                                                                         \
     "  --threads N         threads that compute (default: one for each processor)\n"               \
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "                    \

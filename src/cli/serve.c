@@ -181,6 +181,7 @@ static int run(int argc, char **argv) {
         .drain_s = DEFAULT_DRAIN_S,
     };
     nb_cli_engine_defaults(&r.how.options);
+    r.how.options.weights = "auto";
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
     char prompts[PATH_MAX], schemas[PATH_MAX];

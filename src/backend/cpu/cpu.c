@@ -23,7 +23,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { BATCH_TOKENS = 512 }; /* of a batch, where nobody says otherwise */
+enum {
+    BATCH_TOKENS = 512,   /* of a batch, where nobody says otherwise */
+    QUICK_PACK = 1 << 30, /* bytes that are laid out anew without being asked */
+};
 
 /* A matrix, and the same laid out anew if it was. */
 struct weights {
@@ -579,9 +582,10 @@ static enum nb_status cpu_open(const struct nb_backend_options *options, struct 
                        nb_kernels_names(names, sizeof names));
     }
     const char *layout = options->weights;
-    if (layout && strcmp(layout, "mapped") != 0 && strcmp(layout, "packed") != 0)
-        return nb_fail(err, NB_ERR_ARGUMENT, "weights are \"%.32s\", expected mapped or packed",
-                       layout);
+    if (layout && strcmp(layout, "mapped") != 0 && strcmp(layout, "packed") != 0 &&
+        strcmp(layout, "auto") != 0)
+        return nb_fail(err, NB_ERR_ARGUMENT,
+                       "weights are \"%.32s\", expected mapped, packed or auto", layout);
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return nb_fail_memory(err, sizeof *cpu, "the CPU backend");
@@ -774,14 +778,15 @@ static void pack_weights(struct weights *w, void *context) {
 }
 
 /* Copies of 4-bit matrices, laid out as the kernels read them fastest, in huge pages where the
- * system gives them. Without being asked, only where they take no more than three quarters of the
- * memory that is left: what lies in a checkpoint's map can be dropped and read again, they cannot.
- */
+ * system gives them. With "auto", only where they take no more than three quarters of the memory
+ * that is left: what lies in a checkpoint's map can be dropped and read again, they cannot. Without
+ * being asked at all, only where that is done in a moment, too: it reads every weight before the
+ * first token. */
 static enum nb_status pack(struct cpu *cpu,
                            void (*progress)(void *context, uint64_t done, uint64_t total),
                            void *context, struct nb_error *err) {
     bool asked = cpu->layout && strcmp(cpu->layout, "packed") == 0;
-    if (!cpu->kernels->fixed || (cpu->layout && !asked))
+    if (!cpu->kernels->fixed || (cpu->layout && strcmp(cpu->layout, "mapped") == 0))
         return NB_OK;
     struct nb_layout layout = {0};
     each_weights(cpu, place_weights, &layout);
@@ -792,7 +797,7 @@ static enum nb_status pack(struct cpu *cpu,
     available -= kv < available ? kv : available;
     if (layout.used == 0)
         return NB_OK;
-    if (asked || layout.used <= available / 4 * 3) {
+    if (asked || (layout.used <= available / 4 * 3 && (cpu->layout || layout.used <= QUICK_PACK))) {
         void *p =
             mmap(NULL, layout.used, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         layout.base = p == MAP_FAILED ? NULL : p;
