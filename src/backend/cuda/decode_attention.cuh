@@ -250,8 +250,9 @@ __device__ __forceinline__ void attend(worker &w, int32_t layer, const attention
                               (size_t)u.head * NB_PAGE_TOKENS * WIDTH;
     size_t values_at = (size_t)m.n_kv_heads * NB_PAGE_TOKENS * WIDTH;
     const int32_t *pages = w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages + u.page;
-    /* Where sums of tiles are, and later those of warps. */
-    float *weights = (float *)(w.table + w.warp * 16 * 256 + 128);
+    /* Where sums of tiles were, and where this warp's own sums will be: a warp that is done writes
+     * those while others still use their weights. */
+    float *weights = (float *)(w.table + w.warp * 4 * (WIDTH / 32) * 256 + 128);
     auto load = [&](int32_t i, page<WIDTH> &p) {
         if (i < u.n_pages) {
             const __nv_bfloat16 *at = kv + (size_t)__ldg(pages + i) * m.page_stride;
