@@ -153,16 +153,11 @@ struct wide {
         /* The piece at hand, and how far in it the next chunk is. */
         int32_t u, p, chunk, chunks;
         struct nested_rows rows;
-        float2 scale;      /* of chunk lane % 4 */
-        uint32_t codes[4]; /* of the chunk that is decoded next, if it is in the piece at hand */
-        bool used_up;      /* all chunks of the piece are decoded, its stage is to be given back */
+        float2 scale; /* of chunk lane % 4 */
+        bool used_up; /* all chunks of the piece are decoded, its stage is to be given back */
 
         __device__ __forceinline__ struct piece piece() const {
             return piece_at(a, s.w_at(w.stage), WIDE_TILES, warp);
-        }
-
-        __device__ __forceinline__ void load_codes(int32_t chunk) {
-            load_128(codes, piece().codes + 512 * chunk + 16 * lane);
         }
 
         __device__ __forceinline__ void open_piece() {
@@ -170,8 +165,6 @@ struct wide {
             chunk = 0;
             chunks = min(min(a.piece, a.g.w.shape.unit_chunks - p * a.piece), a.x_chunks - c0);
             barrier_wait(s.w_full(w.stage), w.parity);
-            if (a.form != FLOATS)
-                load_codes(0);
             uint32_t nested = s.nested_values();
             if (a.form == NESTED || a.form == ABSMAX)
                 scale = scales_of(a, rows, piece(), u, p,
@@ -215,6 +208,8 @@ struct wide {
                     upper = __shfl_sync(~0u, scale.x, (lane & ~3) | chunk);
                     lower = __shfl_sync(~0u, scale.y, (lane & ~3) | chunk);
                 }
+                uint32_t codes[4];
+                load_128(codes, from.codes + 512 * chunk + 16 * lane);
 #pragma unroll
                 for (int32_t j = 0; j < 4; j++) {
                     out[4 * j] = pair<0>(codes[j], upper);
@@ -222,8 +217,6 @@ struct wide {
                     out[4 * j + 2] = pair<2>(codes[j], upper);
                     out[4 * j + 3] = pair<3>(codes[j], lower);
                 }
-                if (chunk + 1 < chunks)
-                    load_codes(chunk + 1);
             }
             used_up = ++chunk == chunks;
         }
@@ -380,9 +373,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
             s.fetch_x();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int)WIDE_REGISTERS));
-        asm volatile("" : "+r"(lane)); /* kept, not read from its special register time and again */
-        wide::worker worker = {s, a, {0, 0}, {0, 0}, warp,   lane, 0,
-                               0, 0, 0,      {0, 0}, {0, 0}, {},   false};
+        wide::worker worker = {s, a, {0, 0}, {0, 0}, warp, lane, 0, 0, 0, 0, {0, 0}, {0, 0}, false};
         worker.run();
     }
 #endif
