@@ -26,6 +26,20 @@
  * (Widening a quarter of the codes by byte permutes instead, NB_DECODE_WORDS_BY_ARITHMETIC, and
  * prefetching the next layer's weights into the L2 cache, NB_DECODE_PREFETCH, both measured
  * slower.)
+ *
+ * Measured for a layer of it, a context of 129, one H200, 81.7 us: q, k and v 3.4 us after x was
+ * there, o 2.7, gate and up 38, down 22; the rest is waiting. The products alone would take 45 us
+ * at the rate of a plain read. What is known of the rest, largest first:
+ *   - The router lets finishers go on only 5 us after it told the list of experts: it clears inner
+ *     activations and waits for __threadfence, some 5 us while bulk copies are under way, and the
+ *     slots run full. The fence could come after weights_ready, with a barrier of its own that
+ *     finishers wait for before the next layer's o. Likewise a finisher's fence after down belongs
+ *     after q, k and v, and that after o after gate and up.
+ *   - Attention: queries are there 2.7 us after the last product, pages done 3.2 us later, warps
+ *     combined 3.5 us later. A finisher takes 1 us from sums to words published. All of this is
+ * code that runs once a layer, and too slow for what it does: instruction fetch is suspected.
+ *   - The warps' order of chunks: 2 w and 2 w + 1 instead of w and w + 16 saves bank conflicts of
+ *     scales, 2 %.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
