@@ -154,6 +154,8 @@ static bool stops(const struct nb_generator *g, size_t text_before) {
     return false;
 }
 
+enum { MAX_REDRAWS = 8 }; /* each may take milliseconds */
+
 /* The next token. End tokens are out of the question before min_tokens. */
 static int32_t draw(struct nb_generator *g, float *logits) {
     const struct nb_config *c = &g->engine->model.config;
@@ -162,7 +164,18 @@ static int32_t draw(struct nb_generator *g, float *logits) {
             logits[c->eos[i]] = -INFINITY;
     }
     int32_t id = nb_sample(&g->sampler, logits);
-    nb_sampler_saw(&g->sampler, id);
+    /* What leads nowhere is not drawn: rare, for the mask has seen nearly all of it. */
+    for (int i = 0; g->follower.matcher && !nb_follower_viable(&g->follower, id); i++) {
+        logits[id] = -INFINITY;
+        id = i < MAX_REDRAWS ? nb_sample(&g->sampler, logits) : -1;
+        if (id < 0 || logits[id] == -INFINITY) {
+            int32_t way = nb_follower_way_out(&g->follower);
+            id = way >= 0 ? way : id;
+            break;
+        }
+    }
+    if (id >= 0)
+        nb_sampler_saw(&g->sampler, id);
     return id;
 }
 
@@ -224,6 +237,12 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
         id = draw(g, logits);
     if (s != NB_OK)
         return s;
+    if (!ended && id < 0)
+        return nb_fail(
+            err, NB_ERR_UNSUPPORTED,
+            "the grammar allows nothing after \"%.200s\": it contradicts itself in a way "
+            "that was not seen before",
+            g->follower.bytes.data ? g->follower.bytes.data : "");
     if (ended || ((!g->options.ignore_eos || g->follower.matcher) &&
                   nb_config_is_end(&g->engine->model.config, id))) {
         g->finish = NB_FINISH_STOP;

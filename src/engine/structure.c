@@ -315,6 +315,26 @@ enum nb_status nb_follower_take(struct nb_follower *f, struct nb_tokens *tokens,
     return s;
 }
 
+bool nb_follower_viable(struct nb_follower *f, int32_t token) {
+    for (size_t i = 0; i < f->vocabulary->n_ends; i++) {
+        if (f->vocabulary->ends[i] == token)
+            return nb_matcher_can_end(f->matcher);
+    }
+    return nb_matcher_viable(f->matcher, token);
+}
+
+int32_t nb_follower_way_out(struct nb_follower *f) {
+    struct nb_buf rest = {0};
+    struct nb_tokens tokens = {0};
+    int32_t id = -1;
+    if (nb_matcher_finish(f->matcher, &rest) && rest.len &&
+        nb_vocabulary_spell(f->vocabulary, rest.data, rest.len, &tokens) && tokens.n)
+        id = tokens.ids[0];
+    nb_tokens_free(&tokens);
+    nb_buf_free(&rest);
+    return id;
+}
+
 bool nb_follower_ended(struct nb_follower *f) {
     const uint64_t *bits;
     return nb_matcher_can_end(f->matcher) && nb_matcher_mask(f->matcher, &bits, NULL) == NB_OK &&

@@ -34,6 +34,12 @@ void nb_follower_close(struct nb_follower *follower); /* all zero is allowed */
 enum nb_status nb_follower_mask(struct nb_follower *follower, float *logits, bool *only_end,
                                 struct nb_error *err);
 
+/* Whether the answer can be finished after a token that the mask allows. */
+bool nb_follower_viable(struct nb_follower *follower, int32_t token);
+
+/* The first token of a short text that finishes the answer, or -1. */
+int32_t nb_follower_way_out(struct nb_follower *follower);
+
 /* The token that was drawn, and what must come after it: tokens->ids[n_before] is it, n_before
  * those that stand before it. Where a text is forced, it and the forced text become the tokens that
  * the tokenizer makes of the whole, but for a last one that the model may want to be longer. */

@@ -293,6 +293,36 @@ enum nb_status nb_matcher_forced(struct nb_matcher *m, size_t most, struct nb_bu
     return s;
 }
 
+/* Whether nothing asked of the open values hangs on another: then the steps so far looked far
+ * enough. */
+static bool is_simple(const struct nb_state *s) {
+    for (const struct nb_frame *f = s->top; f; f = f->parent) {
+        if (!f->shape->conjunction || !f->kills || f->shape->unique)
+            return false;
+    }
+    if (s->mode == NB_MODE_STRING || s->mode == NB_MODE_NUMBER)
+        return s->kills && (s->shape->conjunction || s->mode == NB_MODE_STRING);
+    /* The value that comes may be one that cannot be. */
+    return s->mode != NB_MODE_COLON && s->mode != NB_MODE_VALUE;
+}
+
+bool nb_matcher_viable(struct nb_matcher *m, int32_t token) {
+    size_t n, i = 0;
+    const char *bytes = nb_tokenizer_bytes(m->grammar->vocabulary->tokenizer, token, &n);
+    struct nb_state state[2] = {m->state};
+    struct nb_buf rest = {0};
+    pthread_mutex_lock(&m->grammar->lock);
+    while (i < n &&
+           nb_state_step(&m->reader, &state[i % 2], &state[(i + 1) % 2], (uint8_t)bytes[i]))
+        i++;
+    const struct nb_state *end = &state[i % 2];
+    bool viable = i == n && (end->mode == NB_MODE_RAW || end->mode == NB_MODE_DONE ||
+                             is_simple(end) || nb_complete(&m->reader, end, &rest));
+    pthread_mutex_unlock(&m->grammar->lock);
+    nb_buf_free(&rest);
+    return viable;
+}
+
 bool nb_matcher_finish(struct nb_matcher *m, struct nb_buf *out) {
     pthread_mutex_lock(&m->grammar->lock);
     bool found = nb_complete(&m->reader, &m->state, out);

@@ -87,6 +87,11 @@ bool nb_matcher_can_end(struct nb_matcher *matcher);
 enum nb_status nb_matcher_forced(struct nb_matcher *matcher, size_t most, struct nb_buf *out,
                                  struct nb_error *err);
 
+/* Whether the text can be finished after `token`, which the mask allows: where branches, negations
+ * and the like make a mask too generous, a text is looked for. With it no answer ends in a dead
+ * end: where this is true, some token is allowed and viable next. */
+bool nb_matcher_viable(struct nb_matcher *matcher, int32_t token);
+
 /* Appends a short text that brings what has been accepted to an end. False if none was found. */
 bool nb_matcher_finish(struct nb_matcher *matcher, struct nb_buf *out);
 
