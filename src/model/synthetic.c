@@ -19,7 +19,8 @@ static const struct shape {
     {"mixtral-8x7b", 32, 4096, 32, 8, 128, 8, 2, 14336, 32000, 32768, false},
     {"mixtral-8x22b", 56, 6144, 48, 8, 128, 8, 2, 16384, 32768, 65536, false},
     {"qwen3-30b-a3b", 48, 2048, 32, 4, 128, 128, 8, 768, 151936, 32768, true},
-    {"tiny", 2, 256, 4, 2, 64, 4, 2, 320, 512, 1024, false}, /* for tests */
+    {"tiny", 2, 256, 4, 2, 64, 4, 2, 320, 512, 1024, false}, /* these two for tests */
+    {"small", 3, 512, 4, 2, 128, 8, 2, 448, 512, 1024, false},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, BLOCK = 64 };
 
