@@ -395,13 +395,14 @@ const struct nb_demand *nb_demand_of(struct nb_space *s, const struct nb_node **
         h = mix(h, nodes[i]->id);
     struct nb_demand **chain = &s->demands[h >> 32 & (N_CHAINS - 1)];
     for (struct nb_demand *d = *chain; d; d = d->chain) {
-        if (d->n == m && memcmp(d->nodes, nodes, m * sizeof *nodes) == 0)
+        if (d->n == m && (!m || memcmp(d->nodes, nodes, m * sizeof *nodes) == 0))
             return d;
     }
     struct nb_demand *d = nb_space_alloc(s, 1, sizeof *d);
     if (!d || !(d->nodes = nb_space_alloc(s, m, sizeof *d->nodes)))
         return NULL;
-    memcpy(d->nodes, nodes, m * sizeof *nodes);
+    if (m)
+        memcpy(d->nodes, nodes, m * sizeof *nodes);
     d->n = m;
     d->id = s->n_demands++;
     d->chain = *chain;
