@@ -108,7 +108,7 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
 }
 
 /* All units that this block's mma warps will take, in their order. One thread. */
-__device__ void produce(producer &w) {
+[[maybe_unused]] __device__ void produce(producer &w) {
     const params &p = w.p;
     int32_t L = p.m.n_layers;
 #pragma unroll 1
@@ -184,7 +184,7 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     return __bfloat16_as_ushort(__float2bfloat16_rn(__ldg(values + i)));
 }
 
-__device__ void set_up(const params &p, shared &sh, uint8_t *table) {
+[[maybe_unused]] __device__ void set_up(const params &p, shared &sh, uint8_t *table) {
     int32_t i = threadIdx.x;
     const float *values = p.m.values + 16 * p.layers_values;
     if (i == 0) {
