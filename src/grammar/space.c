@@ -275,7 +275,8 @@ static nb_formula of_node(struct nb_space *s, const struct nb_node *node, enum n
                 return NB_FALSE;
         }
         /* The arguments move if makers of formulas push; none does. */
-        f = nb_formula_make(s, ops[node->kind], used > base ? s->scratch + base : NULL, used - base);
+        f = nb_formula_make(s, ops[node->kind], used > base ? s->scratch + base : NULL,
+                            used - base);
     }
     *memo = f + 1;
     return f;
