@@ -50,9 +50,11 @@ static void place_bf16(struct nb_layout *layout, int32_t rows, int32_t columns,
     };
 }
 
-/* A linear layer, [rows, columns], in 4 bits or bf16: absmax lies from half to one and a half of
- * its mean, which makes outputs about as large as inputs (NF4's codes, evenly drawn, have a mean
- * square near 1/4). */
+/* A linear layer, [rows, columns], in 4 bits or bf16, whose outputs are about as large as its
+ * inputs (NF4's codes, evenly drawn, have a mean square near 1/4). Scales have both signs, which
+ * real ones do not: NF4's codes, evenly drawn, have a mean of 0.02, and with scales of one sign
+ * that mean, common to all weights, outgrows everything else within a few layers: all tokens become
+ * alike and choose the same experts, and a step of many reads too little. */
 static void place_linear(struct nb_layout *layout, const struct tables *tables, int32_t rows,
                          int32_t columns, struct nb_matrix *m) {
     if (tables->bf16) {
@@ -66,7 +68,7 @@ static void place_linear(struct nb_layout *layout, const struct tables *tables, 
     float *nested_absmax = nb_layout_place(layout, nested * sizeof *nested_absmax);
     float mean = 2.0f / sqrtf((float)columns);
     for (size_t i = 0; nested_absmax && i < nested; i++)
-        nested_absmax[i] = 0.5f * mean;
+        nested_absmax[i] = 1.8f * mean;
     *m = (struct nb_matrix){
         .name = "synthetic",
         .rows = rows,
@@ -81,7 +83,7 @@ static void place_linear(struct nb_layout *layout, const struct tables *tables, 
                   .nested_values = tables->dynamic,
                   .nested_absmax = nested_absmax,
                   .nested_block = NB_NESTED_BLOCK,
-                  .nested_offset = mean},
+                  .nested_offset = 0},
     };
 }
 
