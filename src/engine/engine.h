@@ -16,11 +16,11 @@ struct nb_engine {
     struct nb_tokenizer *tokenizer; /* NULL where the checkpoint has none: ids only */
     struct nb_backend *backend;
     struct nb_structures *structures; /* grammars: see structure.h */
-    char name[128];          /* of the model: the last part of the checkpoint's path */
-    char folder[4096];       /* the checkpoint */
-    int32_t context;         /* the most positions a sequence may have */
-    size_t max_batch_tokens; /* of a step */
-    bool quantized;          /* the backend quantized the model's floats, which are in `model` */
+    char name[128];                   /* of the model: the last part of the checkpoint's path */
+    char folder[4096];                /* the checkpoint */
+    int32_t context;                  /* the most positions a sequence may have */
+    size_t max_batch_tokens;          /* of a step */
+    bool quantized; /* the backend quantized the model's floats, which are in `model` */
 
     struct nb_pages pages; /* of KV memory */
 
