@@ -26,7 +26,7 @@ begin=$(date +%s%N)
 start --model $model --max-sequences 64 --context 256
 echo "{\"start_to_ready_ms\": $((($(date +%s%N) - begin) / 1000000))}"
 "$build/tests/serve_load" "$port" 64 8 >/dev/null
-step=$("$build/nibble" bench --model $model --batch 64 --json 2>/dev/null | jq '.decode[0].tokens_per_s')
+step=$("$build/nibble" bench --model $model --decode 64 --prefill 16 --json 2>/dev/null | jq '.decode[0].tokens_per_s')
 for i in 1 2 3; do
     "$build/tests/serve_load" "$port" 64 200 8 |
         jq -c --argjson bench "$step" '. + {bench_tokens_per_s: $bench, share_of_bench: (.all_streaming_tokens_per_s / $bench), p99_over_p50: (.gap_ms.p99 / .gap_ms.p50)}'
