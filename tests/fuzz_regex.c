@@ -60,7 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t n = size - 1;
     const char *nul = memchr(pattern, 0, n);
     const char *text = nul ? nul + 1 : pattern;
-    size_t text_n = nul ? n - (size_t)(nul + 1 - pattern) : n, pattern_n = nul ? (size_t)(nul - pattern) : n;
+    size_t text_n = nul ? n - (size_t)(nul + 1 - pattern) : n,
+           pattern_n = nul ? (size_t)(nul - pattern) : n;
     struct nb_lazy *lazy;
     nb_lazy_expr expr, length;
     struct nb_error err = {0};

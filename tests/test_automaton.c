@@ -1,6 +1,6 @@
-/* Patterns and formats as automata: random patterns against a matcher that tries everything, verdicts
- * of a JavaScript engine (tests/golden/regex.json), formats against their arithmetic, the algebra of
- * tables, what is refused, and that nothing hard takes long. */
+/* Patterns and formats as automata: random patterns against a matcher that tries everything,
+ * verdicts of a JavaScript engine (tests/golden/regex.json), formats against their arithmetic, the
+ * algebra of tables, what is refused, and that nothing hard takes long. */
 #include "test.h"
 
 #include "base/buf.h"
@@ -64,7 +64,8 @@ static struct node *grow_tree(struct forest *f, int depth, bool looks) {
     } else if (pick < 16) {
         x->kind = ALT;
     } else if (pick < 21 || !looks) {
-        static const uint32_t bounds[][2] = {{0, 99}, {1, 99}, {0, 1}, {2, 2}, {1, 3}, {0, 2}, {2, 99}};
+        static const uint32_t bounds[][2] = {{0, 99}, {1, 99}, {0, 1}, {2, 2},
+                                             {1, 3},  {0, 2},  {2, 99}};
         x->kind = REPEAT;
         uint32_t i = below(7);
         x->min = bounds[i][0];
@@ -311,7 +312,7 @@ static void test_algebra(void **state) {
         struct forest forests[2] = {{.n = 0}, {.n = 0}};
         const struct node *trees[2];
         struct nb_lazy *lazy = open_lazy();
-        nb_lazy_expr expr[2], and, or, not;
+        nb_lazy_expr expr[2], and, or, not ;
         struct nb_error err;
         struct nb_arena arena = {0};
         struct nb_automaton single[2], both, either, neither, lazily;
@@ -326,13 +327,13 @@ static void test_algebra(void **state) {
                       err);
         }
         assert_ok(nb_lazy_and(lazy, expr[0], expr[1], &and, &err), err);
-        assert_ok(nb_lazy_or(lazy, expr[0], expr[1], &or, &err), err);
+        assert_ok(nb_lazy_or(lazy, expr[0], expr[1], & or, &err), err);
         assert_ok(nb_lazy_not(lazy, or, &not, &err), err);
         assert_ok(nb_automaton_and(&single[0], &single[1], NULL, &arena, &both, &err), err);
         assert_ok(nb_automaton_or(&single[0], &single[1], NULL, &arena, &either, &err), err);
         assert_ok(nb_automaton_not(&either, NULL, &arena, &neither, &err), err);
         const struct nb_automaton *tables[] = {&both, &either, &neither};
-        nb_lazy_expr exprs[] = {and, or, not};
+        nb_lazy_expr exprs[] = {and, or, not };
         for (int k = 0; k < 3; k++) {
             uint32_t start = start_lazy(lazy, exprs[k]);
             write_table(lazy, start, &arena, &lazily);
@@ -342,7 +343,8 @@ static void test_algebra(void **state) {
         for (int i = 0; i < 20; i++) {
             struct text t = random_text();
             print_text(&t, &text);
-            bool a = matches(trees[0], &t, NB_REGEX_SEARCH), b = matches(trees[1], &t, NB_REGEX_SEARCH);
+            bool a = matches(trees[0], &t, NB_REGEX_SEARCH),
+                 b = matches(trees[1], &t, NB_REGEX_SEARCH);
             assert_int_equal(nb_automaton_accepts(&both, text.data, text.len), a && b);
             assert_int_equal(nb_automaton_accepts(&either, text.data, text.len), a || b);
             assert_int_equal(nb_automaton_accepts(&neither, text.data, text.len), !a && !b);
@@ -384,8 +386,8 @@ static void test_golden(void **state) {
         } else {
             uint32_t start = start_lazy(lazy, expr);
             json_array_foreach(json_object_get(row, "texts"), j, text) {
-                bool found = lazy_accepts(lazy, start, json_string_value(text),
-                                          json_string_length(text));
+                bool found =
+                    lazy_accepts(lazy, start, json_string_value(text), json_string_length(text));
                 if (found != (verdicts[j] == '1'))
                     fail_msg("%s: \"%s\" is %d, expected %c", pattern, json_string_value(text),
                              found, verdicts[j]);
@@ -404,7 +406,8 @@ static struct nb_lazy *open_format(const char *name, uint32_t *start) {
     nb_lazy_expr expr;
     struct nb_error err;
     bool known = false;
-    assert_ok(nb_lazy_format(lazy, name, strlen(name), NB_FORMAT_2020_12, &expr, &known, &err), err);
+    assert_ok(nb_lazy_format(lazy, name, strlen(name), NB_FORMAT_2020_12, &expr, &known, &err),
+              err);
     assert_true(known);
     *start = start_lazy(lazy, expr);
     return lazy;
@@ -440,9 +443,9 @@ static void test_leap_seconds(void **state) {
     for (int minute = 0; minute < 1440; minute += 7)
         for (int offset = -1439; offset < 1440; offset++) {
             int ahead = abs(offset), utc = ((minute - offset) % 1440 + 1440) % 1440;
-            int n = snprintf(text, sizeof text, "%02d:%02d:60%s%c%02d:%02d", minute / 60,
-                             minute % 60, offset & 1 ? ".5" : "", offset < 0 ? '-' : '+',
-                             ahead / 60, ahead % 60);
+            int n =
+                snprintf(text, sizeof text, "%02d:%02d:60%s%c%02d:%02d", minute / 60, minute % 60,
+                         offset & 1 ? ".5" : "", offset < 0 ? '-' : '+', ahead / 60, ahead % 60);
             if (lazy_accepts(lazy, start, text, (size_t)n) != (utc == 1439))
                 fail_msg("%s: expected %d", text, utc == 1439);
             text[6] = '5';
@@ -519,13 +522,14 @@ static void check_suite_file(const char *folder, const char *name, enum nb_forma
             struct nb_error err;
             bool known, valid = json_is_true(json_object_get(test, "valid"));
             if (json_is_string(text)) {
-                assert_ok(nb_lazy_format(lazy, name, strlen(name), draft, &expr, &known, &err), err);
+                assert_ok(nb_lazy_format(lazy, name, strlen(name), draft, &expr, &known, &err),
+                          err);
                 uint32_t start = start_lazy(lazy, expr);
                 /* IDNA's rules for what a label of Punycode spells are not checked. */
-                bool a_label = !strcmp(name, "hostname") &&
-                               strcasestr(json_string_value(text), "xn--");
-                bool found = lazy_accepts(lazy, start, json_string_value(text),
-                                          json_string_length(text));
+                bool a_label =
+                    !strcmp(name, "hostname") && strcasestr(json_string_value(text), "xn--");
+                bool found =
+                    lazy_accepts(lazy, start, json_string_value(text), json_string_length(text));
                 if (found != valid && !(a_label && found))
                     fail_msg("%s %s: %s", folder, name,
                              json_string_value(json_object_get(test, "description")));
@@ -539,10 +543,18 @@ static void check_suite_file(const char *folder, const char *name, enum nb_forma
 
 static void test_suite_formats(void **state) {
     (void)state;
-    static const char *const names[] = {"date",          "time",         "date-time",
-                                        "duration",      "email",        "hostname",
-                                        "ipv4",          "ipv6",         "uri",
-                                        "uri-reference", "uuid",         "json-pointer",
+    static const char *const names[] = {"date",
+                                        "time",
+                                        "date-time",
+                                        "duration",
+                                        "email",
+                                        "hostname",
+                                        "ipv4",
+                                        "ipv6",
+                                        "uri",
+                                        "uri-reference",
+                                        "uuid",
+                                        "json-pointer",
                                         "relative-json-pointer"};
     size_t n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -623,8 +635,8 @@ static enum nb_status regex_status(const char *pattern, struct nb_error *err) {
     struct nb_arena arena = {0};
     struct nb_automaton table;
     *err = (struct nb_error){0};
-    enum nb_status s = nb_pattern_compile(pattern, strlen(pattern), NB_REGEX_SEARCH, NULL, &arena,
-                                          &table, err);
+    enum nb_status s =
+        nb_pattern_compile(pattern, strlen(pattern), NB_REGEX_SEARCH, NULL, &arena, &table, err);
     nb_arena_free(&arena);
     return s;
 }
@@ -666,7 +678,8 @@ static void test_refused(void **state) {
     assert_int_equal(regex_status(deep, &err), NB_ERR_LIMIT);
 }
 
-/* Patterns that are too much for a table, or for a backtracking matcher, are walked all the same. */
+/* Patterns that are too much for a table, or for a backtracking matcher, are walked all the same.
+ */
 static void test_hard_patterns(void **state) {
     (void)state;
     static const struct {
@@ -725,13 +738,13 @@ static void test_limits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_patterns), cmocka_unit_test(test_algebra),
-        cmocka_unit_test(test_golden),          cmocka_unit_test(test_dates),
-        cmocka_unit_test(test_leap_seconds),    cmocka_unit_test(test_machines_live),
+        cmocka_unit_test(test_random_patterns),  cmocka_unit_test(test_algebra),
+        cmocka_unit_test(test_golden),           cmocka_unit_test(test_dates),
+        cmocka_unit_test(test_leap_seconds),     cmocka_unit_test(test_machines_live),
         cmocka_unit_test(test_hostname_lengths), cmocka_unit_test(test_unknown_format),
-        cmocka_unit_test(test_suite_formats),   cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_shortest),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_hard_patterns),   cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_suite_formats),    cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_shortest),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_hard_patterns),    cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

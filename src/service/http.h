@@ -44,8 +44,8 @@ size_t nb_http_connections(struct nb_http *http);
 /* Accepts no more connections; those that are open go on. */
 void nb_http_quiesce(struct nb_http *http);
 
-/* Waits until every request that a handler has taken is answered and its answer sent: true, or false
- * after timeout_ms. */
+/* Waits until every request that a handler has taken is answered and its answer sent: true, or
+ * false after timeout_ms. */
 bool nb_http_drain(struct nb_http *http, double timeout_ms);
 
 /* Ends what is left, and frees. Every exchange must have been released, or be released soon: it
