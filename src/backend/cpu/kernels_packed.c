@@ -63,7 +63,10 @@ VNNI INLINE void piece(const uint8_t *codes, const int16_t *q, size_t q_stride, 
         acc[i] = _mm512_setzero_si512();
     for (size_t o = 0; o < BLOCK / 8; o++, codes += GROUP, q += 2) {
         __m512i w[VECTORS][4];
-        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T1); /* the processor fetches pairs */
+        /* The processor fetches pairs of lines; with several tokens, too late. */
+        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T1);
+        if (tokens > 1)
+            _mm_prefetch((const char *)codes + AHEAD + 64, _MM_HINT_T1);
         UNROLL
         for (int v = 0; v < VECTORS; v++) {
             __m512i c = _mm512_loadu_si512(codes + v * 64);
