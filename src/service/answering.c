@@ -6,12 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exchange *exchange) {
+struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exchange *exchange,
+                                      uint64_t client, size_t context_bytes) {
     struct nb_answering *a = calloc(1, sizeof *a);
-    if (!a)
+    void *route_context = calloc(1, context_bytes);
+    if (!a || !route_context) {
+        free(a);
+        free(route_context);
+        nb_auth_leave(service->auth, client);
         return NULL;
+    }
     a->service = service;
     a->exchange = exchange;
+    a->client = client;
+    a->route_context = route_context;
     a->n_choices = 1;
     a->timeout_ms = service->options.timeout_s * 1000;
     pthread_mutex_init(&a->lock, NULL);
@@ -30,6 +38,7 @@ void nb_answering_free(struct nb_answering *a) {
     nb_grammar_release(a->grammar);
     free(a->route_context);
     pthread_mutex_destroy(&a->lock);
+    nb_auth_leave(a->service->auth, a->client);
     nb_exchange_release(a->exchange);
     free(a);
 }
@@ -91,7 +100,6 @@ const char *nb_choice_text(const struct nb_choice *c, size_t *n) {
 static void end(struct nb_answering *a) {
     nb_exchange_watch(a->exchange, NULL);
     a->on_over(a);
-    nb_auth_leave(a->service->auth, a->client);
     nb_answering_free(a);
 }
 
@@ -185,7 +193,6 @@ enum nb_status nb_answering_begin(struct nb_answering *a, struct nb_error *err) 
         nb_scheduler_cancel(a->service->scheduler, a->choices[i].id);
     pthread_mutex_unlock(&a->lock);
     if (none) {
-        nb_auth_leave(a->service->auth, a->client);
         nb_answering_free(a);
         return s;
     }

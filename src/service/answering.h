@@ -44,7 +44,7 @@ struct nb_answering {
     struct nb_grammar *grammar;  /* what the answers must be, or NULL; owned */
     struct nb_tokens prompt_ids; /* or ids */
     int n_choices;
-    uint64_t client; /* of the API key; left when it is over */
+    uint64_t client; /* of the API key */
     double timeout_ms;
     void *route_context; /* freed with free() */
 
@@ -62,8 +62,10 @@ struct nb_answering {
     bool gone;
 };
 
-/* All zero but for the defaults; NULL if memory ran out. */
-struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exchange *exchange);
+/* All zero but for the defaults, with context_bytes of zeros for the route. client: of
+ * nb_auth_enter, which it leaves when it is freed. NULL, and it has left, if memory ran out. */
+struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exchange *exchange,
+                                      uint64_t client, size_t context_bytes);
 
 /* Submits it. If that fails it is freed, and the caller answers the exchange. */
 enum nb_status nb_answering_begin(struct nb_answering *answering, struct nb_error *err);

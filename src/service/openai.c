@@ -557,18 +557,12 @@ static void on_over(struct nb_answering *a) {
 
 static void route(struct nb_service *service, struct nb_exchange *x, uint64_t client, bool chat) {
     struct nb_error err;
-    struct nb_answering *a = nb_answering_new(service, x);
-    struct openai *o = calloc(1, sizeof *o);
-    if (!a || !o) {
-        free(o);
-        if (a)
-            nb_answering_free(a);
-        nb_auth_leave(service->auth, client);
+    struct nb_answering *a = nb_answering_new(service, x, client, sizeof(struct openai));
+    if (!a) {
         nb_answer_error(x, 503, "out of memory", NULL, NULL);
         return;
     }
-    a->client = client;
-    a->route_context = o;
+    struct openai *o = a->route_context;
     o->chat = chat;
     o->created = (int64_t)time(NULL);
     snprintf(o->id, sizeof o->id, "%s-%s", chat ? "chatcmpl" : "cmpl", x->id);
@@ -585,7 +579,6 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
         s = read_request(a, o, &err);
     }
     if (s != NB_OK) {
-        nb_auth_leave(service->auth, client);
         nb_answering_free(a);
     } else {
         a->on_text = o->stream ? on_text : NULL;

@@ -274,25 +274,18 @@ void nb_route_prompt(struct nb_service *service, struct nb_exchange *x, uint64_t
         return;
     }
     struct nb_error err;
-    struct nb_answering *a = nb_answering_new(service, x);
-    struct prompt_route *r = calloc(1, sizeof *r);
-    if (!a || !r) {
-        free(r);
-        if (a)
-            nb_answering_free(a);
-        nb_auth_leave(service->auth, client);
+    struct nb_answering *a = nb_answering_new(service, x, client, sizeof(struct prompt_route));
+    if (!a) {
         answer_detail(x, 503, "out of memory");
         return;
     }
-    a->client = client;
-    a->route_context = r;
+    struct prompt_route *r = a->route_context;
     a->on_over = on_over;
     r->begun_us = nb_now_us();
     enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", &a->body, &err);
     if (s == NB_OK)
         s = read_body(a, r, &err);
     if (s != NB_OK) {
-        nb_auth_leave(service->auth, client);
         nb_answering_free(a);
     } else {
         s = nb_answering_begin(a, &err);
