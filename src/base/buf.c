@@ -84,6 +84,21 @@ void nb_buf_add_utf8(struct nb_buf *buf, uint32_t cp) {
     nb_buf_add(buf, b, n);
 }
 
+void nb_buf_add_json_string(struct nb_buf *buf, const char *text, size_t n) {
+    static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
+    nb_buf_add(buf, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const char *known = text[i] ? strchr(from, text[i]) : NULL;
+        if (known)
+            nb_buf_printf(buf, "\\%c", to[known - from]);
+        else if ((unsigned char)text[i] < 0x20)
+            nb_buf_printf(buf, "\\u%04x", (unsigned char)text[i]);
+        else
+            nb_buf_add(buf, text + i, 1);
+    }
+    nb_buf_add(buf, "\"", 1);
+}
+
 void nb_buf_clear(struct nb_buf *buf) {
     buf->len = 0;
     buf->failed = false;

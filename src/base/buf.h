@@ -22,6 +22,10 @@ void nb_buf_printf(struct nb_buf *buf, const char *fmt, ...) NB_PRINTF(2, 3);
 /* Appends code point cp (at most 0x10FFFF, not a surrogate) as UTF-8. */
 void nb_buf_add_utf8(struct nb_buf *buf, uint32_t cp);
 
+/* Appends text[0..n), UTF-8, as a JSON string with its quotes, as Python's json.dumps(text,
+ * ensure_ascii=False) writes it. */
+void nb_buf_add_json_string(struct nb_buf *buf, const char *text, size_t n);
+
 /* Empties the buffer and keeps its memory. */
 void nb_buf_clear(struct nb_buf *buf);
 void nb_buf_free(struct nb_buf *buf);

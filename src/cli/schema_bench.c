@@ -57,21 +57,6 @@ struct bench {
 /* ---- Python's json.dumps ----------------------------------------------------------------------
  */
 
-static void write_string(const char *text, uint32_t n, struct nb_buf *out) {
-    static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
-    nb_buf_add(out, "\"", 1);
-    for (uint32_t i = 0; i < n; i++) {
-        const char *known = text[i] ? strchr(from, text[i]) : NULL;
-        if (known)
-            nb_buf_printf(out, "\\%c", to[known - from]);
-        else if ((unsigned char)text[i] < 0x20)
-            nb_buf_printf(out, "\\u%04x", (unsigned char)text[i]);
-        else
-            nb_buf_add(out, text + i, 1);
-    }
-    nb_buf_add(out, "\"", 1);
-}
-
 /* repr() of a float: the fewest digits that read back as the same. */
 static void write_float(double x, struct nb_buf *out) {
     char text[40], digits[24];
@@ -119,7 +104,7 @@ static void write_value(const struct nb_value *v, bool exact, struct nb_buf *out
             write_number(v, out);
         break;
     case NB_VALUE_STRING:
-        write_string(v->text, v->n, out);
+        nb_buf_add_json_string(out, v->text, v->n);
         break;
     case NB_VALUE_ARRAY:
     case NB_VALUE_OBJECT:
@@ -128,7 +113,7 @@ static void write_value(const struct nb_value *v, bool exact, struct nb_buf *out
             if (i)
                 nb_buf_add(out, ", ", 2);
             if (v->kind == NB_VALUE_OBJECT) {
-                write_string(v->keys[i].text, v->keys[i].n, out);
+                nb_buf_add_json_string(out, v->keys[i].text, v->keys[i].n);
                 nb_buf_add(out, ": ", 2);
             }
             write_value(&v->items[i], exact, out);

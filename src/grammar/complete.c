@@ -213,21 +213,6 @@ static bool reaches(struct completer *c, struct goal goal, const struct nb_buf *
 /* ---- scalars ----------------------------------------------------------------------------------
  */
 
-static void add_string(struct nb_buf *out, const char *text, size_t n) {
-    static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
-    nb_buf_add(out, "\"", 1);
-    for (size_t i = 0; i < n; i++) {
-        const char *known = text[i] ? strchr(from, text[i]) : NULL;
-        if (known)
-            nb_buf_printf(out, "\\%c", to[known - from]);
-        else if ((unsigned char)text[i] < 0x20)
-            nb_buf_printf(out, "\\u%04x", (unsigned char)text[i]);
-        else
-            nb_buf_add(out, text + i, 1);
-    }
-    nb_buf_add(out, "\"", 1);
-}
-
 static bool string_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
                        struct nb_buf *out) {
     char *text;
@@ -240,13 +225,13 @@ static bool string_for(struct completer *c, const struct nb_shape *shape, nb_for
         uint32_t best = 0;
         for (uint32_t i = 1; i < shape->set.n; i++)
             best = shape->set.keys[i].n < shape->set.keys[best].n ? i : best;
-        add_string(out, shape->set.keys[best].text, shape->set.keys[best].n);
+        nb_buf_add_json_string(out, shape->set.keys[best].text, shape->set.keys[best].n);
         return true;
     }
     struct nb_language *l = nb_language_of(c->s, want);
     if (!l || !l->start || nb_lazy_shortest(l->lazy, l->start, &text, &n, NULL) != NB_OK)
         return false;
-    add_string(out, text, n);
+    nb_buf_add_json_string(out, text, n);
     free(text);
     return true;
 }
@@ -489,7 +474,7 @@ static bool add_member(struct completer *c, const struct plan *p, const char *ke
     struct goal goal = member_goal(p->shape, link, p->clause, broken, false);
     if (*comma)
         nb_buf_add(out, ",", 1);
-    add_string(out, key, n);
+    nb_buf_add_json_string(out, key, n);
     nb_buf_add(out, ":", 1);
     *comma = true;
     return value_for(c, goal, depth + 1, out);
@@ -820,7 +805,7 @@ static bool finish_member(struct completer *c, const struct nb_state *s, int dep
         struct nb_buf text = {0};
         if (!nb_member_possible(c->r, f, family->by_order[place]))
             continue;
-        add_string(&text, key->text, key->n);
+        nb_buf_add_json_string(&text, key->text, key->n);
         bool good = !text.failed && go_on(c, s, text.data, text.len, depth, out);
         nb_buf_free(&text);
         if (good)
@@ -910,7 +895,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
         for (uint32_t rank = node->first; rank < node->end && c->work <= c->most_work; rank++) {
             const struct nb_value_key *key = &shape->set.keys[rank];
             struct nb_buf text = {0};
-            add_string(&text, key->text + depth_here, key->n - depth_here);
+            nb_buf_add_json_string(&text, key->text + depth_here, key->n - depth_here);
             bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
             nb_buf_free(&text);
             if (good)
@@ -935,7 +920,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
         struct nb_buf text = {0};
         if (nb_lazy_shortest(lazy, states[i], &rest, &bytes, NULL) != NB_OK)
             continue;
-        add_string(&text, rest, bytes);
+        nb_buf_add_json_string(&text, rest, bytes);
         free(rest);
         bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
         nb_buf_free(&text);
@@ -967,7 +952,8 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
             struct nb_buf text = {0};
             if (!nb_member_possible(c->r, s->top, rank))
                 continue;
-            add_string(&text, f->keys.keys[rank].text + read, f->keys.keys[rank].n - read);
+            nb_buf_add_json_string(&text, f->keys.keys[rank].text + read,
+                                   f->keys.keys[rank].n - read);
             bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
             nb_buf_free(&text);
             if (good)
@@ -981,7 +967,7 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
         struct nb_buf text = {0};
         if (!state || nb_lazy_shortest(f->machine.lazy, state, &rest, &bytes, NULL) != NB_OK)
             continue;
-        add_string(&text, rest, bytes);
+        nb_buf_add_json_string(&text, rest, bytes);
         free(rest);
         bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
         nb_buf_free(&text);
