@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static struct {
     enum nb_log_level level;
@@ -29,4 +30,14 @@ void nb_log(enum nb_log_level level, const char *fmt, ...) {
 const char *nb_log_level_name(enum nb_log_level level) {
     static const char *const names[] = {"error", "warn", "info", "debug"};
     return level <= NB_LOG_DEBUG ? names[level] : "?";
+}
+
+bool nb_log_level_find(const char *name, enum nb_log_level *out) {
+    for (int level = NB_LOG_ERROR; name && level <= NB_LOG_DEBUG; level++) {
+        if (strcmp(name, nb_log_level_name((enum nb_log_level)level)) == 0) {
+            *out = (enum nb_log_level)level;
+            return true;
+        }
+    }
+    return false;
 }

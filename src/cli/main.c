@@ -71,11 +71,9 @@ static void print_log(void *context, enum nb_log_level level, const char *messag
 }
 
 static void start_log(void) {
-    const char *wanted = getenv("NIBBLE_LOG");
-    for (int level = NB_LOG_ERROR; wanted && level <= NB_LOG_DEBUG; level++) {
-        if (strcmp(wanted, nb_log_level_name((enum nb_log_level)level)) == 0)
-            nb_log_set((enum nb_log_level)level, print_log, NULL);
-    }
+    enum nb_log_level level;
+    if (nb_log_level_find(getenv("NIBBLE_LOG"), &level))
+        nb_log_set(level, print_log, NULL);
 }
 
 static int run(int argc, char **argv) {

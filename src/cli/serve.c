@@ -150,11 +150,8 @@ static void print_log(void *context, enum nb_log_level level, const char *messag
 
 /* A service logs each request, unless the environment asked for less. */
 static void start_log(void) {
-    const char *wanted = getenv("NIBBLE_LOG");
     enum nb_log_level level = NB_LOG_INFO;
-    for (int i = NB_LOG_ERROR; wanted && i <= NB_LOG_DEBUG; i++)
-        level = strcmp(wanted, nb_log_level_name((enum nb_log_level)i)) == 0 ? (enum nb_log_level)i
-                                                                             : level;
+    nb_log_level_find(getenv("NIBBLE_LOG"), &level);
     nb_log_set(level, print_log, NULL);
 }
 
