@@ -1,4 +1,5 @@
 /* Finding checkpoints in the Hugging Face cache. */
+#include "folder.h"
 #include "test.h"
 
 #include "model/cache.h"
@@ -10,21 +11,10 @@ static char root[256];
 
 /* Makes root/path and the folders above it; with text it is a file. */
 static void make(const char *path, const char *text) {
-    char full[PATH_MAX];
-    snprintf(full, sizeof full, "%s/%s", root, path);
-    for (char *slash = full + strlen(root) + 1; (slash = strchr(slash, '/')); slash++) {
-        *slash = 0;
-        mkdir(full, 0777);
-        *slash = '/';
-    }
-    if (!text) {
-        mkdir(full, 0777);
-        return;
-    }
-    FILE *f = fopen(full, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
+    if (text)
+        folder_write(root, path, text, strlen(text));
+    else
+        mkdir(folder_path(root, path), 0777);
 }
 
 static void set(const char *variable, const char *below) {
@@ -78,9 +68,7 @@ static int make_caches(void **state) {
 
 static int remove_caches(void **state) {
     (void)state;
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf %s", root);
-    return system(command);
+    return folder_remove(root);
 }
 
 static void caches_in_order(void **state) {

@@ -1,11 +1,11 @@
 /* The doctor's look at a machine: made proc/, sys/ and dev/, a made NVML, a made cache; and the
  * plan. */
+#include "folder.h"
 #include "test.h"
 
 #include "doctor/machine.h"
 #include "doctor/memory.h"
 
-#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,22 +14,8 @@ static struct nb_machine machine;
 static struct nb_findings findings;
 static struct nb_gpu_table table;
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
 static void put(const char *path, const char *text) {
-    char full[1024];
-    snprintf(full, sizeof full, "%s/%s", root, path);
-    for (char *p = full + 1; (p = strchr(p, '/')); p++) {
-        *p = 0;
-        mkdir(full, 0777);
-        *p = '/';
-    }
-    FILE *f = fopen(full, "wb");
-    assert_non_null(f);
-    assert_true(fputs(text, f) >= 0 && fclose(f) == 0);
+    folder_write(root, path, text, strlen(text));
 }
 
 static int begin(void **state) {
@@ -48,7 +34,7 @@ static int end(void **state) {
     (void)state;
     nb_findings_free(&findings);
     nb_gpu_table_free(&table);
-    return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return folder_remove(root);
 }
 
 static void look(const char *nvml) {

@@ -1,4 +1,5 @@
 /* The audit of a Python stack: made packages, each with one fault, and what is found. */
+#include "folder.h"
 #include "test.h"
 
 #include "base/sha256.h"
@@ -8,7 +9,6 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,23 +17,8 @@
 
 static char env[256], site[512]; /* …/lib/python3.12/site-packages */
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
 static void write_bytes(const char *path, const void *data, size_t n) {
-    char full[1024];
-    snprintf(full, sizeof full, "%s/%s", site, path);
-    for (char *p = full + 1; (p = strchr(p, '/')); p++) {
-        *p = 0;
-        mkdir(full, 0777);
-        *p = '/';
-    }
-    FILE *f = fopen(full, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
+    folder_write(site, path, data, n);
 }
 
 static void write_text(const char *path, const char *text) {
@@ -95,7 +80,7 @@ static int begin(void **state) {
 
 static int end(void **state) {
     (void)state;
-    return nftw(env, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return folder_remove(env);
 }
 
 static struct nb_findings findings;
