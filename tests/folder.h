@@ -8,7 +8,8 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-/* The path root/path, with the folders above it made, in a static buffer: good until the next call. */
+/* The path root/path, with the folders above it made, in a static buffer: good until the next call.
+ */
 static inline const char *folder_path(const char *root, const char *path) {
     static char full[PATH_MAX];
     snprintf(full, sizeof full, "%s/%s", root, path);

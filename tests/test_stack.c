@@ -230,6 +230,7 @@ static void test_files(void **state) {
     audit(env);
     assert_first("mixed-installation", "files of version 0.9", "says version 0.9");
 
+    assert_int_equal(end(NULL), 0);
     begin(NULL);
     write_text("good/left.py", "x = 1\n");
     audit(env);
