@@ -96,7 +96,28 @@ start_to_first_token() {
         echo $((($(date +%s%N) - begin) / 1000000)) >>"$tmp/start"
     done
     grep '^info: cuda' "$tmp/start.3"
+    plan_against_use
     rm -rf "$shm"
+}
+
+# What `nibble plan` says against what the device has in use while the model generates, at three contexts.
+plan_against_use() {
+    for context in 1024 10000 32768; do
+        nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 50 >"$tmp/used" &
+        watcher=$!
+        "$nibble" generate --backend cuda --model "$shm" --context $context --prompt-ids 1,2,3,4,5,6,7,8 -n 400 \
+            --ignore-eos >/dev/null 2>"$tmp/err" || cat "$tmp/err"
+        kill $watcher
+        wait $watcher 2>/dev/null
+        "$nibble" plan "$shm" --context $context --json >"$tmp/planned"
+        python3 - "$context" "$tmp/planned" "$tmp/used" <<'END' || failed=$((failed + 1))
+import json, sys
+planned = json.load(open(sys.argv[2]))["total_bytes"]
+used = max(int(line) for line in open(sys.argv[3]) if line.strip().isdigit()) << 20
+print(f"plan at {sys.argv[1]} positions: planned {planned:,}, used {used:,}: {planned / used - 1:+.1%}")
+sys.exit(abs(planned / used - 1) > 0.02)
+END
+    done
 }
 
 run_table() {
