@@ -28,6 +28,8 @@ static const char help[] =
     "  --tokenizer NAME    bench: a checkpoint's folder, tokenizer.model or tokenizer.json\n"
     "  --rows FILE         bench: a line of JSON for each schema, with its name and what went "
     "wrong\n"
+    "  --repeat N          bench: compiles and walks N times anew, and takes the least of each "
+    "time\n"
     "  --json              bench: one JSON object instead of a table\n"
     "\nExit code: 0 if all is well, 1 if a schema is not or a document does not fulfil it, 2 for\n"
     "wrong usage.\n";
@@ -140,9 +142,11 @@ static int run(int argc, char **argv) {
                                             {"schemas", required_argument, NULL, 's'},
                                             {"tokenizer", required_argument, NULL, 't'},
                                             {"rows", required_argument, NULL, 'r'},
+                                            {"repeat", required_argument, NULL, 'n'},
                                             {"json", no_argument, NULL, 'j'},
                                             {0}};
-    struct request r = {0};
+    struct request r = {.bench.rounds = 1};
+    int64_t value;
     for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
         switch (code) {
         case 'l':
@@ -156,6 +160,11 @@ static int run(int argc, char **argv) {
             break;
         case 'r':
             r.bench.rows = optarg;
+            break;
+        case 'n':
+            if (!nb_cli_int("schema", "--repeat", optarg, 1, 100, &value))
+                return NB_EXIT_USAGE;
+            r.bench.rounds = (int)value;
             break;
         case 'j':
             r.bench.json = true;

@@ -33,7 +33,7 @@ struct row {
     uint32_t index;
     uint32_t compiled; /* 0 or 1 */
     uint32_t compile_ns;
-    uint32_t n_masks;
+    uint32_t n_masks, worst_mask_ns;
     uint32_t valid_refused, invalid_accepted, n_tests;
     char message[256]; /* why it does not compile, or the first verdict that is wrong */
 };
@@ -48,10 +48,10 @@ struct bench {
     struct nb_tokenizer *tokenizer;
     struct nb_vocabulary *vocabulary;
 
-    struct row *rows; /* [n_lines] */
-    uint8_t *crashed; /* [n_lines] */
-    uint32_t *mask_ns;
-    size_t n_masks, cap_masks;
+    struct row *rows;  /* [n_lines] */
+    uint8_t *crashed;  /* [n_lines] */
+    uint32_t *mask_ns; /* [n_masks], the first n_known from an earlier round */
+    size_t n_masks, cap_masks, n_known;
 };
 
 /* ---- Python's json.dumps ----------------------------------------------------------------------
@@ -139,7 +139,13 @@ static uint32_t clip(uint64_t ns) {
     return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
 }
 
+/* Of what one mask took in several rounds, the least counts. */
 static bool note_mask(struct bench *b, uint64_t ns) {
+    if (b->n_masks < b->n_known) {
+        uint32_t *known = &b->mask_ns[b->n_masks++];
+        *known = clip(ns) < *known ? clip(ns) : *known;
+        return true;
+    }
     if (b->n_masks == b->cap_masks) {
         size_t cap = b->cap_masks ? b->cap_masks * 2 : 65536;
         uint32_t *more = realloc(b->mask_ns, cap * sizeof *more);
@@ -209,7 +215,9 @@ static enum nb_status run_tests(struct bench *b, struct nb_grammar *g, const str
     return s;
 }
 
-static enum nb_status run_row(struct bench *b, size_t index, struct row *row) {
+/* Compiles and walks once. Nothing is left of an earlier round: what is made when it is first
+ * needed is made anew. */
+static enum nb_status run_once(struct bench *b, size_t index, struct row *row) {
     struct nb_arena arena = {0};
     struct nb_value line;
     struct nb_error err;
@@ -242,6 +250,22 @@ static enum nb_status run_row(struct bench *b, size_t index, struct row *row) {
     nb_buf_free(&schema);
     nb_arena_free(&arena);
     return s;
+}
+
+static void run_row(struct bench *b, size_t index, struct row *row) {
+    uint32_t compile_ns = UINT32_MAX;
+    b->n_known = 0;
+    for (int round = 0; round < b->how->rounds; round++) {
+        b->n_masks = 0;
+        run_once(b, index, row);
+        compile_ns = row->compile_ns < compile_ns ? row->compile_ns : compile_ns;
+        b->n_known = b->n_masks;
+    }
+    row->compile_ns = compile_ns;
+    row->n_masks = (uint32_t)b->n_masks;
+    for (size_t i = 0; i < b->n_masks; i++)
+        row->worst_mask_ns =
+            b->mask_ns[i] > row->worst_mask_ns ? b->mask_ns[i] : row->worst_mask_ns;
 }
 
 /* ---- workers ----------------------------------------------------------------------------------
@@ -292,9 +316,7 @@ static void work(struct bench *b, size_t from, int fd) {
     setrlimit(RLIMIT_AS, &limit);
     for (size_t i = from; i < b->n_lines; i++) {
         struct row row;
-        b->n_masks = 0;
         run_row(b, i, &row);
-        row.n_masks = (uint32_t)b->n_masks;
         if (!write_all(fd, &row, sizeof row) ||
             !write_all(fd, b->mask_ns, b->n_masks * sizeof *b->mask_ns))
             _exit(1);
@@ -465,10 +487,11 @@ static enum nb_status write_rows(const struct bench *b, struct nb_error *err) {
                              : !r->compiled       ? "compile_error"
                              : row_is_right(b, i) ? "ok"
                                                   : "wrong";
-        json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:f, s:I}", "name", row_name(b, i), "result",
-                              result, "valid_refused", (json_int_t)r->valid_refused,
-                              "invalid_accepted", (json_int_t)r->invalid_accepted, "compile_us",
-                              r->compile_ns / 1e3, "masks", (json_int_t)r->n_masks);
+        json_t *o =
+            json_pack("{s:o, s:s, s:I, s:I, s:f, s:I, s:f}", "name", row_name(b, i), "result",
+                      result, "valid_refused", (json_int_t)r->valid_refused, "invalid_accepted",
+                      (json_int_t)r->invalid_accepted, "compile_us", r->compile_ns / 1e3, "masks",
+                      (json_int_t)r->n_masks, "worst_mask_us", r->worst_mask_ns / 1e3);
         if (r->message[0])
             json_object_set_new(o, "message", json_string_nocheck(r->message));
         json_dumpf(o, f, JSON_COMPACT | JSON_REAL_PRECISION(6));
