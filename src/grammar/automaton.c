@@ -1,3 +1,4 @@
+#include "grammar/grow.h"
 #include "grammar/minimize.h"
 
 #include <stdlib.h>
@@ -91,22 +92,16 @@ static uint32_t hash_pair(uint64_t pair) {
 static enum nb_status grow_product(struct product *p) {
     uint32_t cap = p->cap ? 2 * p->cap : 64, size = 4 * cap;
     struct nb_table *t = &p->table;
-    uint32_t *next = realloc(t->next, (size_t)cap * t->n_classes * sizeof *next);
-    if (next)
-        t->next = next;
-    uint8_t *accepts = realloc(t->accepts, cap);
-    if (accepts)
-        t->accepts = accepts;
-    uint64_t *pairs = realloc(p->pairs, cap * sizeof *pairs);
-    if (pairs)
-        p->pairs = pairs;
+    bool good = nb_resize(&t->next, (size_t)cap * t->n_classes, sizeof *t->next) &&
+                nb_resize(&t->accepts, cap, sizeof *t->accepts) &&
+                nb_resize(&p->pairs, cap, sizeof *p->pairs);
     uint32_t *index = calloc(size, sizeof *index);
-    if (!next || !accepts || !pairs || !index) {
+    if (!good || !index) {
         free(index);
-        return nb_fail_memory(p->err, (size_t)cap * t->n_classes * sizeof *next, "an automaton");
+        return nb_fail_memory(p->err, (size_t)cap * t->n_classes * sizeof *t->next, "an automaton");
     }
     for (uint32_t i = 0; i < t->n_states; i++) {
-        uint32_t at = hash_pair(pairs[i]) & (size - 1);
+        uint32_t at = hash_pair(p->pairs[i]) & (size - 1);
         while (index[at])
             at = (at + 1) & (size - 1);
         index[at] = i + 1;

@@ -8,6 +8,7 @@
  * formula, from the beginning of the text. */
 #include "grammar/automaton.h"
 #include "grammar/format.h"
+#include "grammar/grow.h"
 #include "grammar/minimize.h"
 #include "grammar/program.h"
 
@@ -130,17 +131,11 @@ static enum nb_status charge(struct nb_lazy_impl *l, uint64_t work) {
 static enum nb_status reserve(struct nb_lazy_impl *l, struct words *w, uint32_t more) {
     if (more <= w->cap - w->n)
         return NB_OK;
-    uint64_t cap = w->cap ? w->cap : 64;
-    while (cap < (uint64_t)w->n + more)
-        cap *= 2;
-    if (cap > 2 * (uint64_t)MAX_POOL)
+    if ((uint64_t)w->n + more > 2 * (uint64_t)MAX_POOL)
         return nb_fail(l->err, NB_ERR_LIMIT, "the pattern's states take more than %d words",
                        MAX_POOL);
-    uint32_t *grown = realloc(w->data, cap * sizeof *grown);
-    if (!grown)
-        return fail_memory(l, cap * sizeof *grown);
-    w->data = grown;
-    w->cap = (uint32_t)cap;
+    if (!nb_grow(&w->data, w->n, more, &w->cap, sizeof *w->data))
+        return fail_memory(l, ((size_t)w->n + more) * sizeof *w->data);
     return NB_OK;
 }
 
@@ -287,14 +282,8 @@ static enum nb_status find_formula(struct nb_lazy_impl *l, enum kind kind, const
         }
     }
     TRY(charge(l, 20 + n));
-    if (l->n_formulas == l->cap_formulas) {
-        uint32_t cap = l->cap_formulas ? 2 * l->cap_formulas : 64;
-        struct formula *grown = realloc(l->formulas, cap * sizeof *grown);
-        if (!grown)
-            return fail_memory(l, cap * sizeof *grown);
-        l->formulas = grown;
-        l->cap_formulas = cap;
-    }
+    if (!nb_grow(&l->formulas, l->n_formulas, 1, &l->cap_formulas, sizeof *l->formulas))
+        return fail_memory(l, l->n_formulas * sizeof *l->formulas);
     if (l->pool.n > MAX_POOL || l->n_formulas / 8 > l->max_states)
         return nb_fail(l->err, NB_ERR_LIMIT, "the pattern has more than %u states", l->max_states);
     TRY(reserve(l, &l->pool, n));
@@ -330,6 +319,90 @@ static uint32_t sort_unique(uint32_t *words, uint32_t n) {
         if (i == 0 || words[i] != words[i - 1])
             words[kept++] = words[i];
     return kept;
+}
+
+/* A place among copies: which instruction of the first copy it is, and the number of the copy, for
+ * each repetition that it is in, the innermost first. */
+enum { MAX_NESTED = 4, MAX_RIVALS = 64 };
+struct spot {
+    uint32_t inst, nested, copy[MAX_NESTED];
+    uint32_t word;
+};
+
+static struct spot find_spot(const struct nb_program *p, uint32_t inst) {
+    struct spot s = {.inst = inst, .word = inst};
+    uint32_t at = p->insts[inst].copies;
+    for (; at && s.nested < MAX_NESTED; at = p->copies[at - 1].within) {
+        const struct nb_copies *c = &p->copies[at - 1];
+        uint32_t k = (s.inst - c->first) / c->stride;
+        s.inst -= k * c->stride;
+        s.copy[s.nested++] = k;
+    }
+    return s;
+}
+
+/* Alike ones side by side, and none before one that may stand for it. */
+static int by_spot(const void *a, const void *b) {
+    const struct spot *x = a, *y = b;
+    if (x->inst != y->inst)
+        return x->inst < y->inst ? -1 : 1;
+    for (uint32_t i = 0; i < MAX_NESTED; i++)
+        if (x->copy[i] != y->copy[i])
+            return x->copy[i] > y->copy[i] ? -1 : 1;
+    return 0;
+}
+
+static bool stands_for(const struct spot *x, const struct spot *y) {
+    for (uint32_t i = 0; i < MAX_NESTED; i++)
+        if (x->copy[i] < y->copy[i])
+            return false;
+    return true;
+}
+
+/* Drops places in copies of a repetition where the same place in an earlier copy is there: it
+ * accepts the same and more. Without that (.{1,63}\.){1,127} is in thousands of places at once;
+ * what is left of them is no more than the points in the text where a copy could have begun. */
+static enum nb_status drop_copies(struct nb_lazy_impl *l, uint32_t *words, uint32_t *n) {
+    const struct nb_program *p = &l->program;
+    struct spot few[32], *spots = few;
+    uint32_t kept = 0, n_spots = 0, begin = 0, n_kept = 0;
+    for (uint32_t i = 0; i < *n; i++)
+        n_spots += p->insts[words[i]].copies != 0;
+    if (n_spots < 2)
+        return NB_OK;
+    if (n_spots > 32 && !(spots = malloc(n_spots * sizeof *spots)))
+        return fail_memory(l, n_spots * sizeof *spots);
+    n_spots = 0;
+    for (uint32_t i = 0; i < *n; i++)
+        if (p->insts[words[i]].copies)
+            spots[n_spots++] = find_spot(p, words[i]);
+        else
+            words[kept++] = words[i];
+    qsort(spots, n_spots, sizeof *spots, by_spot);
+    for (uint32_t i = 0; i < n_spots; i++) {
+        bool dropped = false;
+        if (!n_kept || spots[begin].inst != spots[i].inst)
+            begin = n_kept;
+        for (uint32_t k = begin; k < n_kept && k < begin + MAX_RIVALS && !dropped; k++)
+            dropped = stands_for(&spots[k], &spots[i]);
+        if (!dropped)
+            spots[n_kept++] = spots[i];
+    }
+    for (uint32_t i = 0; i < n_kept; i++)
+        words[kept++] = spots[i].word;
+    if (spots != few)
+        free(spots);
+    *n = sort_unique(words, kept);
+    return charge(l, n_spots);
+}
+
+/* The formula of places, in any order, which do not lie in the pool. */
+static enum nb_status make_places(struct nb_lazy_impl *l, uint32_t *words, uint32_t n,
+                                  uint32_t *out) {
+    n = sort_unique(words, n);
+    if (l->program.n_copies)
+        TRY(drop_copies(l, words, &n));
+    return find_formula(l, PLACES, words, n, out);
 }
 
 static enum nb_status make_count(struct nb_lazy_impl *l, struct count c, uint32_t *out) {
@@ -439,7 +512,7 @@ static enum nb_status merge_places(struct nb_lazy_impl *l, uint32_t a, uint32_t 
     if (s == NB_OK) {
         memcpy(w.data, l->pool.data + x.off, x.len * sizeof *w.data);
         memcpy(w.data + x.len, l->pool.data + y.off, y.len * sizeof *w.data);
-        s = find_formula(l, PLACES, w.data, sort_unique(w.data, x.len + y.len), out);
+        s = make_places(l, w.data, x.len + y.len, out);
     }
     free(w.data);
     return s;
@@ -564,6 +637,7 @@ static enum nb_status may_end(struct nb_lazy_impl *l, uint32_t at, const struct 
         bool go = false, ahead;
         switch ((enum nb_op)inst->op) {
         case NB_OP_BYTE:
+        case NB_OP_CHAR:
             break;
         case NB_OP_SPLIT:
             s = push(l, &stack, inst->y);
@@ -610,6 +684,7 @@ static enum nb_status visit(struct nb_lazy_impl *l, uint32_t i, const struct con
     bool end;
     switch ((enum nb_op)inst->op) {
     case NB_OP_BYTE:
+    case NB_OP_CHAR:
         return inst->flags & NB_INST_LIVE ? push(l, &l->places, i) : NB_OK;
     case NB_OP_SPLIT:
         TRY(push(l, &l->stack, inst->x));
@@ -685,7 +760,7 @@ static enum nb_status closure_within(struct nb_lazy_impl *l, const uint32_t *fro
     if (found->ends)
         TRY(push(l, &l->places, NB_PROGRAM_ACCEPT));
     if (l->places.n)
-        TRY(find_formula(l, PLACES, l->places.data, sort_unique(l->places.data, l->places.n), out));
+        TRY(make_places(l, l->places.data, l->places.n, out));
     for (uint32_t i = 0; i < found->looks.n; i++) {
         uint32_t more;
         TRY(look(l, found->looks.data[i], context, &more));
@@ -753,9 +828,9 @@ static enum nb_status step_places(struct nb_lazy_impl *l, uint32_t id, uint8_t b
     if (f.len > 32 && !(next = malloc(f.len * sizeof *next)))
         return fail_memory(l, f.len * sizeof *next);
     for (uint32_t i = 0; i < f.len; i++) {
-        const struct nb_inst *inst = &l->program.insts[l->pool.data[f.off + i]];
-        if (inst->op == NB_OP_BYTE && nb_byte_set_has(&l->program.sets[inst->set], byte))
-            next[n++] = inst->x;
+        uint32_t to = nb_program_next(&l->program, l->pool.data[f.off + i], byte);
+        if (to != NB_INST_NONE)
+            next[n++] = to;
     }
     *out = ID_NONE;
     enum nb_status s = charge(l, f.len);
@@ -802,15 +877,9 @@ static enum nb_status step_members(struct nb_lazy *lazy, uint32_t id, uint8_t by
 static enum nb_status memo_row(struct nb_lazy *lazy, uint32_t id, uint32_t **row) {
     struct nb_lazy_impl *l = lazy->impl;
     if (!l->formulas[id].memo) {
-        if (l->n_memo == l->cap_memo) {
-            uint32_t cap = l->cap_memo ? 2 * l->cap_memo : 64;
-            size_t bytes = (size_t)cap * lazy->n_classes * sizeof *l->memo;
-            uint32_t *grown = realloc(l->memo, bytes);
-            if (!grown)
-                return fail_memory(l, bytes);
-            l->memo = grown;
-            l->cap_memo = cap;
-        }
+        size_t row_bytes = lazy->n_classes * sizeof *l->memo;
+        if (!nb_grow(&l->memo, l->n_memo, 1, &l->cap_memo, row_bytes))
+            return fail_memory(l, l->n_memo * row_bytes);
         memset(l->memo + (size_t)l->n_memo * lazy->n_classes, 0xFF,
                lazy->n_classes * sizeof *l->memo);
         l->formulas[id].memo = ++l->n_memo;
@@ -860,21 +929,10 @@ static enum nb_status grow_states(struct nb_lazy *lazy) {
     struct nb_lazy_impl *l = lazy->impl;
     uint32_t cap = l->cap_states ? 2 * l->cap_states : 32;
     size_t row = lazy->n_classes * sizeof *lazy->next;
-    uint32_t *next = realloc(lazy->next, cap * row);
-    if (next)
-        lazy->next = next;
-    uint8_t *accepts = realloc(lazy->accepts, cap);
-    if (accepts)
-        lazy->accepts = accepts;
-    uint32_t *off = realloc(l->state_off, cap * sizeof *off);
-    if (off)
-        l->state_off = off;
-    uint8_t *life = realloc(l->life, cap);
-    if (life)
-        l->life = life;
-    if (!next || !accepts || !off || !life)
+    if (!nb_resize(&lazy->next, cap, row) || !nb_resize(&lazy->accepts, cap, 1) ||
+        !nb_resize(&l->state_off, cap, sizeof *l->state_off) || !nb_resize(&l->life, cap, 1))
         return fail_memory(l, cap * row);
-    memset((char *)next + l->cap_states * row, 0xFF, (cap - l->cap_states) * row);
+    memset((char *)lazy->next + l->cap_states * row, 0xFF, (cap - l->cap_states) * row);
     l->cap_states = cap;
     return NB_OK;
 }
@@ -999,11 +1057,9 @@ static enum nb_status meet(struct nb_lazy *lazy, struct search *s, uint32_t stat
     struct nb_lazy_impl *l = lazy->impl;
     if (lazy->n_states > s->size) {
         uint32_t more = 2 * lazy->n_states;
-        uint8_t *grown = realloc(s->visited, more);
-        if (!grown)
+        if (!nb_resize(&s->visited, more, 1))
             return fail_memory(l, more);
-        memset(grown + s->size, 0, more - s->size);
-        s->visited = grown;
+        memset(s->visited + s->size, 0, more - s->size);
         s->size = more;
     }
     if (s->visited[state])
@@ -1155,14 +1211,8 @@ static enum nb_status add_root(struct nb_lazy *lazy, struct root root, nb_lazy_e
         return nb_fail(err, NB_ERR_ARGUMENT,
                        "an automaton that has started takes no more "
                        "expressions");
-    if (l->n_roots == l->cap_roots) {
-        uint32_t cap = l->cap_roots ? 2 * l->cap_roots : 8;
-        struct root *grown = realloc(l->roots, cap * sizeof *grown);
-        if (!grown)
-            return nb_fail_memory(err, cap * sizeof *grown, "an automaton");
-        l->roots = grown;
-        l->cap_roots = cap;
-    }
+    if (!nb_grow(&l->roots, l->n_roots, 1, &l->cap_roots, sizeof *l->roots))
+        return nb_fail_memory(err, l->n_roots * sizeof *l->roots, "an automaton");
     l->roots[l->n_roots] = root;
     *out = l->n_roots++;
     return NB_OK;

@@ -1,5 +1,7 @@
 #include "grammar/program.h"
 
+#include "grammar/grow.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +18,7 @@ enum { TO_NEXT = UINT32_MAX, NOWHERE = UINT32_MAX - 1 };
 
 struct stamp {
     const struct nb_re *of;
-    struct nb_inst *insts;
+    struct nb_inst *insts;  /* distance: to what follows */
     uint32_t n, cap, entry; /* entry: index, TO_NEXT never, NOWHERE for the empty set */
 };
 
@@ -35,23 +37,19 @@ struct compiler {
 
 /* ---- Growing ---- */
 
-/* Makes room for one more; 0 or an error. */
-static enum nb_status grow(void **array, uint32_t n, uint32_t *cap, size_t size, const char *what,
-                           struct nb_error *err) {
-    if (n < *cap)
+/* Makes room for `more` elements. */
+static enum nb_status grow(void *array, uint32_t n, uint32_t more, uint32_t *cap, size_t size,
+                           const char *what, struct nb_error *err) {
+    if (nb_grow(array, n, more, cap, size))
         return NB_OK;
-    uint32_t more = *cap ? 2 * *cap : 64;
-    void *grown = realloc(*array, more * size);
-    if (!grown)
-        return nb_fail_memory(err, more * size, what);
-    *array = grown;
-    *cap = more;
-    return NB_OK;
+    return nb_fail_memory(err, ((size_t)n + more) * size, what);
 }
 
 void nb_program_free(struct nb_program *program) {
     free(program->insts);
+    free(program->copies);
     free(program->sets);
+    free(program->switches);
     free(program->set_table);
     free(program->pattern_trackers);
     *program = (struct nb_program){0};
@@ -100,7 +98,7 @@ enum nb_status nb_program_set(struct nb_program *p, const struct nb_byte_set *se
         }
     if (p->n_sets == UINT16_MAX)
         return too_large(err);
-    TRY(grow((void **)&p->sets, p->n_sets, &p->cap_sets, sizeof *p->sets, "sets of bytes", err));
+    TRY(grow(&p->sets, p->n_sets, 1, &p->cap_sets, sizeof *p->sets, "sets of bytes", err));
     p->sets[p->n_sets++] = *set;
     p->set_table[at] = p->n_sets;
     *out = (uint16_t)(p->n_sets - 1);
@@ -111,8 +109,7 @@ enum nb_status nb_program_set(struct nb_program *p, const struct nb_byte_set *se
 
 static enum nb_status stamp_inst(struct compiler *c, struct stamp *stamp, struct nb_inst inst,
                                  uint32_t *at) {
-    TRY(grow((void **)&stamp->insts, stamp->n, &stamp->cap, sizeof inst, "a set of characters",
-             c->err));
+    TRY(grow(&stamp->insts, stamp->n, 1, &stamp->cap, sizeof inst, "a set of characters", c->err));
     stamp->insts[stamp->n] = inst;
     *at = stamp->n++;
     return NB_OK;
@@ -138,21 +135,56 @@ static void group_add(struct groups *groups, uint32_t to, uint8_t lo, uint8_t hi
     nb_byte_set_add(&groups->list[i].bytes, lo, hi);
 }
 
-/* One of the groups. */
+/* The number of a switch, of recent ones that are equal the same. */
+static enum nb_status find_switch(struct compiler *c, const struct nb_switch *sw, uint16_t *out) {
+    struct nb_program *p = c->p;
+    for (uint32_t i = p->n_switches; i-- > 0 && i + 256 >= p->n_switches;)
+        if (!memcmp(&p->switches[i], sw, sizeof *sw)) {
+            *out = (uint16_t)i;
+            return NB_OK;
+        }
+    if (p->n_switches == UINT16_MAX)
+        return too_large(c->err);
+    TRY(grow(&p->switches, p->n_switches, 1, &p->cap_switches, sizeof *p->switches,
+             "a set of characters", c->err));
+    p->switches[p->n_switches] = *sw;
+    *out = (uint16_t)p->n_switches++;
+    return NB_OK;
+}
+
+/* An instruction for one of the groups. */
 static enum nb_status stamp_groups(struct compiler *c, struct stamp *stamp,
                                    const struct groups *groups, uint32_t *entry) {
-    *entry = NOWHERE;
+    struct nb_switch sw;
+    struct nb_inst inst = {.op = NB_OP_CHAR, .x = TO_NEXT};
+    uint32_t least = UINT32_MAX;
+    for (int byte = 0; byte < 256; byte++)
+        sw.to[byte] = NB_SWITCH_NOWHERE;
     for (uint32_t i = 0; i < groups->n; i++) {
-        struct nb_inst inst = {.op = NB_OP_BYTE, .x = (uint32_t)groups->list[i].to};
-        uint32_t at;
-        TRY(nb_program_set(c->p, &groups->list[i].bytes, &inst.set, c->err));
-        TRY(stamp_inst(c, stamp, inst, &at));
-        if (*entry != NOWHERE)
-            TRY(stamp_inst(c, stamp, (struct nb_inst){.op = NB_OP_SPLIT, .x = *entry, .y = at},
-                           &at));
-        *entry = at;
+        const struct group *group = &groups->list[i];
+        /* The classes of bytes come from these sets. */
+        TRY(nb_program_set(c->p, &group->bytes, &inst.set, c->err));
+        bool whole = group->to == TO_NEXT;
+        int32_t to = whole ? NB_SWITCH_WHOLE : (int32_t)group->to - (int32_t)stamp->n;
+        uint32_t distance = whole ? 1 : stamp->insts[group->to].distance + 1;
+        if (to <= NB_SWITCH_NOWHERE)
+            return too_large(c->err);
+        least = distance < least ? distance : least;
+        for (int w = 0; w < 4; w++)
+            for (uint64_t bits = group->bytes.bits[w]; bits; bits &= bits - 1)
+                sw.to[64 * w + __builtin_ctzll(bits)] = (int16_t)to;
     }
-    return NB_OK;
+    *entry = NOWHERE;
+    if (!groups->n)
+        return NB_OK;
+    inst.distance = least;
+    if (groups->n == 1) {
+        inst.op = NB_OP_BYTE;
+        inst.x = (uint32_t)groups->list[0].to;
+    } else {
+        TRY(find_switch(c, &sw, &inst.set));
+    }
+    return stamp_inst(c, stamp, inst, entry);
 }
 
 /* What is needed while one set is compiled. Continuations are shared where they are equal. */
@@ -218,8 +250,7 @@ static enum nb_status shared_groups(struct compiler *c, struct utf8 *u, struct s
     TRY(stamp_groups(c, stamp, groups, entry));
     if (groups->n > 8 || u->n_seen >= 256)
         return NB_OK;
-    TRY(grow((void **)&u->seen, u->n_seen, &u->cap_seen, sizeof *u->seen, "a set of characters",
-             c->err));
+    TRY(grow(&u->seen, u->n_seen, 1, &u->cap_seen, sizeof *u->seen, "a set of characters", c->err));
     u->seen[u->n_seen].groups = *groups;
     u->seen[u->n_seen].entry = *entry;
     u->seen[u->n_seen++].level = level;
@@ -288,8 +319,7 @@ static enum nb_status find_stamp(struct compiler *c, const struct nb_re *re,
             return NB_OK;
         }
     uint32_t cap = (uint32_t)c->cap_stamps;
-    TRY(grow((void **)&c->stamps, (uint32_t)c->n_stamps, &cap, sizeof *c->stamps, "a pattern",
-             c->err));
+    TRY(grow(&c->stamps, (uint32_t)c->n_stamps, 1, &cap, sizeof *c->stamps, "a pattern", c->err));
     c->cap_stamps = cap;
     struct stamp *stamp = &c->stamps[c->n_stamps++];
     *stamp = (struct stamp){.of = re};
@@ -324,7 +354,7 @@ static enum nb_status add_inst(struct compiler *c, struct nb_inst inst, uint32_t
     struct nb_program *p = c->p;
     if (p->n_insts >= NB_MAX_INSTS)
         return too_large(c->err);
-    TRY(grow((void **)&p->insts, p->n_insts, &p->cap_insts, sizeof inst, "a pattern", c->err));
+    TRY(grow(&p->insts, p->n_insts, 1, &p->cap_insts, sizeof inst, "a pattern", c->err));
     inst.pattern = c->pattern;
     inst.flags |= c->flags;
     inst.distance = distance(p, &inst);
@@ -344,17 +374,21 @@ static enum nb_status compile_set(struct compiler *c, const struct nb_re *re, ui
                                   uint32_t *entry) {
     const struct stamp *stamp;
     TRY(find_stamp(c, re, &stamp));
+    struct nb_program *p = c->p;
     uint8_t live = liveness(c, next) & NB_INST_LIVE;
-    uint32_t base = c->p->n_insts, at;
+    uint32_t base = p->n_insts, distance = p->insts[next].distance;
     if (stamp->entry == NOWHERE) /* the empty set: a byte of no set */
         return add_inst(c, (struct nb_inst){.op = NB_OP_SPLIT, .x = base, .y = base}, entry);
+    if (base + stamp->n > NB_MAX_INSTS)
+        return too_large(c->err);
+    TRY(grow(&p->insts, base, stamp->n, &p->cap_insts, sizeof *p->insts, "a pattern", c->err));
     for (uint32_t i = 0; i < stamp->n; i++) {
         struct nb_inst inst = stamp->insts[i];
         inst.x = inst.x == TO_NEXT ? next : inst.x + base;
-        if (inst.op == NB_OP_SPLIT)
-            inst.y = inst.y == TO_NEXT ? next : inst.y + base;
-        inst.flags = live;
-        TRY(add_inst(c, inst, &at));
+        inst.flags = live | c->flags;
+        inst.pattern = c->pattern;
+        inst.distance = distance == UINT32_MAX ? distance : inst.distance + distance;
+        p->insts[p->n_insts++] = inst;
     }
     *entry = base + stamp->entry;
     return NB_OK;
@@ -364,6 +398,117 @@ static enum nb_status compile_set(struct compiler *c, const struct nb_re *re, ui
 static enum nb_status add_split(struct compiler *c, uint32_t x, uint32_t y, uint32_t *at) {
     uint8_t flags = (uint8_t)(liveness(c, y) | (x == UINT32_MAX ? 0 : liveness(c, x)));
     return add_inst(c, (struct nb_inst){.op = NB_OP_SPLIT, .x = x, .y = y, .flags = flags}, at);
+}
+
+/* Notes copies of `stride` instructions from `first` on, if that is what the instructions up to the
+ * end are (the last one may lack its split); inner ones from number `inner` on are within them. */
+static enum nb_status note_copies(struct compiler *c, uint32_t first, uint32_t stride,
+                                  uint32_t inner) {
+    struct nb_program *p = c->p;
+    TRY(grow(&p->copies, p->n_copies, 1, &p->cap_copies, sizeof *p->copies, "a pattern", c->err));
+    p->copies[p->n_copies++] = (struct nb_copies){.first = first, .stride = stride};
+    for (uint32_t i = inner; i + 1 < p->n_copies; i++) {
+        if (!p->copies[i].within)
+            p->copies[i].within = p->n_copies;
+    }
+    for (uint32_t i = first; i < p->n_insts; i++) {
+        if (!p->insts[i].copies)
+            p->insts[i].copies = p->n_copies;
+    }
+    return NB_OK;
+}
+
+/* A run of instructions that was written for one copy of a repetition's body: what leads to `to`
+ * from it leads to what follows the copy. */
+struct block {
+    uint32_t first, to;
+    uint32_t copies; /* nb_copies before it */
+};
+
+/* Where an instruction of block `of` leads in block `by`. */
+static uint32_t moved(uint32_t target, const struct block *of, const struct block *by,
+                      uint32_t stride) {
+    if (target == of->to)
+        return by->to;
+    return target - of->first < stride ? target - of->first + by->first : target;
+}
+
+static struct nb_inst moved_inst(const struct compiler *c, uint32_t i, const struct block *of,
+                                 const struct block *by, uint32_t stride) {
+    struct nb_inst inst = c->p->insts[i];
+    inst.x = moved(inst.x, of, by, stride);
+    if (inst.op == NB_OP_SPLIT || inst.op == NB_OP_WORD || inst.op == NB_OP_LOOK)
+        inst.y = moved(inst.y, of, by, stride);
+    if (inst.copies > of->copies)
+        inst.copies += by->copies - of->copies;
+    return inst;
+}
+
+/* Whether block `b` is block `a` but for where it is, as the next one would be then. */
+static bool same_blocks(const struct compiler *c, const struct block *a, const struct block *b,
+                        uint32_t stride) {
+    for (uint32_t i = 0; i < stride; i++) {
+        struct nb_inst inst = moved_inst(c, a->first + i, a, b, stride);
+        if (memcmp(&inst, &c->p->insts[b->first + i], sizeof inst) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Writes block `of` once more, as `by`. */
+static enum nb_status repeat_block(struct compiler *c, const struct block *of,
+                                   const struct block *by, uint32_t stride) {
+    struct nb_program *p = c->p;
+    uint32_t n_inner = by->copies - of->copies;
+    if (p->n_insts + stride > NB_MAX_INSTS)
+        return too_large(c->err);
+    TRY(grow(&p->insts, p->n_insts, stride, &p->cap_insts, sizeof *p->insts, "a pattern", c->err));
+    for (uint32_t i = 0; i < stride; i++)
+        p->insts[p->n_insts++] = moved_inst(c, of->first + i, of, by, stride);
+    TRY(grow(&p->copies, p->n_copies, n_inner, &p->cap_copies, sizeof *p->copies, "a pattern",
+             c->err));
+    for (uint32_t i = 0; i < n_inner; i++) {
+        struct nb_copies inner = p->copies[of->copies + i];
+        inner.first += by->first - of->first;
+        if (inner.within)
+            inner.within += n_inner;
+        p->copies[p->n_copies++] = inner;
+    }
+    return NB_OK;
+}
+
+/* Copies that may be, each with the way out before it, and the last one that must be. */
+static enum nb_status compile_options(struct compiler *c, const struct nb_re *re, uint32_t next,
+                                      uint32_t *mandatory, uint32_t *to) {
+    uint32_t first = c->p->n_insts, inner = c->p->n_copies, stride = 0, n = 0, body;
+    struct block last = {0};
+    bool alike = true, settled = false;
+    for (uint32_t i = re->min; i < re->max; i++) {
+        struct block block = {c->p->n_insts, *to, c->p->n_copies};
+        if (settled) { /* nothing new can come of compiling it again */
+            TRY(repeat_block(c, &last, &block, stride));
+            *to = c->p->n_insts - 1;
+        } else {
+            TRY(compile(c, re->child, *to, &body));
+            if (c->p->n_insts == block.first)
+                return NB_OK; /* the body is empty: more of it changes nothing */
+            TRY(add_split(c, body, next, to));
+            /* A tracker's program is written where it is first met. */
+            alike &= !n || stride == c->p->n_insts - block.first;
+            stride = c->p->n_insts - block.first;
+            settled = alike && n >= 2 && same_blocks(c, &last, &block, stride);
+        }
+        last = block;
+        n++;
+    }
+    if (n && *mandatory) {
+        uint32_t before = c->p->n_insts;
+        TRY(compile(c, re->child, *to, to));
+        alike &= c->p->n_insts - before == stride - 1;
+        --*mandatory;
+        n++;
+    }
+    return alike && n > 1 ? note_copies(c, first, stride, inner) : NB_OK;
 }
 
 static enum nb_status compile_repeat(struct compiler *c, const struct nb_re *re, uint32_t next,
@@ -378,13 +523,7 @@ static enum nb_status compile_repeat(struct compiler *c, const struct nb_re *re,
             mandatory--;
         }
     } else {
-        for (uint32_t i = re->min; i < re->max; i++) {
-            uint32_t before = c->p->n_insts;
-            TRY(compile(c, re->child, to, &body));
-            if (c->p->n_insts == before)
-                break; /* the body is empty: more of it changes nothing */
-            TRY(add_split(c, body, next, &to));
-        }
+        TRY(compile_options(c, re, next, &mandatory, &to));
     }
     for (uint32_t i = 0; i < mandatory; i++) {
         uint32_t before = c->p->n_insts;
@@ -555,8 +694,8 @@ static bool looks_around(const struct nb_re *re) {
 
 static enum nb_status begin(struct compiler *c, struct nb_program *p, struct nb_error *err) {
     *c = (struct compiler){.p = p, .err = err, .pattern = p->n_patterns};
-    TRY(grow((void **)&p->pattern_trackers, p->n_patterns, &p->cap_patterns,
-             sizeof *p->pattern_trackers, "a pattern", err));
+    TRY(grow(&p->pattern_trackers, p->n_patterns, 1, &p->cap_patterns, sizeof *p->pattern_trackers,
+             "a pattern", err));
     p->pattern_trackers[p->n_patterns++] = 0;
     return NB_OK;
 }

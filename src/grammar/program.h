@@ -8,6 +8,7 @@
 
 enum nb_op {
     NB_OP_BYTE,   /* a byte of set `set`, then x */
+    NB_OP_CHAR,   /* a byte of a character, then what switch `set` says */
     NB_OP_SPLIT,  /* x or y */
     NB_OP_START,  /* x, at the beginning of the text */
     NB_OP_END,    /* x, at the end of the text */
@@ -34,11 +35,28 @@ struct nb_inst {
     uint8_t op, flags;
     uint32_t pattern;  /* index of the pattern it is of */
     uint32_t distance; /* bytes to an accepting end, at least; UINT32_MAX: there is none */
+    uint32_t copies;   /* the innermost nb_copies that it is in, + 1; 0: none */
+};
+
+/* Copies of a repetition's body, as x{2,5} has them, between which the only difference is how many
+ * more may follow: the last that must be, and those that may. Copy k is insts[first + k * stride]
+ * and what follows; the higher k, the earlier in the text it comes. Whatever is accepted from a
+ * place in one copy is accepted from the same place in a higher one, too. */
+struct nb_copies {
+    uint32_t first, stride;
+    uint32_t within; /* the copies around these, + 1; 0: none */
 };
 
 struct nb_byte_set {
     uint64_t bits[4];
 };
+
+/* Where bytes of a character lead: nowhere; with the whole character, to x; or to an instruction
+ * that stands so many after this one (of a negative number: before it). */
+struct nb_switch {
+    int16_t to[256];
+};
+enum { NB_SWITCH_NOWHERE = INT16_MIN, NB_SWITCH_WHOLE = INT16_MAX };
 
 /* A lookbehind, or whether the last byte was \w: a program that runs from the beginning of the
  * text and accepts what ends in a match. */
@@ -52,8 +70,12 @@ enum { NB_MAX_TRACKERS = 64, NB_MAX_INSTS = 400 * 1000 };
 struct nb_program {
     struct nb_inst *insts;
     uint32_t n_insts, cap_insts;
-    struct nb_byte_set *sets;
+    struct nb_copies *copies; /* inner ones first */
+    uint32_t n_copies, cap_copies;
+    struct nb_byte_set *sets; /* bytes that some instruction takes alike */
     uint32_t n_sets, cap_sets;
+    struct nb_switch *switches;
+    uint32_t n_switches, cap_switches;
     uint32_t *set_table; /* open addressing; index + 1 into sets */
     uint32_t set_table_size;
     struct nb_tracker trackers[NB_MAX_TRACKERS];
@@ -81,8 +103,19 @@ enum nb_status nb_program_add_literal(struct nb_program *program, const char *te
 enum nb_status nb_program_set(struct nb_program *program, const struct nb_byte_set *set,
                               uint16_t *out, struct nb_error *err);
 
-static inline bool nb_byte_set_has(const struct nb_byte_set *set, uint8_t byte) {
-    return set->bits[byte >> 6] >> (byte & 63) & 1;
+enum { NB_INST_NONE = UINT32_MAX };
+
+/* The instruction after a byte at one that takes bytes; NB_INST_NONE where there is none. */
+static inline uint32_t nb_program_next(const struct nb_program *p, uint32_t at, uint8_t byte) {
+    const struct nb_inst *inst = &p->insts[at];
+    if (inst->op == NB_OP_BYTE)
+        return p->sets[inst->set].bits[byte >> 6] >> (byte & 63) & 1 ? inst->x : NB_INST_NONE;
+    if (inst->op != NB_OP_CHAR)
+        return NB_INST_NONE;
+    int16_t to = p->switches[inst->set].to[byte];
+    if (to == NB_SWITCH_WHOLE)
+        return inst->x;
+    return to == NB_SWITCH_NOWHERE ? NB_INST_NONE : at + (uint32_t)(int32_t)to;
 }
 
 static inline void nb_byte_set_add(struct nb_byte_set *set, uint8_t lo, uint8_t hi) {
