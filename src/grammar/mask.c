@@ -280,51 +280,85 @@ static void free_string(struct nb_masker *m, const struct nb_state *s, uint64_t 
  * an object's keys. */
 struct text_walk {
     struct nb_masker *m;
-    const struct nb_state *base; /* the string or key that the walk is in */
+    const struct nb_state *base; /* the string or key that the walk is in; NULL: no JSON */
     struct nb_lazy *lazy;        /* or else… */
     struct nb_machine *machine;
     const struct nb_shape *keys; /* of the object whose keys they are, or NULL */
     uint64_t *bits;
+    /* What was found out of the machine's states: 1 no dead end, 2 one, 0 not asked yet. What stays
+     * alive of a string's roots is all that matters, wherever the walk came from. */
+    uint8_t *verdicts;
+    uint32_t n_verdicts;
 };
+
+/* Whether a state of the machine, met for the first time, is no dead end. */
+static bool judge_text(struct text_walk *w, uint32_t from, uint32_t to) {
+    struct nb_reader *r = w->m->reader;
+    if (r->space->failed)
+        return false;
+    if (w->keys && w->base->top->kills)
+        return nb_shape_other_alive(r->space, (struct nb_shape *)(uintptr_t)w->keys, to);
+    if (to >= w->n_verdicts) {
+        uint32_t n = to + to / 2 + 64;
+        uint8_t *more = realloc(w->verdicts, n);
+        if (!more) {
+            r->failed = NB_ERR_MEMORY;
+            return false;
+        }
+        memset(more + w->n_verdicts, 0, n - w->n_verdicts);
+        w->verdicts = more;
+        w->n_verdicts = n;
+    }
+    bool alive =
+        w->keys ? nb_others_begin(r, w->base->top, to) : nb_string_alive(r, w->base, from, to);
+    w->verdicts[to] = alive ? 1 : 2;
+    return alive;
+}
 
 /* The next state; false if it is a dead end. The automata accept nothing but UTF-8, so that bytes
  * of characters need no other care. */
-static bool text_next(const struct text_walk *w, uint32_t from, uint8_t byte, uint32_t *to) {
-    struct nb_reader *r = w->m->reader;
+static inline bool text_next(struct text_walk *w, uint32_t from, uint8_t byte, uint32_t *to) {
     if (w->lazy) {
         *to = nb_lazy_next(w->lazy, from, byte);
         return *to;
     }
-    *to = nb_machine_next(r->space, w->machine, from, byte);
-    if (r->space->failed)
-        return false;
-    if (w->keys)
-        return nb_shape_other_alive(r->space, (struct nb_shape *)(uintptr_t)w->keys, *to);
-    return nb_string_alive(r, w->base, from, *to);
+    *to = nb_machine_next(w->m->reader->space, w->machine, from, byte);
+    if (*to < w->n_verdicts && w->verdicts[*to])
+        return w->verdicts[*to] == 1;
+    return judge_text(w, from, *to);
 }
 
-static void walk_text(const struct text_walk *w, uint32_t node, uint32_t depth, uint32_t state) {
+/* Sets the tokens that can be read from `state`; of strings and keys those that do not end them. */
+static void walk_text(struct text_walk *w, uint32_t state) {
     const struct nb_token_trie *t = &w->m->vocabulary->tokens;
-    const struct nb_token_node *at = &t->nodes[node];
-    for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
-        uint8_t byte = t->byte[child];
+    const struct nb_token_path *path = &w->m->vocabulary->path;
+    uint32_t *states = w->m->text_path;
+    states[0] = state;
+    for (uint32_t i = 0; i < path->n;) {
+        const struct nb_token_step *step = &path->steps[i];
         uint32_t to;
-        if (byte < 0x20 || byte == '"')
-            continue; /* those that end it are found elsewhere */
-        if (byte == '\\') {
-            struct nb_state *path = w->m->path;
-            path[depth] = *w->base;
-            path[depth].at = state;
-            try_child(w->m, t, child, depth, w->bits);
+        if (w->base && (step->byte < 0x20 || step->byte == '"' || step->byte == '\\')) {
+            if (step->byte == '\\') {
+                struct nb_state *here = &w->m->path[step->depth];
+                *here = *w->base;
+                here->at = states[step->depth];
+                try_child(w->m, t, step->node, step->depth, w->bits);
+            }
+            i = step->end; /* tokens that end it are found elsewhere */
             continue;
         }
-        if (!text_next(w, state, byte, &to))
+        if (!text_next(w, states[step->depth], step->byte, &to)) {
+            i = step->end;
             continue;
-        if (t->nodes[child].entry)
-            set_entries(t, t->nodes[child].entry, w->bits);
-        if (t->nodes[child].n_children)
-            walk_text(w, child, depth + 1, to);
+        }
+        states[step->depth + 1] = to;
+        for (uint32_t e = step->first; e < step[1].first; e++)
+            set_token(w->bits, t->token[e]);
+        i++;
     }
+    free(w->verdicts);
+    w->verdicts = NULL;
+    w->n_verdicts = 0;
 }
 
 static uint32_t inside_slot(const struct nb_space *space, const void *key, uint32_t state) {
@@ -372,7 +406,7 @@ static const uint64_t *inside_mask(struct text_walk *w, const void *key, uint32_
     w->bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *w->bits);
     if (!w->bits)
         return NULL;
-    walk_text(w, 0, 0, state);
+    walk_text(w, state);
     space->inside[at] = (struct nb_inside){key, state, w->bits};
     space->n_inside++;
     return w->bits;
@@ -404,7 +438,7 @@ static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64
     } else {
         /* What follows from a root that is false depends on what is around: not kept. */
         struct text_walk w = {.m = m, .base = s, .machine = &s->shape->machine, .bits = bits};
-        walk_text(&w, 0, 0, s->at);
+        walk_text(&w, s->at);
         walk_all(m, &v->closers, s, bits);
         return;
     }
@@ -485,18 +519,20 @@ static bool inside_others(struct nb_masker *m, const struct nb_state *s, uint64_
     struct nb_state base = *s;
     struct text_walk w = {.m = m, .base = &base, .machine = &shape->family->machine, .keys = shape};
     const uint64_t *inside = v->plain;
-    if (w.machine->n) {
-        if (!s->top->kills)
-            return false;
-        if (!nb_shape_other_alive(m->reader->space, shape, s->at)) {
-            memset(bits, 0, v->n_words * sizeof *bits);
+    base.node = 0;
+    m->others_of = NULL;
+    if (w.machine->n && !nb_others_begin(m->reader, s->top, s->at)) {
+        memset(bits, 0, v->n_words * sizeof *bits);
+        return true;
+    }
+    if (w.machine->n && !nb_shape_others_free(m->reader->space, shape, s->at)) {
+        if (!s->top->kills) {
+            /* What follows from a root that is false depends on what is around: not kept. */
+            w.bits = bits;
+            walk_text(&w, s->at);
             return true;
         }
-        base.node = 0;
-        m->others_of = NULL;
-        inside = nb_shape_others_free(m->reader->space, shape, s->at)
-                     ? v->plain
-                     : inside_mask(&w, shape, s->at);
+        inside = inside_mask(&w, shape, s->at);
     }
     if (!inside)
         return false;
@@ -543,6 +579,8 @@ static void compute(struct nb_masker *m, const struct nb_state *s, uint64_t *bit
         limited_string(m, s, bits);
     else if (s->mode == NB_MODE_IN_KEY && plain)
         key(m, s, bits);
+    else if (s->mode == NB_MODE_RAW)
+        walk_text(&(struct text_walk){.m = m, .lazy = m->reader->raw, .bits = bits}, s->at);
     else
         walk_all(m, &v->tokens, s, bits);
     if (nb_state_can_end(m->reader, s)) {
@@ -557,9 +595,10 @@ static bool prepare(struct nb_masker *m) {
     const struct nb_vocabulary *v = m->vocabulary;
     uint32_t depth = v->tokens.max_depth; /* closers and endings are no longer */
     m->path = calloc((size_t)depth + 2, sizeof *m->path);
+    m->text_path = calloc((size_t)depth + 2, sizeof *m->text_path);
     m->slots = calloc(N_SLOTS, sizeof *m->slots);
     m->kept = calloc(N_KEPT, sizeof *m->kept);
-    return m->path && m->slots && m->kept;
+    return m->path && m->text_path && m->slots && m->kept;
 }
 
 static uint32_t hash_state(const struct nb_state *s) {
@@ -622,6 +661,7 @@ void nb_masker_free(struct nb_masker *m) {
     free(m->kept);
     free(m->slots);
     free(m->path);
+    free(m->text_path);
     *m = (struct nb_masker){0};
 }
 

@@ -10,6 +10,7 @@ struct nb_masker {
     struct nb_reader *reader;
     const struct nb_vocabulary *vocabulary;
     struct nb_state *path; /* [most bytes of a token + 1] states along a token */
+    uint32_t *text_path;   /* the same, of an automaton alone */
     /* The last masks, by state; the oldest goes first. */
     struct nb_kept_mask {
         struct nb_state state;

@@ -68,11 +68,9 @@ uint32_t nb_machine_start(struct nb_space *s, struct nb_machine *m) {
     return state;
 }
 
-uint32_t nb_machine_next(struct nb_space *s, struct nb_machine *m, uint32_t state, uint8_t byte) {
+uint32_t nb_machine_step(struct nb_space *s, struct nb_machine *m, uint32_t state, uint8_t byte) {
     uint8_t class = m->lazy->class_of[byte];
-    uint32_t known = m->states[state].next[class], to = 0, buffer[64], *states = buffer;
-    if (known)
-        return known - 1;
+    uint32_t to = 0, buffer[64], *states = buffer;
     if (m->n > 64 && !(states = malloc(m->n * sizeof *states))) {
         s->failed = NB_ERR_MEMORY;
         return state;

@@ -8,6 +8,7 @@
 #ifndef NB_GRAMMAR_SPACE_H
 #define NB_GRAMMAR_SPACE_H
 
+#include "grammar/automaton.h"
 #include "grammar/schema.h"
 #include "grammar/trie.h"
 
@@ -273,7 +274,13 @@ bool nb_shape_other_alive(struct nb_space *space, struct nb_shape *shape, uint32
 bool nb_shape_others_free(struct nb_space *space, const struct nb_shape *shape, uint32_t state);
 
 uint32_t nb_machine_start(struct nb_space *space, struct nb_machine *machine);
-uint32_t nb_machine_next(struct nb_space *space, struct nb_machine *machine, uint32_t state,
+/* What nb_machine_next does where it is not known yet. */
+uint32_t nb_machine_step(struct nb_space *space, struct nb_machine *machine, uint32_t state,
                          uint8_t byte);
+static inline uint32_t nb_machine_next(struct nb_space *space, struct nb_machine *machine,
+                                       uint32_t state, uint8_t byte) {
+    uint32_t known = machine->states[state].next[machine->lazy->class_of[byte]];
+    return known ? known - 1 : nb_machine_step(space, machine, state, byte);
+}
 
 #endif

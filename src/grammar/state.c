@@ -558,6 +558,10 @@ static bool others_allow(struct nb_reader *r, const struct nb_frame *frame, uint
     return !frame->kills && !nb_state_doomed(r, frame->parent, frame->link, wrong);
 }
 
+bool nb_others_begin(struct nb_reader *r, const struct nb_frame *frame, uint32_t state) {
+    return others_allow(r, frame, state, false);
+}
+
 static bool key_alive(struct nb_reader *r, const struct nb_state *s) {
     return named_possible(r, s->top, s->node) ||
            (nb_others_possible(r, s->top) && others_allow(r, s->top, s->at, false));

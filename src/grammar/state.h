@@ -169,5 +169,7 @@ bool nb_state_doomed(struct nb_reader *reader, const struct nb_frame *parent,
 /* Whether an object's member of this rank may come now, and one that has another key. */
 bool nb_member_possible(struct nb_reader *reader, const struct nb_frame *frame, uint32_t rank);
 bool nb_others_possible(struct nb_reader *reader, const struct nb_frame *frame);
+/* Whether what led the machine of its keys to `state` can be the beginning of such another key. */
+bool nb_others_begin(struct nb_reader *reader, const struct nb_frame *frame, uint32_t state);
 
 #endif

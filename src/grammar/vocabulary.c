@@ -79,6 +79,31 @@ static bool build_trie(struct nb_token_trie *t, struct entry *entries, uint32_t 
     return true;
 }
 
+/* Writes down what is below a node; the entries stand in the order of the walk as they are. */
+static void fill_path(const struct nb_token_trie *t, uint32_t node, uint16_t depth,
+                      uint32_t *n_entries, struct nb_token_path *path) {
+    const struct nb_token_node *at = &t->nodes[node];
+    for (uint32_t child = at->first; child < at->first + at->n_children; child++) {
+        struct nb_token_step *step = &path->steps[path->n++];
+        *step = (struct nb_token_step){
+            .first = *n_entries, .node = child, .depth = depth, .byte = t->byte[child]};
+        for (uint32_t e = t->nodes[child].entry; e; e = t->same[e - 1])
+            ++*n_entries;
+        fill_path(t, child, depth + 1, n_entries, path);
+        step->end = path->n;
+    }
+}
+
+static bool build_path(const struct nb_token_trie *t, struct nb_token_path *path) {
+    uint32_t n_entries = 0;
+    path->steps = calloc((size_t)t->n + 1, sizeof *path->steps);
+    if (!path->steps)
+        return false;
+    fill_path(t, 0, 0, &n_entries, path);
+    path->steps[path->n] = (struct nb_token_step){.end = path->n, .first = n_entries};
+    return true;
+}
+
 /* How a token reads within a string: the bytes that stay inside, the characters that these begin,
  * and whether only escapes that must be are among them. False if it cannot be there at all. A token
  * may end anywhere, also within a character or an escape. */
@@ -173,7 +198,8 @@ static bool fill(struct nb_vocabulary *v) {
         for (uint32_t k = characters; k < NB_MAX_COUNTED; k++)
             v->shorter[(size_t)k * v->n_words + (uint32_t)id / 64] |= UINT64_C(1) << id % 64;
     }
-    bool good = build_trie(&v->tokens, all, n) && build_trie(&v->closers, closers, n_closers) &&
+    bool good = build_trie(&v->tokens, all, n) && build_path(&v->tokens, &v->path) &&
+                build_trie(&v->closers, closers, n_closers) &&
                 build_trie(&v->endings, endings, n_closers);
     free(all);
     return good;
@@ -238,6 +264,7 @@ void nb_vocabulary_close(struct nb_vocabulary *v) {
     if (!v)
         return;
     free_trie(&v->tokens);
+    free(v->path.steps);
     free_trie(&v->closers);
     free_trie(&v->endings);
     free(v->inside);

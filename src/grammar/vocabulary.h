@@ -20,6 +20,20 @@ struct nb_token_trie {
     uint32_t of_root[256]; /* the root's child, by byte; 0: none */
 };
 
+/* The same tree as a walk that meets each node before its children would write it down: what comes
+ * next is beside it in memory, and a branch is left out by going to its end. The root is not there.
+ */
+struct nb_token_path {
+    uint32_t n;
+    struct nb_token_step {
+        uint32_t end;   /* the first node behind this one and all below it */
+        uint32_t first; /* entries of the tree before it; its own reach to the next node's */
+        uint32_t node;  /* in the tree */
+        uint16_t depth; /* bytes before this one */
+        uint8_t byte;
+    } * steps; /* [n + 1]; `first` of the last is how many entries there are */
+};
+
 enum { NB_MAX_COUNTED = 64 };
 
 struct nb_vocabulary {
@@ -30,6 +44,7 @@ struct nb_vocabulary {
     size_t n_ends;
 
     struct nb_token_trie tokens; /* all but special ones and those without bytes */
+    struct nb_token_path path;   /* of `tokens` */
 
     /* Tokens that, begun within a JSON string between two characters, stay in it; of `plain` the
      * only escapes are those that must be (", \, control characters). */
