@@ -54,14 +54,22 @@ expect "its usage" jq -es 'map(select(.usage != null)) | length == 1 and .[0].us
 expect "its content type" grep -qi 'content-type: text/event-stream' "$tmp/headers"
 ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "logprobs": 2}'
 expect "log probabilities" answers 200 '.choices[0].logprobs | (.tokens | join("")) as $t | (.token_logprobs | length) == 12 and (.top_logprobs[0] | length) == 2 and ($t | length) > 0'
-stop_at=$(printf '%s' "$want" | cut -c 4-7 | head -1)
+jq -c '.choices[0].logprobs' "$tmp/out" >"$tmp/logprobs"
+ask /v1/completions -N -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "logprobs": 2, "stream": true, "stop": "No: X"}'
+sed -n 's/^data: {/{/p' "$tmp/out" | jq -sc '[.[].choices[0].logprobs | values] | {tokens: map(.tokens) | add, token_logprobs: map(.token_logprobs) | add, top_logprobs: map(.top_logprobs) | add, text_offset: map(.text_offset) | add}' >"$tmp/joined"
+expect "those of a stream are the same" sh -c "[ \"\$(jq -Sc . '$tmp/joined')\" = \"\$(jq -Sc . '$tmp/logprobs')\" ]"
+ask /v1/completions -N -d '{"prompt": "Invoice", "max_tokens": 6, "n": 3, "seed": 5, "temperature": 1.5, "stream": true, "stream_options": {"include_usage": true}}'
+sed -n 's/^data: {/{/p' "$tmp/out" >"$tmp/events"
 ask /v1/completions -d "$(jq -n --arg s "No" '{prompt: "Invoice", max_tokens: 12, temperature: 0, stop: [$s, "never"]}')"
 expect "a stop string ends it and is not in it" answers 200 '.choices[0].finish_reason == "stop" and (.choices[0].text | contains("No") | not)'
 ask /v1/completions -N -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "stream": true, "stop": "No: X"}'
 expect "what might have become a stop string comes in the end" [ "$(sed -n 's/^data: {/{/p' "$tmp/out" | jq -rj '.choices[0].text // ""')" = "$want" ]
 ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 6, "n": 3, "seed": 5, "temperature": 1.5}'
+jq -sc '[.[].choices[0] | values] | group_by(.index) | map(map(.text) | join(""))' "$tmp/events" >"$tmp/streamed"
+expect "several choices in a stream: each ends, one usage" jq -es '([.[].choices[0] | values | select(.finish_reason) | .index] | sort) == [0, 1, 2] and (.[-1] | .choices == [] and .usage.completion_tokens > 0) and (map(select(.usage != null)) | length) == 1' "$tmp/events"
 expect "several choices" answers 200 '(.choices | length) == 3 and ([.choices[].index] == [0, 1, 2]) and .usage.completion_tokens <= 18'
 cp "$tmp/out" "$tmp/first"
+expect "as they were in the stream" [ "$(jq -c '[.choices[].text]' "$tmp/out")" = "$(cat "$tmp/streamed")" ]
 ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 6, "n": 3, "seed": 5, "temperature": 1.5}'
 expect "a seed repeats them" [ "$(jq -c '[.choices[].text]' "$tmp/out")" = "$(jq -c '[.choices[].text]' "$tmp/first")" ]
 ask /v1/completions -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], max_tokens: 1}')"
@@ -116,6 +124,8 @@ ask /prompt -d '{"prompt": 3}'
 expect "no prompt" answers 422 '.detail | contains("prompt")'
 ask /prompt -d '{"prompt": "a", "temperature": "hot"}'
 expect "a bad field" answers 422 '.detail | contains("temperature")'
+ask /prompt -d '{"prompt": "Invoice 17", "max_input_length": 5}'
+expect "more than max_input_length" answers 422 '.detail | contains("at most 5")'
 
 # What cannot be done.
 ask /v1/completions -d '{"prompt": '
@@ -134,6 +144,7 @@ ask /v1/completions -d "$(jq -n '{prompt: [range(3000) | 5]}')"
 expect "a prompt that is too long" answers 400 '.error.code == "context_length_exceeded"'
 ask /v1/chat/completions -d '{"messages": [{"role": "user", "content": "hello"}]}'
 expect "a model without a chat template" answers 422 '.error.message | contains("chat template")'
+expect "and no path of this machine" answers 422 ".error.message | contains(\"$root\") | not"
 ask /v1/classify -d '{"text": ""}'
 expect "an empty document" answers 422 '.error.message | length > 10'
 ask /nowhere

@@ -158,11 +158,16 @@ struct nb_generate_options {
     bool logprobs;
     int32_t top_logprobs;
 
+    /* With logprobs: hears of each token's, before on_token does: the token, its log probability,
+     * and ids [n_top] and log probabilities [n_top] of the most probable ones. May be NULL. */
+    void (*on_logprobs)(void *context, int32_t id, double logprob, const int32_t *top_ids,
+                        const double *top_logprobs, size_t n_top);
+
     /* Hears of each token, and of the text that it completes (empty while a character is not whole,
      * and without a tokenizer); last, with id -1, of text that only the end completes, where there
      * is some. Returns false to stop. May be NULL. */
     bool (*on_token)(void *context, int32_t id, const char *text, size_t n);
-    void *on_token_context;
+    void *on_token_context; /* and of on_logprobs */
 };
 
 enum nb_finish {

@@ -121,14 +121,19 @@ static enum nb_status note_logprobs(struct nb_generator *g, const float *logits,
     return NB_OK;
 }
 
-/* Tells the caller of a token; *go_on is false if the caller has had enough. */
-static enum nb_status emit(struct nb_generator *g, int32_t id, bool *go_on, struct nb_error *err) {
+/* Tells the caller of token number i; *go_on is false if the caller has had enough. */
+static enum nb_status emit(struct nb_generator *g, size_t i, bool *go_on, struct nb_error *err) {
+    int32_t id = g->generated.ids[i];
     size_t before = g->text.len;
     if (g->engine->tokenizer)
         nb_decoder_add(&g->decoder, id, &g->text);
     if (g->text.failed)
         return nb_fail_memory(err, g->text.len, "the text");
     const struct nb_generate_options *o = &g->options;
+    size_t top = (size_t)o->top_logprobs;
+    if (o->logprobs && o->on_logprobs)
+        o->on_logprobs(o->on_token_context, id, g->logprobs[i], g->top_ids + i * top,
+                       g->top_logprobs + i * top, top);
     *go_on = !o->on_token ||
              o->on_token(o->on_token_context, id, g->text.data ? g->text.data + before : "",
                          g->text.len - before);
@@ -203,7 +208,7 @@ static enum nb_status close_answer(struct nb_generator *g, struct nb_error *err)
         return NB_OK;
     g->finish = NB_FINISH_CLOSED;
     for (size_t i = before; i < g->generated.n && s == NB_OK && go_on; i++)
-        s = emit(g, g->generated.ids[i], &go_on, err);
+        s = emit(g, i, &go_on, err);
     return s;
 }
 
@@ -259,7 +264,7 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
             cut = true;
             break;
         }
-        s = emit(g, g->generated.ids[i], &go_on, err);
+        s = emit(g, i, &go_on, err);
         stopped = s == NB_OK && stops(g, text_before);
         if (stopped || !go_on)
             g->generated.n = i + 1;

@@ -91,6 +91,12 @@ static bool on_token(void *context, int32_t id, const char *text, size_t n) {
     return !c->text.failed;
 }
 
+static void on_logprobs(void *context, int32_t id, double logprob, const int32_t *top_ids,
+                        const double *top_logprobs, size_t n_top) {
+    struct nb_choice *c = context;
+    c->answering->on_logprobs(c->answering, c, id, logprob, top_ids, top_logprobs, n_top);
+}
+
 const char *nb_choice_text(const struct nb_choice *c, size_t *n) {
     *n = c->end < c->text.len ? c->end : c->text.len;
     return c->text.data ? c->text.data : "";
@@ -157,6 +163,7 @@ static enum nb_status submit(struct nb_answering *a, struct nb_choice *c, struct
         .context = c,
     };
     request.options.on_token = on_token;
+    request.options.on_logprobs = a->on_logprobs ? on_logprobs : NULL;
     request.options.on_token_context = c;
     request.options.sampling.seed += (uint64_t)c->index;
     return nb_scheduler_submit(a->service->scheduler, &request, &c->id, err);

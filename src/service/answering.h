@@ -51,6 +51,11 @@ struct nb_answering {
     /* Text of a choice that is certain, as it comes (may be NULL). On the scheduler's thread. */
     void (*on_text)(struct nb_answering *answering, struct nb_choice *choice, const char *text,
                     size_t n);
+    /* A token's log probabilities, before its text, as nb_generate_options.on_logprobs has them
+     * (may be NULL). Likewise. */
+    void (*on_logprobs)(struct nb_answering *answering, struct nb_choice *choice, int32_t id,
+                        double logprob, const int32_t *top_ids, const double *top_logprobs,
+                        size_t n_top);
     /* All choices are over: answers the exchange. On the scheduler's thread; never if
      * nb_answering_begin failed. */
     void (*on_over)(struct nb_answering *answering);

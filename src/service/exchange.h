@@ -38,6 +38,8 @@ struct nb_exchange {
     int64_t begun_us;
 
     void *context; /* the handler's own */
+    /* Paths of this machine that no error may show, up to a NULL; or NULL. The handler's own. */
+    const char *const *private_paths;
 
     const struct nb_transport *transport;
     atomic_int references;

@@ -28,6 +28,10 @@ struct openai {
     char id[64];
     int64_t created;
     bool told_role[NB_MAX_CHOICES];
+    /* Of a stream: log probabilities of tokens whose text was not sent yet, and where the next
+     * one's text begins. */
+    json_t *logs[NB_MAX_CHOICES];
+    json_int_t offset[NB_MAX_CHOICES];
 };
 
 /* ---- what is asked
@@ -175,8 +179,6 @@ static enum nb_status read_logprobs(struct nb_answering *a, struct openai *o,
         s = get_int(a->body, "logprobs", 0, MAX_TOP, &top, err);
         o->logprobs = field(a->body, "logprobs") != NULL;
     }
-    if (s == NB_OK && o->logprobs && o->stream)
-        s = nb_fail(err, NB_ERR_UNSUPPORTED, "logprobs: are not supported in a stream");
     a->options.logprobs = o->logprobs;
     a->options.top_logprobs = (int32_t)top;
     return s;
@@ -408,49 +410,66 @@ static json_t *chat_logprob(const struct nb_service *s, int32_t id, double logpr
                      "bytes", token_bytes(s, id));
 }
 
-static json_t *chat_logprobs(const struct nb_service *s, const struct nb_generation *g) {
-    json_t *content = json_array();
-    for (size_t i = 0; i < g->n_tokens; i++) {
-        json_t *token = chat_logprob(s, g->token_ids[i], g->logprobs[i]), *top = json_array();
-        for (size_t j = 0; j < g->n_top; j++)
-            json_array_append_new(top, chat_logprob(s, g->top_ids[i * g->n_top + j],
-                                                    g->top_logprobs[i * g->n_top + j]));
-        json_object_set_new(token, "top_logprobs", top);
-        json_array_append_new(content, token);
-    }
-    return json_pack("{s:o}", "content", content);
+/* A choice's log probabilities before any token's, in either API's shape. */
+static json_t *new_logprobs(const struct openai *o) {
+    return o->chat ? json_pack("{s:[]}", "content")
+                   : json_pack("{s:[], s:[], s:[], s:[]}", "tokens", "token_logprobs",
+                               "top_logprobs", "text_offset");
 }
 
-static json_t *completion_logprobs(const struct nb_service *s, const struct nb_generation *g) {
-    json_t *tokens = json_array(), *values = json_array(), *tops = json_array(),
-           *offsets = json_array();
-    json_int_t offset = 0;
-    for (size_t i = 0; i < g->n_tokens; i++) {
-        json_array_append_new(tokens, token_string(s, g->token_ids[i]));
-        json_array_append_new(values, json_real(bounded(g->logprobs[i])));
-        json_array_append_new(offsets, json_integer(offset));
-        size_t n;
-        nb_token_text(s->engine, g->token_ids[i], &n);
-        offset += (json_int_t)n;
-        json_t *top = json_object();
-        for (size_t j = 0; j < g->n_top; j++) {
-            json_t *name = token_string(s, g->top_ids[i * g->n_top + j]);
-            json_object_set_new(top, json_string_value(name),
-                                json_real(bounded(g->top_logprobs[i * g->n_top + j])));
-            json_decref(name);
-        }
-        json_array_append_new(tops, top);
+static void add_logprob(const struct nb_service *s, const struct openai *o, json_t *to,
+                        json_int_t *offset, int32_t id, double logprob, const int32_t *top_ids,
+                        const double *top_logprobs, size_t n_top) {
+    if (o->chat) {
+        json_t *token = chat_logprob(s, id, logprob), *top = json_array();
+        for (size_t j = 0; j < n_top; j++)
+            json_array_append_new(top, chat_logprob(s, top_ids[j], top_logprobs[j]));
+        json_object_set_new(token, "top_logprobs", top);
+        json_array_append_new(json_object_get(to, "content"), token);
+        return;
     }
-    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values,
-                     "top_logprobs", tops, "text_offset", offsets);
+    size_t n;
+    nb_token_text(s->engine, id, &n);
+    json_t *top = json_object();
+    for (size_t j = 0; j < n_top; j++) {
+        json_t *name = token_string(s, top_ids[j]);
+        json_object_set_new(top, json_string_value(name), json_real(bounded(top_logprobs[j])));
+        json_decref(name);
+    }
+    json_array_append_new(json_object_get(to, "tokens"), token_string(s, id));
+    json_array_append_new(json_object_get(to, "token_logprobs"), json_real(bounded(logprob)));
+    json_array_append_new(json_object_get(to, "top_logprobs"), top);
+    json_array_append_new(json_object_get(to, "text_offset"), json_integer(*offset));
+    *offset += (json_int_t)n;
 }
 
 static json_t *logprobs_of(const struct nb_answering *a, const struct nb_choice *c) {
     const struct openai *o = a->route_context;
+    const struct nb_generation *g = &c->generation;
     if (!o->logprobs)
         return json_null();
-    return o->chat ? chat_logprobs(a->service, &c->generation)
-                   : completion_logprobs(a->service, &c->generation);
+    json_t *all = new_logprobs(o);
+    json_int_t offset = 0;
+    for (size_t i = 0; i < g->n_tokens; i++)
+        add_logprob(a->service, o, all, &offset, g->token_ids[i], g->logprobs[i],
+                    g->top_ids + i * g->n_top, g->top_logprobs + i * g->n_top, g->n_top);
+    return all;
+}
+
+static void on_logprobs(struct nb_answering *a, struct nb_choice *c, int32_t id, double logprob,
+                        const int32_t *top_ids, const double *top_logprobs, size_t n_top) {
+    struct openai *o = a->route_context;
+    if (!o->logs[c->index])
+        o->logs[c->index] = new_logprobs(o);
+    add_logprob(a->service, o, o->logs[c->index], &o->offset[c->index], id, logprob, top_ids,
+                top_logprobs, n_top);
+}
+
+/* Those of the tokens since the last chunk; the caller's from now on. */
+static json_t *take_logs(struct openai *o, int choice) {
+    json_t *logs = o->logs[choice];
+    o->logs[choice] = NULL;
+    return logs ? logs : json_null();
 }
 
 static json_t *whole_choice(const struct nb_answering *a, const struct nb_choice *c) {
@@ -473,7 +492,7 @@ static void send_event(struct nb_answering *a, json_t *body) {
         o->streaming = true;
         nb_exchange_stream(a->exchange, 200, "text/event-stream");
     }
-    char *text = json_dumps(body, JSON_COMPACT);
+    char *text = json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(body);
     struct nb_buf line = {0};
     nb_buf_printf(&line, "data: %s\n\n", text ? text : "{}");
@@ -494,11 +513,11 @@ static json_t *chunk(const struct nb_answering *a, const struct nb_choice *c, co
         o->told_role[c->index] = true;
         if (!finish || n)
             json_object_set_new(delta, "content", json_stringn(text, n));
-        one = json_pack("{s:i, s:o, s:n, s:s?}", "index", c->index, "delta", delta, "logprobs",
-                        "finish_reason", finish);
+        one = json_pack("{s:i, s:o, s:o, s:s?}", "index", c->index, "delta", delta, "logprobs",
+                        take_logs(o, c->index), "finish_reason", finish);
     } else {
-        one = json_pack("{s:i, s:o, s:n, s:s?}", "index", c->index, "text", json_stringn(text, n),
-                        "logprobs", "finish_reason", finish);
+        one = json_pack("{s:i, s:o, s:o, s:s?}", "index", c->index, "text", json_stringn(text, n),
+                        "logprobs", take_logs(o, c->index), "finish_reason", finish);
     }
     return frame(a, json_pack("[o]", one), o->usage ? json_null() : NULL);
 }
@@ -518,16 +537,20 @@ static const struct nb_choice *failed_choice(const struct nb_answering *a) {
 static void end_stream(struct nb_answering *a) {
     struct openai *o = a->route_context;
     const struct nb_choice *failed = failed_choice(a);
+    for (int i = 0; failed && i < a->n_choices; i++)
+        json_decref(take_logs(o, i));
     if (failed && !o->streaming) {
         nb_answer_failure(a->exchange, &failed->error);
         return;
     }
     for (int i = 0; i < a->n_choices && !failed; i++)
         send_event(a, chunk(a, &a->choices[i], "", 0, finish_name(&a->choices[i])));
-    if (failed)
-        send_event(a, json_pack("{s:{s:s, s:s, s:n}}", "error", "message", failed->error.message,
-                                "type", "server_error", "code"));
-    else if (o->usage)
+    if (failed) {
+        char why[NB_ERROR_MESSAGE_BYTES];
+        nb_public_message(a->exchange, failed->error.message, why, sizeof why);
+        send_event(a, json_pack("{s:{s:s, s:s, s:n}}", "error", "message", why, "type",
+                                "server_error", "code"));
+    } else if (o->usage)
         send_event(a, frame(a, NULL, usage_of(a)));
     static const char done[] = "data: [DONE]\n\n";
     nb_exchange_write(a->exchange, done, sizeof done - 1);
@@ -582,6 +605,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
         nb_answering_free(a);
     } else {
         a->on_text = o->stream ? on_text : NULL;
+        a->on_logprobs = o->stream && o->logprobs ? on_logprobs : NULL;
         a->on_over = on_over;
         s = nb_answering_begin(a, &err);
     }

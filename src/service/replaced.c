@@ -45,7 +45,9 @@ struct prompt_route {
 
 /* {"detail": text}, the shape of that service's errors. */
 static void answer_detail(struct nb_exchange *x, int status, const char *detail) {
-    json_t *body = json_pack("{s:s}", "detail", detail);
+    char public[NB_ERROR_MESSAGE_BYTES];
+    nb_public_message(x, detail, public, sizeof public);
+    json_t *body = json_pack("{s:s}", "detail", public);
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     nb_exchange_answer(x, status, "application/json", text ? text : "{}", text ? strlen(text) : 2,
@@ -178,11 +180,11 @@ static enum nb_status make_prompt(struct nb_answering *a, const struct stage *st
     nb_buf_add(&a->prompt, json_string_value(prompt), json_string_length(prompt));
     if (a->prompt.failed)
         return nb_fail_memory(err, a->prompt.len, "the prompt");
-    if (!s->has_chat) {
-        a->options.prompt = a->prompt.data;
-        a->options.prompt_bytes = a->prompt.len;
-        return NB_OK;
-    }
+    if (!s->has_chat && !nb_engine_has_tokenizer(s->engine))
+        return nb_fail(err, NB_ERR_UNSUPPORTED, "prompt: this model has no tokenizer");
+    if (!s->has_chat)
+        return nb_tokenizer_encode(s->engine->tokenizer, a->prompt.data, a->prompt.len,
+                                   NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &a->prompt_ids, err);
     struct nb_chat_message message = {"user", a->prompt.data, a->prompt.len};
     return nb_chat_encode(&s->chat, s->engine->tokenizer, &message, 1, true, &a->prompt_ids, err);
 }

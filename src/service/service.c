@@ -53,9 +53,32 @@ static char *error_body(int status, const char *message, const char *param, cons
     return text;
 }
 
+void nb_public_message(const struct nb_exchange *x, const char *message, char *out, size_t size) {
+    size_t used = 0;
+    while (*message && used + 1 < size) {
+        size_t skip = 0;
+        for (const char *const *p = x->private_paths; p && *p && !skip; p++) {
+            size_t n = strlen(*p);
+            while (n > 1 && (*p)[n - 1] == '/')
+                n--;
+            if (n > 1 && strncmp(message, *p, n) == 0)
+                skip = n + (message[n] == '/');
+        }
+        if (skip && (message[skip] == ':' || !message[skip]))
+            used += (size_t)snprintf(out + used, size - used, "the model");
+        else if (!skip)
+            out[used++] = *message;
+        used = used < size ? used : size - 1;
+        message += skip ? skip : 1;
+    }
+    out[used] = 0;
+}
+
 void nb_answer_error(struct nb_exchange *x, int status, const char *message, const char *param,
                      const char *code) {
-    char *text = error_body(status, message, param, code);
+    char public[NB_ERROR_MESSAGE_BYTES];
+    nb_public_message(x, message, public, sizeof public);
+    char *text = error_body(status, public, param, code);
     const char *headers = status == 429 || status == 503 ? "Retry-After: 1\r\n"
                           : status == 401                ? "WWW-Authenticate: Bearer\r\n"
                                                          : NULL;
@@ -231,6 +254,7 @@ static void handle(void *context, struct nb_exchange *x) {
     bool known;
     const struct route *route = find_route(x->method, x->path, &known);
     uint64_t client = 0;
+    x->private_paths = s->private_paths;
     if (!route && strcmp(x->method, "OPTIONS") == 0 && known)
         nb_exchange_answer(x, 204, "text/plain", "", 0, NULL);
     else if (!route)
@@ -271,6 +295,11 @@ static void set_defaults(struct nb_service *s, const struct nb_service_options *
         s->options.max_connections = DEFAULT_CONNECTIONS;
     if (s->options.timeout_s <= 0)
         s->options.timeout_s = DEFAULT_TIMEOUT_S;
+    const char *paths[] = {s->engine->folder, options->prompts, options->schemas, options->actions};
+    for (size_t i = 0, n = 0; i < sizeof paths / sizeof *paths; i++) {
+        if (paths[i] && *paths[i])
+            s->private_paths[n++] = paths[i];
+    }
 }
 
 static enum nb_status start(struct nb_service *s, struct nb_error *err) {

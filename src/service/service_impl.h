@@ -25,7 +25,13 @@ struct nb_service {
     struct nb_error no_chat; /* why not */
     int64_t created;         /* seconds since 1970 */
     atomic_bool draining;
+    const char *private_paths[5]; /* that clients need not know, up to a NULL */
 };
+
+/* A message without the paths of exchange->private_paths: of what lies in them the name alone is
+ * left. */
+void nb_public_message(const struct nb_exchange *exchange, const char *message, char *out,
+                       size_t size);
 
 /* An error in OpenAI's shape: {"error": {message, type, param, code}}. param and code may be NULL.
  */
