@@ -15,7 +15,9 @@ enum { MAX_MESSAGES = 8 };
 
 struct conversation {
     struct nb_chat_message messages[MAX_MESSAGES];
+    struct nb_chat_call calls[MAX_MESSAGES][2];
     size_t n;
+    const json_t *tools;
 };
 
 static struct conversation read_conversation(const json_t *list) {
@@ -23,11 +25,31 @@ static struct conversation read_conversation(const json_t *list) {
     assert_true(c.n <= MAX_MESSAGES);
     for (size_t i = 0; i < c.n; i++) {
         const json_t *m = json_array_get(list, i), *content = json_object_get(m, "content");
-        c.messages[i] =
-            (struct nb_chat_message){json_string_value(json_object_get(m, "role")),
-                                     json_string_value(content), json_string_length(content)};
+        c.messages[i] = (struct nb_chat_message){
+            .role = json_string_value(json_object_get(m, "role")),
+            .content = json_string_value(content),
+            .bytes = json_string_length(content),
+            .call_id = json_string_value(json_object_get(m, "tool_call_id"))};
     }
     return c;
+}
+
+/* The calls in its messages; it must not move any more. */
+static void read_calls(const json_t *list, struct conversation *c) {
+    for (size_t i = 0; i < c->n; i++) {
+        const json_t *calls = json_object_get(json_array_get(list, i), "tool_calls");
+        c->messages[i].n_calls = json_array_size(calls);
+        assert_true(c->messages[i].n_calls <= 2);
+        c->messages[i].calls = c->calls[i];
+        for (size_t k = 0; k < c->messages[i].n_calls; k++) {
+            const json_t *call = json_array_get(calls, k),
+                         *function = json_object_get(call, "function");
+            c->calls[i][k] =
+                (struct nb_chat_call){json_string_value(json_object_get(call, "id")),
+                                      json_string_value(json_object_get(function, "name")),
+                                      json_object_get(function, "arguments")};
+        }
+    }
 }
 
 static struct nb_tokenizer *open_tokenizer(const char *name) {
@@ -71,7 +93,8 @@ static void check_conversation(const char *what, size_t i, const struct nb_chat 
                                const json_t *ids) {
     struct nb_tokens plain = {0}, prompt = {0};
     struct nb_error err;
-    enum nb_status s = nb_chat_encode(chat, tokenizer, c->messages, c->n, false, &plain, &err);
+    struct nb_chat_talk talk = {.messages = c->messages, .n = c->n, .tools = c->tools};
+    enum nb_status s = nb_chat_encode_talk(chat, tokenizer, &talk, &plain, &err);
     if (json_is_null(json_array_get(ids, 0))) {
         assert_int_equal(s, NB_ERR_ARGUMENT);
         assert_int_equal(plain.n, 0);
@@ -80,7 +103,8 @@ static void check_conversation(const char *what, size_t i, const struct nb_chat 
     }
     assert_ok(s, err);
     compare(what, i, &plain, 0, json_array_get(ids, 0));
-    assert_ok(nb_chat_encode(chat, tokenizer, c->messages, c->n, true, &prompt, &err), err);
+    talk.add_generation_prompt = true;
+    assert_ok(nb_chat_encode_talk(chat, tokenizer, &talk, &prompt, &err), err);
     bool begins = prompt.n >= plain.n &&
                   (!plain.n || memcmp(prompt.ids, plain.ids, plain.n * sizeof *plain.ids) == 0);
     compare(what, i, &prompt, begins ? plain.n : 0, json_array_get(ids, 1));
@@ -92,23 +116,28 @@ static const char *string(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
 }
 
-static void conversations_of_transformers(void **state) {
-    (void)state;
+/* A file of tests/golden/chat: every conversation in every format. */
+static void compare_all(const char *file, size_t least) {
     json_t *golden;
     struct nb_error err;
     struct nb_buf text = {0};
-    assert_ok(nb_read_file(test_path("tests/golden/chat/chat.json"), 1 << 20, &text, &err), err);
+    assert_ok(nb_read_file(test_path(file), 1 << 20, &text, &err), err);
     golden = json_loadb(text.data, text.len, JSON_ALLOW_NUL, NULL);
     assert_non_null(golden);
     const json_t *conversations = json_object_get(golden, "conversations"), *c;
-    assert_true(json_array_size(json_object_get(golden, "cases")) >= 25);
+    assert_true(json_array_size(json_object_get(golden, "cases")) >= least);
     size_t i;
     json_array_foreach(json_object_get(golden, "cases"), i, c) {
         struct nb_tokenizer *tokenizer = open_tokenizer(string(c, "tokenizer"));
         struct nb_chat chat = make_chat(string(c, "format"), string(c, "bos"), string(c, "eos"));
         snprintf(chat.date, sizeof chat.date, "%s", string(golden, "date"));
         for (size_t k = 0; k < json_array_size(conversations); k++) {
-            struct conversation talk = read_conversation(json_array_get(conversations, k));
+            const json_t *one = json_array_get(conversations, k),
+                         *list = json_is_array(one) ? one : json_object_get(one, "messages");
+            struct conversation talk = read_conversation(list);
+            read_calls(list, &talk);
+            if (json_is_true(json_object_get(one, "tools")))
+                talk.tools = json_object_get(golden, "tools");
             check_conversation(string(c, "format"), k, &chat, tokenizer, &talk,
                                json_array_get(json_object_get(c, "ids"), k));
         }
@@ -116,6 +145,70 @@ static void conversations_of_transformers(void **state) {
     }
     json_decref(golden);
     nb_buf_free(&text);
+}
+
+static void conversations_of_transformers(void **state) {
+    (void)state;
+    compare_all("tests/golden/chat/chat.json", 27);
+}
+
+/* The published templates' own words for tools, calls and what these gave. */
+static void tools_of_transformers(void **state) {
+    (void)state;
+    compare_all("tests/golden/chat/tools.json", 9);
+}
+
+/* Formats whose templates have no place for tools are told of them all the same; one way of calling
+ * is refused, and so are calls of others than the assistant. */
+static void tools_elsewhere(void **state) {
+    (void)state;
+    struct nb_error err;
+    json_t *tools = json_pack("[{s:s, s:{s:s}}]", "type", "function", "function", "name", "pay");
+    static const char *const formats[] = {"mistral-v0", "mistral-v1", "mistral-v3", "mistral-v7",
+                                          "llama-3",    "chatml-bos", "smollm-2"};
+    struct nb_tokenizer *tokenizer = open_tokenizer("llama");
+    json_t *arguments = json_object();
+    struct nb_chat_call call = {"abc123XYZ", "pay", arguments};
+    struct nb_chat_message messages[] = {
+        {.role = "user", .content = "x", .bytes = 1},
+        {.role = "assistant", .content = "", .calls = &call, .n_calls = 1},
+        {.role = "tool", .content = "y", .bytes = 1, .call_id = "abc123XYZ"},
+    };
+    struct nb_chat_talk talk = {.messages = messages,
+                                .n = 3,
+                                .tools = tools,
+                                .add_generation_prompt = true,
+                                .begin_call = true};
+    struct nb_tokens ids = {0};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        struct nb_chat chat = make_chat(formats[i], "<s>", "</s>");
+        assert_ok(nb_chat_encode_talk(&chat, tokenizer, &talk, &ids, &err), err);
+        struct nb_buf text = {0};
+        for (size_t k = 0; k < ids.n; k++) {
+            size_t n;
+            const char *bytes = nb_tokenizer_bytes(tokenizer, ids.ids[k], &n);
+            nb_buf_add(&text, bytes, n);
+        }
+        assert_non_null(strstr(text.data, "<tools>\n{\"type\": \"function\", \"function\": "
+                                          "{\"name\": \"pay\"}}\n</tools>"));
+        assert_non_null(strstr(text.data, "<tool_call>\n{\"name\": \"pay\", \"arguments\": "
+                                          "{}}\n</tool_call>"));
+        assert_non_null(strstr(text.data, "<tool_response>\ny\n</tool_response>"));
+        assert_string_equal(text.data + text.len - strlen("<tool_call>\n"), "<tool_call>\n");
+        nb_buf_free(&text);
+        ids.n = 0;
+    }
+    struct nb_chat coder = make_chat("qwen-3-coder", "", "");
+    assert_int_equal(nb_chat_encode_talk(&coder, tokenizer, &talk, &ids, &err), NB_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "tools"));
+    messages[1].role = "user";
+    struct nb_chat chat = make_chat("chatml", "", "");
+    assert_int_equal(nb_chat_encode_talk(&chat, tokenizer, &talk, &ids, &err), NB_ERR_ARGUMENT);
+    assert_int_equal(ids.n, 0);
+    nb_tokens_free(&ids);
+    nb_tokenizer_close(tokenizer);
+    json_decref(arguments);
+    json_decref(tools);
 }
 
 /* ---- Messages that pretend to be markup ---- */
@@ -133,9 +226,9 @@ static size_t special_tokens(const char *format, const char *tokenizer_name, con
     struct nb_chat chat =
         make_chat(format, bytes ? "<|begin_of_text|>" : "<s>", bytes ? "<|end_of_text|>" : "</s>");
     struct nb_chat_message messages[] = {
-        {"user", content, strlen(content)},
-        {"assistant", content, strlen(content)},
-        {"user", content, strlen(content)},
+        {.role = "user", .content = content, .bytes = strlen(content)},
+        {.role = "assistant", .content = content, .bytes = strlen(content)},
+        {.role = "user", .content = content, .bytes = strlen(content)},
     };
     struct nb_tokens ids = {0};
     struct nb_error err;
@@ -179,12 +272,12 @@ static void bad_messages(void **state) {
     struct nb_chat chat = make_chat("chatml", "<s>", "</s>");
     struct nb_tokens ids = {0};
     struct nb_error err;
-    struct nb_chat_message m = {"tool", "x", 1};
+    struct nb_chat_message m = {.role = "robot", .content = "x", .bytes = 1};
     assert_true(nb_tokens_add(&ids, 7));
     assert_int_equal(nb_chat_encode(&chat, tokenizer, &m, 0, true, &ids, &err), NB_ERR_ARGUMENT);
     assert_int_equal(nb_chat_encode(&chat, tokenizer, &m, 1, true, &ids, &err), NB_ERR_ARGUMENT);
-    assert_non_null(strstr(err.message, "message 0 has role \"tool\""));
-    m = (struct nb_chat_message){"user", "a\xFF", 2};
+    assert_non_null(strstr(err.message, "message 0 has role \"robot\""));
+    m = (struct nb_chat_message){.role = "user", .content = "a\xFF", .bytes = 2};
     assert_int_equal(nb_chat_encode(&chat, tokenizer, &m, 1, true, &ids, &err), NB_ERR_FORMAT);
     assert_non_null(strstr(err.message, "message 0 is not UTF-8 at byte 1"));
     assert_int_equal(ids.n, 1);
@@ -423,6 +516,8 @@ static void checkpoints(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversations_of_transformers),
+        cmocka_unit_test(tools_of_transformers),
+        cmocka_unit_test(tools_elsewhere),
         cmocka_unit_test(messages_are_never_markup),
         cmocka_unit_test(bad_messages),
         cmocka_unit_test(one_template_in_many_spellings),

@@ -35,8 +35,10 @@ static enum nb_status read_message(struct nb_generator *g, struct nb_error *err)
     struct nb_chat_message messages[2];
     size_t n = 0;
     if (o->system)
-        messages[n++] = (struct nb_chat_message){"system", o->system, strlen(o->system)};
-    messages[n++] = (struct nb_chat_message){"user", o->prompt ? o->prompt : "", o->prompt_bytes};
+        messages[n++] = (struct nb_chat_message){
+            .role = "system", .content = o->system, .bytes = strlen(o->system)};
+    messages[n++] = (struct nb_chat_message){
+        .role = "user", .content = o->prompt ? o->prompt : "", .bytes = o->prompt_bytes};
     enum nb_status s = nb_chat_open(g->engine->folder, &chat, err);
     if (s == NB_OK)
         s = nb_chat_encode(&chat, g->engine->tokenizer, messages, n, true, &g->prompt, err);

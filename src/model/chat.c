@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/utf8.h"
 #include "model/chat_template.h"
+#include "model/chat_tools.h"
 #include "model/json.h"
 
 #include <limits.h>
@@ -19,6 +20,11 @@ static const char *const markers[] = {
     "[/INST]",
     "[SYSTEM_PROMPT]",
     "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
     "<|im_start|>",
     "<|im_end|>",
     "<|start_header_id|>",
@@ -35,6 +41,7 @@ struct prompt {
     const struct nb_tokenizer *tokenizer;
     const struct nb_chat_message *messages;
     size_t n_messages;
+    const json_t *tools;
     bool wants_answer; /* add_generation_prompt */
     struct nb_tokens *out;
     size_t held;            /* ids in *out from before */
@@ -74,6 +81,10 @@ struct nb_chat_format {
     bool ends_open;            /* Qwen1.5: an answer that is the last message has no end */
 
     bool always_wants_answer;
+
+    enum nb_chat_calls calls;
+    const char *after_calls_marker; /* Mistral: between a marker of tools and what follows it */
+    bool doubles_braces;            /* Qwen2.5, one published template */
 };
 
 /* ---- Writing tokens and text ---- */
@@ -227,6 +238,14 @@ static bool ends(struct piece s, const char *with) {
     return s.n >= n && memcmp(s.p + s.n - n, with, n) == 0;
 }
 
+struct nb_chat_message nb_chat_trimmed(const struct nb_chat_message *message) {
+    struct nb_chat_message out = *message;
+    struct piece text = trim(content(message));
+    out.content = text.p;
+    out.bytes = text.n;
+    return out;
+}
+
 /* What is before the first `word`, or all; and what is behind the last one, or all. */
 static struct piece before(struct piece s, const char *word) {
     const char *at = s.n ? memmem(s.p, s.n, word, strlen(word)) : NULL;
@@ -249,8 +268,70 @@ static void refuse_role(struct prompt *p, size_t i, const char *why) {
 
 /* ---- Mistral ---- */
 
+/* A message that a list of calls makes, or their results: it does not count as a turn. */
+static bool is_about_tools(const struct nb_chat_message *m) {
+    return m->n_calls || is_role(m, "tool");
+}
+
+/* Whether message i says what the user's last message says: tools are named before each of them. */
+static bool is_last_question(const struct prompt *p, size_t i) {
+    for (size_t k = p->n_messages; k-- > 0;) {
+        const struct nb_chat_message *m = &p->messages[k], *this = &p->messages[i];
+        if (is_role(m, "user"))
+            return m->bytes == this->bytes && memcmp(m->content, this->content, m->bytes) == 0;
+    }
+    return false;
+}
+
+static void put_buf(struct prompt *p, struct nb_buf *text) {
+    if (text->failed && p->status == NB_OK)
+        p->status = nb_fail_memory(p->err, text->len, "the prompt");
+    put(p, text->data ? text->data : "", text->len);
+    nb_buf_free(text);
+}
+
+static void write_mistral_tools(struct prompt *p) {
+    struct nb_buf text = {0};
+    say(p, "[AVAILABLE_TOOLS]");
+    say(p, p->chat->format->after_calls_marker);
+    nb_chat_mistral_tools(p->tools, &text);
+    put_buf(p, &text);
+    say(p, "[/AVAILABLE_TOOLS]");
+}
+
+static void write_mistral_calls(struct prompt *p, size_t i) {
+    struct nb_buf text = {0};
+    say(p, "[TOOL_CALLS]");
+    say(p, p->chat->format->after_calls_marker);
+    if (p->status == NB_OK)
+        p->status = nb_chat_mistral_calls(&p->messages[i], i, &text, p->err);
+    put_buf(p, &text);
+    say(p, p->chat->eos);
+}
+
+static void write_mistral_result(struct prompt *p, size_t i) {
+    const struct nb_chat_message *m = &p->messages[i];
+    if (p->status == NB_OK && (!m->call_id || strlen(m->call_id) != 9))
+        p->status = nb_fail(p->err, NB_ERR_ARGUMENT,
+                            "chat: message %zu: this model's chat template takes a tool_call_id of "
+                            "nine characters only",
+                            i);
+    if (p->status != NB_OK)
+        return;
+    say(p, "[TOOL_RESULTS]");
+    say(p, p->chat->format->after_calls_marker);
+    put(p, "{\"content\": ", strlen("{\"content\": "));
+    put(p, m->content, m->bytes);
+    put(p, ", \"call_id\": \"", strlen(", \"call_id\": \""));
+    put(p, m->call_id, 9);
+    put(p, "\"}", 2);
+    say(p, "[/TOOL_RESULTS]");
+}
+
 static void write_mistral_user(struct prompt *p, size_t i, const struct nb_chat_message *system) {
     const struct nb_chat_format *f = p->chat->format;
+    if (f->calls == NB_CHAT_CALLS_MISTRAL && json_array_size(p->tools) && is_last_question(p, i))
+        write_mistral_tools(p);
     say(p, f->before_user);
     if (system) {
         put(p, system->content, system->bytes);
@@ -272,15 +353,16 @@ static void write_mistral_answer(struct prompt *p, size_t i) {
     say(p, f->after_eos);
 }
 
-/* Why message i cannot stand where it does, or NULL; `first` is that after the system prompt. */
-static const char *misplaced(const struct prompt *p, size_t i, size_t first) {
+/* Why message i cannot stand where it does, or NULL; `turn` counts those after the system prompt
+ * that are turns. */
+static const char *misplaced(const struct prompt *p, size_t i, size_t turn) {
     const struct nb_chat_format *f = p->chat->format;
     if (f->system == SYSTEM_APART)
         return NULL;
     if (is_role(&p->messages[i], "system"))
         return f->system == SYSTEM_REFUSED ? "this model's chat template has no system prompt"
                                            : "a system prompt can only be the first message";
-    if (is_role(&p->messages[i], "user") != ((i - first) % 2 == 0))
+    if (!is_about_tools(&p->messages[i]) && is_role(&p->messages[i], "user") != (turn % 2 == 0))
         return "user and assistant must take turns, beginning with the user";
     return NULL;
 }
@@ -292,12 +374,18 @@ static void write_mistral(struct prompt *p) {
         is_role(&p->messages[0], "system"))
         system = &p->messages[0];
     size_t first = system ? 1 : 0, with_system = f->system == SYSTEM_FIRST ? 1 : p->n_messages - 1;
+    size_t turn = 0;
     say(p, p->chat->bos);
     for (size_t i = first; i < p->n_messages && p->status == NB_OK; i++) {
         const struct nb_chat_message *m = &p->messages[i];
-        const char *why = misplaced(p, i, first);
+        const char *why = misplaced(p, i, turn);
+        turn += !is_about_tools(m);
         if (why) {
             refuse_role(p, i, why);
+        } else if (m->n_calls) {
+            write_mistral_calls(p, i);
+        } else if (is_role(m, "tool")) {
+            write_mistral_result(p, i);
         } else if (is_role(m, "user")) {
             write_mistral_user(p, i, i == with_system ? system : NULL);
         } else if (is_role(m, "assistant")) {
@@ -314,7 +402,6 @@ static void write_mistral(struct prompt *p) {
 
 static void write_llama3_turn(struct prompt *p, const char *role, const char *preamble,
                               struct piece text) {
-    text = trim(text);
     say(p, "<|start_header_id|>");
     say(p, role);
     say(p, "<|end_header_id|>\n\n");
@@ -330,14 +417,17 @@ static void write_llama3(struct prompt *p) {
     if (f->has_preamble) {
         char preamble[128];
         snprintf(preamble, sizeof preamble,
-                 "Cutting Knowledge Date: December 2023\nToday Date: %s\n\n",
+                 "%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n",
+                 json_array_size(p->tools) ? "Environment: ipython\n" : "",
                  f->date ? f->date : p->chat->date);
         bool system = is_role(&p->messages[0], "system");
         write_llama3_turn(p, "system", preamble,
-                          system ? content(&p->messages[i++]) : (struct piece){"", 0});
+                          system ? trim(content(&p->messages[i++])) : (struct piece){"", 0});
     }
-    for (; i < p->n_messages; i++)
-        write_llama3_turn(p, p->messages[i].role, "", content(&p->messages[i]));
+    for (; i < p->n_messages; i++) {
+        struct piece text = content(&p->messages[i]);
+        write_llama3_turn(p, p->messages[i].role, "", p->messages[i].whole ? text : trim(text));
+    }
     if (p->wants_answer)
         say(p, "<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
@@ -428,6 +518,8 @@ enum format {
     QWEN_1_5,
     QWEN_2,
     QWEN_2_5,
+    QWEN_2_5_BRACES,
+    QWEN_3_CODER,
     QWEN_3,
     QWEN_3_THINKING,
     SMOLLM_2,
@@ -445,9 +537,11 @@ static const struct nb_chat_format formats[] = {
     [MISTRAL_V3] = {"mistral-v3", MISTRAL("[INST] ", "[/INST]", " "), .system = SYSTEM_LAST},
     [MISTRAL_V3_PLAIN] = {"mistral-v3-plain", MISTRAL("[INST] ", "[/INST]", " ")},
     [MISTRAL_V3_TRIMMED] = {"mistral-v3-trimmed", MISTRAL("[INST] ", "[/INST]", " "),
-                            .system = SYSTEM_LAST, .trims_answers = true},
+                            .system = SYSTEM_LAST, .trims_answers = true,
+                            .calls = NB_CHAT_CALLS_MISTRAL, .after_calls_marker = " "},
     [MISTRAL_V3_TEKKEN] = {"mistral-v3-tekken", MISTRAL("[INST]", "[/INST]", ""),
-                           .system = SYSTEM_LAST},
+                           .system = SYSTEM_LAST, .calls = NB_CHAT_CALLS_MISTRAL,
+                           .after_calls_marker = ""},
     [MISTRAL_V3_TEKKEN_PLAIN] = {"mistral-v3-tekken-plain", MISTRAL("[INST]", "[/INST]", "")},
     [MISTRAL_V7] = {"mistral-v7", MISTRAL("[INST] ", "[/INST]", " "), .system = SYSTEM_APART,
                     .before_system = "[SYSTEM_PROMPT] ", .after_system = "[/SYSTEM_PROMPT]"},
@@ -456,9 +550,11 @@ static const struct nb_chat_format formats[] = {
                            .after_system = "[/SYSTEM_PROMPT]"},
     [LLAMA_3] = {"llama-3", write_llama3},
     [LLAMA_3_ALWAYS] = {"llama-3-always", write_llama3, .always_wants_answer = true},
-    [LLAMA_3_1] = {"llama-3.1", write_llama3, .has_preamble = true, .date = "26 Jul 2024"},
-    [LLAMA_3_2] = {"llama-3.2", write_llama3, .has_preamble = true},
+    [LLAMA_3_1] = {"llama-3.1", write_llama3, .has_preamble = true, .date = "26 Jul 2024",
+                   .calls = NB_CHAT_CALLS_LLAMA},
+    [LLAMA_3_2] = {"llama-3.2", write_llama3, .has_preamble = true, .calls = NB_CHAT_CALLS_LLAMA},
     [CHATML] = {"chatml", write_chatml},
+    [QWEN_3_CODER] = {"qwen-3-coder", write_chatml, .calls = NB_CHAT_CALLS_REFUSED},
     [CHATML_BOS] = {"chatml-bos", write_chatml, .has_bos = true},
     [CHATML_BOS_HELPFUL] = {"chatml-bos-helpful", write_chatml, .has_bos = true,
                             .default_system = "You are a helpful assistant."},
@@ -468,6 +564,10 @@ static const struct nb_chat_format formats[] = {
     [QWEN_2_5] = {"qwen-2.5", write_chatml,
                   .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful "
                                     "assistant."},
+    [QWEN_2_5_BRACES] = {"qwen-2.5-braces", write_chatml,
+                         .default_system = "You are Qwen, created by Alibaba Cloud. You are a "
+                                           "helpful assistant.",
+                         .doubles_braces = true},
     [QWEN_3] = {"qwen-3", write_chatml, .has_thoughts = true},
     [QWEN_3_THINKING] = {"qwen-3-thinking", write_chatml, .has_thoughts = true,
                          .begins_answer = "<think>\n"},
@@ -501,15 +601,15 @@ static const struct {
     {0xA5A1EB124040F171, LLAMA_3_2},               /* Llama-3.2-3B-Instruct */
     {0xBC0A8F4831B9ADAD, CHATML},                  /* OpenHermes-2.5-Mistral-7B */
     {0x27411F87D10C1CA1, CHATML},                  /* dolphin-2.5-mixtral-8x7b */
-    {0xE948EDE307070323, CHATML},                  /* Qwen3-Coder-30B-A3B-Instruct */
-    {0x12FDB924F5F3D1E1, CHATML},                  /* the same, later */
+    {0xE948EDE307070323, QWEN_3_CODER},            /* Qwen3-Coder-30B-A3B-Instruct */
+    {0x12FDB924F5F3D1E1, QWEN_3_CODER},            /* the same, later */
     {0xF2FC8F1F5B4A8919, CHATML},                  /* Qwen3-30B-A3B-Instruct-2507 */
     {0x13C5EE53822462FC, CHATML_BOS},              /* Nous-Hermes-2-Mixtral-8x7B-DPO */
     {0xAA4806EF59A2377D, CHATML_BOS_HELPFUL},      /* Hermes-3-Llama-3.1-70B */
     {0x8D02E1C6CEBF3191, QWEN_1_5},                /* Qwen1.5-72B-Chat */
     {0xBC334DB70B19E808, QWEN_2},                  /* Qwen2-7B-Instruct */
     {0x07599C688F0A6EB6, QWEN_2_5},                /* Qwen2.5-7B-Instruct */
-    {0x1886CF6126AC3F5A, QWEN_2_5},                /* Qwen2.5-0.5B-Instruct */
+    {0x1886CF6126AC3F5A, QWEN_2_5_BRACES},         /* Qwen2.5-0.5B-Instruct */
     {0xBFF4DC489BE60476, QWEN_3},                  /* Qwen3-0.6B */
     {0x73E7542E263574BD, QWEN_3},                  /* Qwen3-30B-A3B */
     {0x8F0D4C4A273CF23C, QWEN_3_THINKING},         /* Qwen3-30B-A3B-Thinking-2507 */
@@ -672,11 +772,14 @@ static enum nb_status check_messages(const struct nb_chat_message *messages, siz
     for (size_t i = 0; i < n; i++) {
         const struct nb_chat_message *m = &messages[i];
         size_t bad;
-        if (!is_role(m, "system") && !is_role(m, "user") && !is_role(m, "assistant"))
+        if (!is_role(m, "system") && !is_role(m, "user") && !is_role(m, "assistant") &&
+            !is_role(m, "tool"))
             return nb_fail(err, NB_ERR_ARGUMENT,
-                           "chat: message %zu has role \"%.32s\", expected system, user or "
-                           "assistant",
+                           "chat: message %zu has role \"%.32s\", expected system, user, "
+                           "assistant or tool",
                            i, m->role);
+        if (m->n_calls && !is_role(m, "assistant"))
+            return nb_fail(err, NB_ERR_ARGUMENT, "chat: message %zu: only an assistant calls", i);
         if (!nb_utf8_valid(m->content, m->bytes, &bad))
             return nb_fail(err, NB_ERR_FORMAT,
                            "chat: message %zu is not UTF-8 at byte %zu (0x%02X)", i, bad,
@@ -685,28 +788,91 @@ static enum nb_status check_messages(const struct nb_chat_message *messages, siz
     return NB_OK;
 }
 
-enum nb_status nb_chat_encode(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer,
-                              const struct nb_chat_message *messages, size_t n,
-                              bool add_generation_prompt, struct nb_tokens *out,
-                              struct nb_error *err) {
-    enum nb_status s = check_messages(messages, n, err);
-    if (s != NB_OK)
+enum nb_chat_calls nb_chat_calls(const struct nb_chat *chat) {
+    return chat->format->calls;
+}
+
+int32_t nb_chat_calls_token(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer) {
+    int32_t id = chat->format->calls == NB_CHAT_CALLS_MISTRAL
+                     ? nb_tokenizer_find(tokenizer, "[TOOL_CALLS]")
+                     : -1;
+    return nb_tokenizer_is_special(tokenizer, id) ? id : -1;
+}
+
+/* Makes plain messages of those about tools, where the format has no markup of its own for them. */
+static enum nb_status make_plain(const struct nb_chat_format *f, const struct nb_chat_talk *talk,
+                                 struct nb_chat_plain *out, struct nb_error *err) {
+    bool any = json_array_size(talk->tools) > 0;
+    for (size_t i = 0; i < talk->n; i++)
+        any |= talk->messages[i].n_calls || is_role(&talk->messages[i], "tool");
+    *out = (struct nb_chat_plain){0};
+    if (!any || f->calls == NB_CHAT_CALLS_MISTRAL)
+        return NB_OK;
+    if (f->calls == NB_CHAT_CALLS_LLAMA)
+        return nb_chat_llama_tools(talk, out, err);
+    if (f->calls == NB_CHAT_CALLS_TAGGED)
+        return nb_chat_tag_tools(talk, f->default_system,
+                                 f->write == write_mistral && f->system == SYSTEM_REFUSED,
+                                 f->doubles_braces, out, err);
+    return nb_fail(err, NB_ERR_UNSUPPORTED,
+                   "tools: this model calls functions in a way (chat template %s) that nibble does "
+                   "not know",
+                   f->name);
+}
+
+/* What stands before the JSON object of a call that must come. */
+static void begin_call(struct prompt *p) {
+    const struct nb_chat_format *f = p->chat->format;
+    if (f->begins_answer) /* no thoughts, then */
+        say(p, "\n</think>\n\n");
+    if (f->calls == NB_CHAT_CALLS_TAGGED)
+        put(p, "<tool_call>\n", strlen("<tool_call>\n"));
+    if (f->calls == NB_CHAT_CALLS_MISTRAL) {
+        say(p, "[TOOL_CALLS]");
+        say(p, f->after_calls_marker);
+        say(p, "[");
+    }
+}
+
+enum nb_status nb_chat_encode_talk(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer,
+                                   const struct nb_chat_talk *talk, struct nb_tokens *out,
+                                   struct nb_error *err) {
+    struct nb_chat_plain plain = {0};
+    enum nb_status s = check_messages(talk->messages, talk->n, err);
+    if (s == NB_OK)
+        s = make_plain(chat->format, talk, &plain, err);
+    if (s != NB_OK) {
+        nb_chat_plain_free(&plain);
         return s;
+    }
     struct prompt p = {
         .chat = chat,
         .tokenizer = tokenizer,
-        .messages = messages,
-        .n_messages = n,
-        .wants_answer = add_generation_prompt || chat->format->always_wants_answer,
+        .messages = plain.n ? plain.messages : talk->messages,
+        .n_messages = plain.n ? plain.n : talk->n,
+        .tools = talk->tools,
+        .wants_answer = talk->add_generation_prompt || chat->format->always_wants_answer,
         .out = out,
         .held = out->n,
         .err = err,
     };
     learn_tokenizer(&p);
     chat->format->write(&p);
+    if (talk->add_generation_prompt && talk->begin_call)
+        begin_call(&p);
     end_run(&p);
     nb_buf_free(&p.run);
+    nb_chat_plain_free(&plain);
     if (p.status != NB_OK)
         out->n = p.held;
     return p.status;
+}
+
+enum nb_status nb_chat_encode(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer,
+                              const struct nb_chat_message *messages, size_t n,
+                              bool add_generation_prompt, struct nb_tokens *out,
+                              struct nb_error *err) {
+    struct nb_chat_talk talk = {
+        .messages = messages, .n = n, .add_generation_prompt = add_generation_prompt};
+    return nb_chat_encode_talk(chat, tokenizer, &talk, out, err);
 }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "model/tokenizer.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -21,10 +22,47 @@ struct nb_chat {
     char date[32];         /* of today, "22 Nov 2026": Llama 3.2 tells it to the model */
 };
 
+/* A call of a function, in an assistant's message. */
+struct nb_chat_call {
+    const char *id;   /* NULL: none */
+    const char *name; /* of letters, digits, "_" and "-" */
+    const json_t *arguments;
+};
+
 struct nb_chat_message {
-    const char *role; /* "system", "user" or "assistant" */
+    const char *role; /* "system", "user", "assistant", or "tool": what a call gave */
     const char *content;
     size_t bytes;
+
+    const struct nb_chat_call *calls; /* [n_calls], of an assistant */
+    size_t n_calls;
+    const char *call_id; /* of a tool: which call this is the result of; NULL: not said */
+    bool whole;          /* its text is written as it is where others' would be trimmed */
+};
+
+/* A message's text without white space at its ends, as Python's str.strip leaves it. */
+struct nb_chat_message nb_chat_trimmed(const struct nb_chat_message *message);
+
+/* How a model calls functions. */
+enum nb_chat_calls {
+    NB_CHAT_CALLS_TAGGED, /* <tool_call>\n{"name": …, "arguments": …}\n</tool_call>, any number */
+    NB_CHAT_CALLS_MISTRAL, /* [TOOL_CALLS] [{"name": …, "arguments": …}, …], and nothing else */
+    NB_CHAT_CALLS_LLAMA,   /* {"name": …, "parameters": …}, and nothing else */
+    NB_CHAT_CALLS_REFUSED, /* in a way that nibble does not know: tools are refused */
+};
+enum nb_chat_calls nb_chat_calls(const struct nb_chat *chat);
+
+/* The id of the special token [TOOL_CALLS]; -1 where calls do not begin with one. */
+int32_t nb_chat_calls_token(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer);
+
+/* A conversation, with what the model may call. */
+struct nb_chat_talk {
+    const struct nb_chat_message *messages;
+    size_t n;
+    const json_t *tools; /* [{"type": "function", "function": {"name", …}}, …], or NULL */
+    bool add_generation_prompt;
+    bool begin_call; /* with add_generation_prompt: the answer is a call, and what stands before
+                      * its JSON object is written, too */
 };
 
 /* Reads the template of a checkpoint: chat_template.jinja, or else chat_template in
@@ -41,6 +79,14 @@ enum nb_status nb_chat_encode(const struct nb_chat *chat, const struct nb_tokeni
                               const struct nb_chat_message *messages, size_t n,
                               bool add_generation_prompt, struct nb_tokens *out,
                               struct nb_error *err);
+
+/* The same for a conversation with tools. Formats whose templates have a place for tools write what
+ * those write, in transformers' words; the others are told of them as Qwen 2.5 is, in the system
+ * prompt, for a model may follow that, and a call that is forced is written by a grammar in any
+ * case. NB_ERR_UNSUPPORTED for NB_CHAT_CALLS_REFUSED. */
+enum nb_status nb_chat_encode_talk(const struct nb_chat *chat, const struct nb_tokenizer *tokenizer,
+                                   const struct nb_chat_talk *talk, struct nb_tokens *out,
+                                   struct nb_error *err);
 
 /* The format that a template text asks for. */
 enum nb_status nb_chat_recognize(const char *text, size_t n, const struct nb_chat_format **out,

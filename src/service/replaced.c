@@ -185,7 +185,8 @@ static enum nb_status make_prompt(struct nb_answering *a, const struct stage *st
     if (!s->has_chat)
         return nb_tokenizer_encode(s->engine->tokenizer, a->prompt.data, a->prompt.len,
                                    NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &a->prompt_ids, err);
-    struct nb_chat_message message = {"user", a->prompt.data, a->prompt.len};
+    struct nb_chat_message message = {
+        .role = "user", .content = a->prompt.data, .bytes = a->prompt.len};
     return nb_chat_encode(&s->chat, s->engine->tokenizer, &message, 1, true, &a->prompt_ids, err);
 }
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Golden files of chat templates, from transformers' apply_chat_template.
 
-    python3 tools/golden/chat.py                      # tests/golden/chat/*, seconds
-    python3 tools/golden/chat.py --published FOLDER   # compares the templates here with those
+    python3 -P tools/golden/chat.py                      # tests/golden/chat/*, seconds
+    python3 -P tools/golden/chat.py --published FOLDER   # compares the templates here with those
+    python3 -P tools/golden/chat.py --tools FOLDER       # tests/golden/chat/tools.json, from those
 
 Needs PyPI's transformers and jinja2. Writes, in tests/golden/chat/:
   llama.json     a small tokenizer in the layout of Llama 2 and Mixtral: a space before every text
   mistral.json   in that of later Mistral models: a space at the very start only; [INST] is special
   bytes.json     byte-level, in that of Llama 3 and Qwen
+  tools.json     conversations with tools, and the ids that published templates make of them
   chat.json      conversations; for each format of src/model/chat.c and each conversation the ids
 
 The templates here are our own and do, for conversations without tools, what the published ones do;
@@ -39,7 +41,8 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face.
 
 # ---- Tokenizers ----
 
-MARKERS = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+MARKERS = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]",
+           "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
 CHATML = ["<|im_start|>", "<|im_end|>"]
 LLAMA3 = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
@@ -209,6 +212,8 @@ FORMATS = {  # name: (tokenizers, template)
     "qwen-1.5": ("bytes", chatml(system="You are a helpful assistant", open_end=True)),
     "qwen-2": ("bytes", chatml(system=HELPFUL)),
     "qwen-2.5": ("bytes", chatml(system="You are Qwen, created by Alibaba Cloud. " + HELPFUL)),
+    "qwen-2.5-braces": ("bytes", chatml(system="You are Qwen, created by Alibaba Cloud. " + HELPFUL)),
+    "qwen-3-coder": ("bytes", chatml()),
     "qwen-3": ("bytes", chatml(thoughts=True)),
     "qwen-3-thinking": ("bytes", chatml(thoughts=True, prompt="<think>\\n")),
     "smollm-2": ("bytes", chatml(system="You are a helpful AI assistant named SmolLM, trained by "
@@ -253,12 +258,93 @@ CONVERSATIONS = [
 ]
 
 
-def encode(tok, name, template, messages, prompt):
+# ---- Tools ----
+
+TOOLS = [
+    {"type": "function", "function": {
+        "name": "pay", "description": "Pays an invoice \u2014 at once",
+        "parameters": {"type": "object", "properties": {
+            "total": {"type": "number", "minimum": 0, "maximum": 1e16, "multipleOf": 0.01},
+            "to": {"type": "string", "description": "the \"baker\"\n"},
+            "tags": {"type": "array", "items": {"enum": []}, "maxItems": 12345678901}},
+            "required": ["total"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "look-up_2", "parameters": {}}},
+]
+
+
+def call(name, arguments, id="abc123XYZ"):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calls(*of, content=""):
+    return {"role": "assistant", "content": content, "tool_calls": list(of)}
+
+
+def result(content, id="abc123XYZ"):
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+PAY = call("pay", {"total": 12.93, "to": "Zw\u00f6lf \"x\"", "n": [1, -2.5e-7, 1e22, None, True, {}]})
+TOOL_CONVERSATIONS = [  # (messages, whether the tools go with them)
+    (talk("u", "What is the total?"), False),
+    (talk("su", "Be brief.", "What is the total?"), True),
+    (talk("uau", "paid?", "It's 12.93", "paid?"), True),
+    (talk("u", "find out") + [calls(PAY)], False),
+    (talk("su", "Answer!", "find out") + [calls(PAY), result("paid: \"yes\"\n")], False),
+    (talk("u", "find out") + [calls(PAY), result("1"), *talk("au", "It's paid", "Think")], True),
+    (talk("u", "find out") + [calls(PAY, call("look-up_2", {}, "000000009")), result("1"),
+                              result("{\"a\": 2}", "000000009")], False),
+    (talk("u", "find out") + [calls(PAY, content="find"), result("1")], False),
+    (talk("u", "find out") + [calls(PAY), result("1")], False),
+    (talk("u", " find out\n") + [calls(PAY), result(" x "), calls(PAY), result("")], False),
+    (talk("u", "a") + [calls(call("pay", {}, "short")), result("1", "short")], False),
+]
+
+
+def write_tools(toks, folder):
+    """Of published templates that have a place for tools, one of each format."""
+    lines, seen = [], set()
+    for file in sorted(os.listdir(folder)):
+        name = file.removesuffix(".jinja").split("--")[0]
+        with open(os.path.join(folder, file), encoding="utf-8") as f:
+            template = f.read()
+        if "tools" not in template or name not in TOOL_FORMATS or name in seen:
+            continue
+        seen.add(name)
+        for t in TOOL_FORMATS[name].split():
+            ids = []
+            for messages, with_tools in TOOL_CONVERSATIONS:
+                tools = TOOLS if with_tools else None
+                ids.append([encode(toks[t], name, template, messages, p, tools)
+                            for p in (False, True)])
+            ids = [[a, b[len(a):] if a is not None and b[:len(a)] == a else b] for a, b in ids]
+            lines.append(json.dumps({"format": name, "tokenizer": t, "bos": toks[t].bos_token,
+                                     "eos": toks[t].eos_token, "ids": ids}, separators=(",", ":")))
+    with open(os.path.join(OUT, "tools.json"), "w", encoding="utf-8") as f:
+        f.write(json.dumps({"made_by": versions(), "date": DATE, "tools": TOOLS})[:-1])
+        f.write(',\n"conversations": [\n' +
+                ",\n".join(json.dumps({"messages": m, "tools": w}) for m, w in TOOL_CONVERSATIONS))
+        f.write('],\n"cases": [\n' + ",\n".join(lines) + "]}\n")
+
+
+TOOL_FORMATS = {
+    "mistral-v3-tekken": "bytes", "mistral-v3-trimmed": "mistral", "llama-3.1": "bytes",
+    "llama-3.2": "bytes", "qwen-2.5": "bytes", "qwen-2.5-braces": "bytes", "qwen-3": "bytes",
+    "qwen-3-thinking": "bytes", "chatml": "bytes",
+}
+
+
+def versions():
+    return {"python": sys.version.split()[0], "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__}
+
+
+def encode(tok, name, template, messages, prompt, tools=None):
     """The ids, or None where the template stops with an error."""
     today = {"date_string": DATE} if name == "llama-3.2" else {}
     try:
         return tok.apply_chat_template(messages, chat_template=template, tokenize=True,
-                                       add_generation_prompt=prompt, **today)
+                                       add_generation_prompt=prompt, tools=tools, **today)
     except TemplateError:
         return None
 
@@ -278,8 +364,6 @@ def write(toks):
         with open(os.path.join(OUT, name + ".json"), "w", encoding="utf-8") as f:
             f.write(json.dumps(json.loads(tok.backend_tokenizer.to_str()), ensure_ascii=False,
                                separators=(",", ":")) + "\n")
-    versions = {"python": sys.version.split()[0], "transformers": transformers.__version__,
-                "tokenizers": tokenizers.__version__}
     lines = []
     for name, (where, template) in FORMATS.items():
         for t in where.split():
@@ -290,7 +374,7 @@ def write(toks):
             lines.append(json.dumps({"format": name, "tokenizer": t, "bos": toks[t].bos_token,
                                      "eos": toks[t].eos_token, "ids": ids}, separators=(",", ":")))
     with open(os.path.join(OUT, "chat.json"), "w", encoding="utf-8") as f:
-        f.write(json.dumps({"made_by": versions, "date": DATE})[:-1])
+        f.write(json.dumps({"made_by": versions(), "date": DATE})[:-1])
         f.write(',\n"conversations": [\n' + ",\n".join(map(json.dumps, CONVERSATIONS)))
         f.write('],\n"cases": [\n' + ",\n".join(lines) + "]}\n")
 
@@ -320,11 +404,14 @@ def check_published(toks, folder):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--published", metavar="FOLDER")
+    parser.add_argument("--tools", metavar="FOLDER")
     args = parser.parse_args()
     toks = open_tokenizers()
     if args.published:
         sys.exit(1 if check_published(toks, args.published) else 0)
     write(toks)
+    if args.tools:
+        write_tools(toks, args.tools)
 
 
 if __name__ == "__main__":
