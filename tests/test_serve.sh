@@ -183,6 +183,55 @@ wait $client
 expect "SIGTERM drains: exit code" [ "$code" = 0 ]
 expect "SIGTERM drains: the answer" jq -e '.usage.completion_tokens == 200' "$tmp/last"
 
+# Functions to call: the embedded model behind a chat template.
+mkdir "$tmp/chat"
+for f in "$root"/models/demo/*; do
+    case $f in */tokenizer_config.json) ;; *) ln -s "$f" "$tmp/chat/" ;; esac
+done
+cat >"$tmp/chat/chat_template.jinja" <<'END'
+{%- for message in messages -%}
+    <|im_start|>{{ message.role }}{{ "\n" -}}
+    {{- message.content }}<|im_end|>{{ "\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%} {{- "<|im_start|>assistant\n" -}} {%- endif -%}
+END
+start --model "$tmp/chat" --max-sequences 4
+jq -n '{messages: [{role: "user", content: "Invoice of ACME, 12.50 EUR. Pay it."}], max_tokens: 80, temperature: 1.2, seed: 3, tools: [
+    {type: "function", function: {name: "pay", parameters: {type: "object", properties: {cents: {type: "integer", minimum: 1, maximum: 99999}, to: {"$ref": "#/$defs/name"}},
+     "$defs": {name: {type: "string", maxLength: 9}}, required: ["cents", "to"], additionalProperties: false}}}, {type: "function", function: {name: "keep"}}]}' >"$tmp/tools"
+call() { # a filter of the request
+    jq "$1" "$tmp/tools" >"$tmp/body"
+    ask /v1/chat/completions -N -d @"$tmp/body"
+}
+call '.tool_choice = {type: "function", function: {name: "pay"}}'
+expect "a forced call" answers 200 '.choices[0] | .finish_reason == "tool_calls" and .message.content == null and (.message.tool_calls | length == 1 and .[0].type == "function" and (.[0].id | length) == 9 and .[0].function.name == "pay" and (.[0].function.arguments | fromjson | keys == ["cents", "to"] and (.cents | . >= 1 and . <= 99999) and (.to | length) <= 9))'
+want=$(jq -r '.choices[0].message.tool_calls[0].function.arguments' "$tmp/out")
+cp "$tmp/out" "$tmp/first"
+call '.tool_choice = {type: "function", function: {name: "pay"}} | .stream = true'
+sed -n 's/^data: {/{/p' "$tmp/out" >"$tmp/events"
+expect "as a stream" [ "$(jq -rj '.choices[0].delta.tool_calls[0].function.arguments // ""' "$tmp/events")" = "$want" ]
+expect "which begins with its name and ends with the reason" jq -es '.[0].choices[0].delta.tool_calls[0].function.name == "pay" and .[-1].choices[0].finish_reason == "tool_calls" and ([.[].choices[0].delta.tool_calls[0].id | values] | length) == 1' "$tmp/events"
+call '.tool_choice = {type: "function", function: {name: "pay"}} | .max_tokens = 3'
+expect "a forced call cut short is whole" answers 200 '.choices[0].message.tool_calls[0].function.arguments | fromjson | keys == ["cents", "to"]'
+call '.tool_choice = "required" | .n = 3'
+expect "a required call" answers 200 '(.choices | length) == 3 and all(.choices[].message.tool_calls[0].function; (.name | IN("pay", "keep")) and (.arguments | fromjson | type) == "object")'
+call '.tool_choice = "none"'
+expect "no tools" answers 200 '.choices[0].message | .content != null and has("tool_calls") == false'
+call '.max_tokens = 5'
+expect "an automatic choice" answers 200 '.choices[0].message | .content != null or has("tool_calls")'
+jq --slurpfile a "$tmp/first" '.messages += [$a[0].choices[0].message, {role: "tool", tool_call_id: $a[0].choices[0].message.tool_calls[0].id, content: "paid"}] | .max_tokens = 3' "$tmp/tools" >"$tmp/body"
+ask /v1/chat/completions -d @"$tmp/body"
+expect "what a call gave" answers 200 '.usage.prompt_tokens > 0'
+for change in '.tools[0].function.name = "a b"' '.tools[1].function.name = "pay"' '.tools = {}' '.tools[0].type = "code"' '.tool_choice = "yes"' \
+    '.tool_choice = {type: "function", function: {name: "no"}}' '.tools = [] | .tool_choice = "required"' '.tools[0].function.parameters = 3' \
+    '.tools[0].function.parameters.type = "strin" | .tool_choice = "required"' '.response_format = {type: "json_object"}' '.parallel_tool_calls = 1' \
+    '.messages += [{role: "tool", content: "x"}]' '.messages += [{role: "assistant", tool_calls: [{function: {name: "pay", arguments: "{"}}]}]' \
+    '.messages += [{role: "user", content: "x", tool_calls: []}]' '.messages += [{role: "robot", content: "x"}]' '.messages += [3]' '.messages[0].content = null'; do
+    call "$change"
+    expect "refuses $change" answers 422 '.error.message | length > 10'
+done
+stop
+
 # Keys.
 printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"
 start --model "$root/models/demo" --api-key-file "$tmp/keys" --cors https://example.com

@@ -143,11 +143,12 @@ static void add_tagged_tools(const json_t *tools, bool doubled, struct nb_buf *o
         nb_buf_add_string(out, "\n");
         nb_json_write_python(tool, 0, out);
     }
-    nb_buf_printf(out,
-                  "\n</tools>\n\nFor each function call, return a json object with function name "
-                  "and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n%s\"name\": "
-                  "<function-name>, \"arguments\": <args-json-object>%s\n</tool_call>",
-                  doubled ? "{{" : "{", doubled ? "}}" : "}");
+    nb_buf_printf(
+        out,
+        "\n</tools>\n\nFor each function call, return a json object with function name "
+        "and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n%s\"name\": "
+        "<function-name>, \"arguments\": <args-json-object>%s\n</tool_call>",
+        doubled ? "{{" : "{", doubled ? "}}" : "}");
 }
 
 static void add_tagged_call(const struct nb_chat_call *call, struct nb_buf *out) {

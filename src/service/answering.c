@@ -21,6 +21,7 @@ struct nb_answering *nb_answering_new(struct nb_service *service, struct nb_exch
     a->client = client;
     a->route_context = route_context;
     a->n_choices = 1;
+    a->calls_token = -1;
     a->timeout_ms = service->options.timeout_s * 1000;
     pthread_mutex_init(&a->lock, NULL);
     nb_exchange_retain(exchange);
@@ -84,6 +85,8 @@ static bool on_token(void *context, int32_t id, const char *text, size_t n) {
                                &c->answering->service->metrics.token_gap,
                                (double)(now - c->last_us) / 1e6);
         c->last_us = now;
+        if (id == c->answering->calls_token && c->calls_at == SIZE_MAX)
+            c->calls_at = c->text.len;
     }
     nb_buf_add(&c->text, text, n);
     if (n)
@@ -183,7 +186,7 @@ enum nb_status nb_answering_begin(struct nb_answering *a, struct nb_error *err) 
     pthread_mutex_lock(&a->lock);
     for (int i = 0; i < a->n_choices; i++) {
         struct nb_choice *c = &a->choices[i];
-        *c = (struct nb_choice){.answering = a, .index = i, .end = SIZE_MAX};
+        *c = (struct nb_choice){.answering = a, .index = i, .end = SIZE_MAX, .calls_at = SIZE_MAX};
         a->pending++;
         s = submit(a, c, err);
         if (s == NB_OK)

@@ -22,6 +22,7 @@ struct nb_choice {
     uint64_t id; /* of the scheduler's */
     struct nb_buf text;
     size_t told;     /* bytes of it, by on_text */
+    size_t calls_at; /* where text after answering->calls_token begins; SIZE_MAX: nowhere yet */
     size_t end;      /* where a stop string begins; SIZE_MAX: nowhere yet */
     int64_t last_us; /* of its last token */
     bool over;
@@ -44,7 +45,8 @@ struct nb_answering {
     struct nb_grammar *grammar;  /* what the answers must be, or NULL; owned */
     struct nb_tokens prompt_ids; /* or ids */
     int n_choices;
-    uint64_t client; /* of the API key */
+    int32_t calls_token; /* a special token to be noticed, which has no text; -1: none */
+    uint64_t client;     /* of the API key */
     double timeout_ms;
     void *route_context; /* freed with free() */
 

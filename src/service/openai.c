@@ -2,7 +2,9 @@
  * options that vLLM and others have added (top_k, min_p, repetition_penalty, min_tokens,
  * ignore_eos). */
 #include "service/answering.h"
+#include "service/conversation.h"
 #include "service/service_impl.h"
+#include "service/tools.h"
 
 #include "base/clock.h"
 #include "engine/engine.h"
@@ -16,7 +18,6 @@
 #include <time.h>
 
 enum {
-    MAX_MESSAGES = 4096,
     MAX_TOP_CHAT = 20, /* top_logprobs of a chat completion */
     MAX_TOP = 5,       /* logprobs of a completion */
 };
@@ -32,6 +33,12 @@ struct openai {
      * one's text begins. */
     json_t *logs[NB_MAX_CHOICES];
     json_int_t offset[NB_MAX_CHOICES];
+
+    struct nb_tools tools; /* of a chat; .list is NULL without any */
+    /* Of a stream of a chat with tools: how much of the content, or of a forced call's arguments,
+     * was sent, and whether the call's name was. */
+    size_t sent[NB_MAX_CHOICES];
+    bool named[NB_MAX_CHOICES];
 };
 
 /* ---- what is asked
@@ -77,6 +84,25 @@ static enum nb_status get_bool(const json_t *body, const char *key, bool *out,
     if (value)
         *out = json_is_true(value);
     return NB_OK;
+}
+
+/* What the model may call, and the grammar of a call that must come. */
+static enum nb_status read_tools(struct nb_answering *a, struct openai *o, struct nb_error *err) {
+    const struct nb_service *service = a->service;
+    if (!o->chat || !field(a->body, "tools"))
+        return field(a->body, "tool_choice") && o->chat
+                   ? nb_tools_read(a->body, NB_CHAT_CALLS_TAGGED, &o->tools, err)
+                   : NB_OK;
+    if (!service->has_chat)
+        return NB_OK; /* the messages say so */
+    enum nb_status s = nb_tools_read(a->body, nb_chat_calls(&service->chat), &o->tools, err);
+    if (s != NB_OK || !o->tools.list)
+        return s;
+    a->calls_token = nb_chat_calls_token(&service->chat, service->engine->tokenizer);
+    if (!o->tools.forced)
+        return NB_OK;
+    a->options.close = !o->logprobs; /* arguments are whole, whatever max_tokens says */
+    return nb_tools_grammar(service->engine, &o->tools, &a->grammar, err);
 }
 
 /* What nibble does not do, it refuses, where ignoring it would change the answer. */
@@ -257,71 +283,6 @@ static enum nb_status read_prompt(struct nb_answering *a, struct nb_error *err) 
                          "prompt: expected a string, or a list of token ids; one prompt a request");
 }
 
-/* A message's content: a string, or a list of {"type": "text", "text"}, joined into `joined`. */
-static enum nb_status read_content(const json_t *content, size_t i, struct nb_buf *joined,
-                                   struct nb_chat_message *out, struct nb_error *err) {
-    if (json_is_string(content)) {
-        out->content = json_string_value(content);
-        out->bytes = json_string_length(content);
-        return NB_OK;
-    }
-    if (!json_is_array(content))
-        return nb_fail(err, NB_ERR_ARGUMENT, "messages[%zu].content: expected a string or a list",
-                       i);
-    for (size_t j = 0; j < json_array_size(content); j++) {
-        const json_t *part = json_array_get(content, j), *text = json_object_get(part, "text"),
-                     *type = json_object_get(part, "type");
-        if (!json_is_string(text) || !json_is_string(type) ||
-            strcmp(json_string_value(type), "text") != 0)
-            return nb_fail(err, NB_ERR_UNSUPPORTED,
-                           "messages[%zu].content[%zu]: expected {\"type\": \"text\", \"text\": …}",
-                           i, j);
-        nb_buf_add(joined, json_string_value(text), json_string_length(text));
-    }
-    nb_buf_add(joined, "", 0);
-    if (joined->failed)
-        return nb_fail_memory(err, joined->len, "a message");
-    out->content = joined->data;
-    out->bytes = joined->len;
-    return NB_OK;
-}
-
-static enum nb_status read_message(const json_t *message, size_t i, struct nb_buf *joined,
-                                   struct nb_chat_message *out, struct nb_error *err) {
-    const char *role = json_string_value(json_object_get(message, "role"));
-    if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 &&
-                  strcmp(role, "assistant") != 0 && strcmp(role, "developer") != 0))
-        return nb_fail(err, NB_ERR_ARGUMENT,
-                       "messages[%zu].role: expected \"system\", \"user\" or \"assistant\"", i);
-    out->role = strcmp(role, "developer") == 0 ? "system" : role;
-    return read_content(json_object_get(message, "content"), i, joined, out, err);
-}
-
-static enum nb_status read_messages(struct nb_answering *a, struct nb_error *err) {
-    const struct nb_service *service = a->service;
-    if (!service->has_chat) {
-        *err = service->no_chat;
-        return nb_fail_prefix(err, err->code, "messages");
-    }
-    const json_t *list = field(a->body, "messages");
-    size_t n = json_is_array(list) ? json_array_size(list) : 0;
-    if (n == 0 || n > MAX_MESSAGES)
-        return nb_fail(err, NB_ERR_ARGUMENT, "messages: expected a list of 1 to %d", MAX_MESSAGES);
-    struct nb_chat_message *messages = calloc(n, sizeof *messages);
-    struct nb_buf *joined = calloc(n, sizeof *joined);
-    enum nb_status s = messages && joined ? NB_OK : nb_fail_memory(err, n, "the messages");
-    for (size_t i = 0; i < n && s == NB_OK; i++)
-        s = read_message(json_array_get(list, i), i, &joined[i], &messages[i], err);
-    if (s == NB_OK)
-        s = nb_chat_encode(&service->chat, service->engine->tokenizer, messages, n, true,
-                           &a->prompt_ids, err);
-    for (size_t i = 0; joined && i < n; i++)
-        nb_buf_free(&joined[i]);
-    free(joined);
-    free(messages);
-    return s;
-}
-
 static enum nb_status read_request(struct nb_answering *a, struct openai *o, struct nb_error *err) {
     enum nb_status s = refuse_unsupported(a->body, err);
     if (s == NB_OK)
@@ -337,7 +298,10 @@ static enum nb_status read_request(struct nb_answering *a, struct openai *o, str
     if (s == NB_OK)
         s = read_format(a, err);
     if (s == NB_OK)
-        s = o->chat ? read_messages(a, err) : read_prompt(a, err);
+        s = read_tools(a, o, err);
+    if (s == NB_OK)
+        s = o->chat ? nb_conversation_encode(a->service, a->body, &o->tools, &a->prompt_ids, err)
+                    : read_prompt(a, err);
     if (s == NB_OK && !o->chat && !a->options.max_tokens)
         a->options.max_tokens = 16; /* OpenAI's default */
     return s;
@@ -472,8 +436,49 @@ static json_t *take_logs(struct openai *o, int choice) {
     return logs ? logs : json_null();
 }
 
+/* The call of a forced answer that is over, as a list, or NULL if it was cut before its name. */
+static json_t *forced_call(const struct openai *o, const struct nb_choice *c, const char *text,
+                           size_t n) {
+    char name[65], id[10];
+    const char *arguments;
+    size_t n_arguments;
+    struct nb_buf own = {0};
+    json_t *calls = NULL;
+    nb_tools_read_forced(&o->tools, text, n, true, c->generation.finish == NB_FINISH_LENGTH, name,
+                         &arguments, &n_arguments, &own);
+    if (name[0]) {
+        nb_tools_new_id(id);
+        calls = json_pack("[{s:s, s:s, s:{s:s, s:o}}]", "id", id, "type", "function", "function",
+                          "name", name, "arguments", json_stringn(arguments, n_arguments));
+    }
+    nb_buf_free(&own);
+    return calls;
+}
+
+/* A choice of a chat with tools: calls where it makes some. */
+static json_t *choice_with_tools(const struct nb_answering *a, const struct nb_choice *c) {
+    const struct openai *o = a->route_context;
+    size_t n, content = 0;
+    const char *text = nb_choice_text(c, &n);
+    json_t *calls = o->tools.forced
+                        ? forced_call(o, c, text, n)
+                        : nb_tools_find_calls(&o->tools, text, n, c->calls_at, &content);
+    json_t *message = json_pack("{s:s}", "role", "assistant");
+    if (!calls)
+        content = n;
+    json_object_set_new(message, "content", content ? json_stringn(text, content) : json_null());
+    if (calls)
+        json_object_set_new(message, "tool_calls", calls);
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", c->index, "message", message, "logprobs",
+                     logprobs_of(a, c), "finish_reason",
+                     calls && c->generation.finish == NB_FINISH_STOP ? "tool_calls"
+                                                                     : finish_name(c));
+}
+
 static json_t *whole_choice(const struct nb_answering *a, const struct nb_choice *c) {
     const struct openai *o = a->route_context;
+    if (o->tools.list)
+        return choice_with_tools(a, c);
     size_t n;
     const char *text = nb_choice_text(c, &n);
     json_t *content = json_stringn(text, n);
@@ -501,17 +506,20 @@ static void send_event(struct nb_answering *a, json_t *body) {
     free(text);
 }
 
-/* A chunk of a choice: text, or, where finish is not NULL, its end. */
+/* A chunk of a choice: text, or, where finish is not NULL, its end; calls (may be NULL) are of a
+ * chat, and the chunk's. */
 static json_t *chunk(const struct nb_answering *a, const struct nb_choice *c, const char *text,
-                     size_t n, const char *finish) {
+                     size_t n, json_t *calls, const char *finish) {
     struct openai *o = a->route_context;
     json_t *one;
     if (o->chat) {
         json_t *delta = json_object();
+        if (calls)
+            json_object_set_new(delta, "tool_calls", calls);
         if (!o->told_role[c->index])
             json_object_set_new(delta, "role", json_string("assistant"));
         o->told_role[c->index] = true;
-        if (!finish || n)
+        if ((!finish && !calls) || n)
             json_object_set_new(delta, "content", json_stringn(text, n));
         one = json_pack("{s:i, s:o, s:o, s:s?}", "index", c->index, "delta", delta, "logprobs",
                         take_logs(o, c->index), "finish_reason", finish);
@@ -523,7 +531,79 @@ static json_t *chunk(const struct nb_answering *a, const struct nb_choice *c, co
 }
 
 static void on_text(struct nb_answering *a, struct nb_choice *c, const char *text, size_t n) {
-    send_event(a, chunk(a, c, text, n, NULL));
+    send_event(a, chunk(a, c, text, n, NULL, NULL));
+}
+
+/* Sends what is new of a forced call, of all its text so far. */
+static void send_forced(struct nb_answering *a, struct nb_choice *c, const char *text, size_t n,
+                        bool over) {
+    struct openai *o = a->route_context;
+    char name[65], id[10];
+    const char *arguments;
+    size_t n_arguments, *sent = &o->sent[c->index];
+    struct nb_buf own = {0};
+    nb_tools_read_forced(&o->tools, text, n, over, c->generation.finish == NB_FINISH_LENGTH, name,
+                         &arguments, &n_arguments, &own);
+    if (name[0] && !o->named[c->index]) {
+        nb_tools_new_id(id);
+        send_event(a,
+                   chunk(a, c, "", 0,
+                         json_pack("[{s:i, s:s, s:s, s:{s:s, s:s}}]", "index", 0, "id", id, "type",
+                                   "function", "function", "name", name, "arguments", ""),
+                         NULL));
+    }
+    o->named[c->index] |= name[0] != 0;
+    if (n_arguments > *sent)
+        send_event(a, chunk(a, c, "", 0,
+                            json_pack("[{s:i, s:{s:o}}]", "index", 0, "function", "arguments",
+                                      json_stringn(arguments + *sent, n_arguments - *sent)),
+                            NULL));
+    *sent = n_arguments > *sent ? n_arguments : *sent;
+    nb_buf_free(&own);
+}
+
+/* Sends content up to byte n of a choice's text. */
+static void send_content(struct nb_answering *a, struct nb_choice *c, const char *text, size_t n) {
+    size_t *sent = &((struct openai *)a->route_context)->sent[c->index];
+    if (n > *sent) {
+        on_text(a, c, text + *sent, n - *sent);
+        *sent = n;
+    }
+}
+
+/* Text of a chat with tools. */
+static void on_text_or_call(struct nb_answering *a, struct nb_choice *c, const char *text,
+                            size_t n) {
+    const struct openai *o = a->route_context;
+    const char *all = text - c->told;
+    if (o->tools.forced)
+        send_forced(a, c, all, c->told + n, false);
+    else
+        send_content(a, c, all, nb_tools_certain(&o->tools, all, c->told + n, c->calls_at));
+}
+
+/* The end of a choice of such a chat: what was held back, and why it ended. */
+static void end_with_tools(struct nb_answering *a, struct nb_choice *c) {
+    const struct openai *o = a->route_context;
+    size_t n, content = 0;
+    const char *text = nb_choice_text(c, &n);
+    json_t *calls = NULL, *call;
+    if (o->tools.forced) {
+        send_forced(a, c, text, n, true);
+    } else {
+        calls = nb_tools_find_calls(&o->tools, text, n, c->calls_at, &content);
+        send_content(a, c, text, content);
+        size_t i;
+        json_array_foreach(calls, i, call) {
+            json_object_set_new(call, "index", json_integer((json_int_t)i));
+        }
+        if (calls)
+            send_event(a, chunk(a, c, "", 0, calls, NULL));
+    }
+    bool called = calls || o->named[c->index];
+    send_event(
+        a, chunk(a, c, "", 0, NULL,
+                 called && c->generation.finish == NB_FINISH_STOP ? "tool_calls" : finish_name(c)));
 }
 
 static const struct nb_choice *failed_choice(const struct nb_answering *a) {
@@ -543,8 +623,13 @@ static void end_stream(struct nb_answering *a) {
         nb_answer_failure(a->exchange, &failed->error);
         return;
     }
-    for (int i = 0; i < a->n_choices && !failed; i++)
-        send_event(a, chunk(a, &a->choices[i], "", 0, finish_name(&a->choices[i])));
+    for (int i = 0; i < a->n_choices && !failed; i++) {
+        struct nb_choice *c = &a->choices[i];
+        if (o->tools.list)
+            end_with_tools(a, c);
+        else
+            send_event(a, chunk(a, c, "", 0, NULL, finish_name(c)));
+    }
     if (failed) {
         char why[NB_ERROR_MESSAGE_BYTES];
         nb_public_message(a->exchange, failed->error.message, why, sizeof why);
@@ -604,7 +689,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     if (s != NB_OK) {
         nb_answering_free(a);
     } else {
-        a->on_text = o->stream ? on_text : NULL;
+        a->on_text = !o->stream ? NULL : o->tools.list ? on_text_or_call : on_text;
         a->on_logprobs = o->stream && o->logprobs ? on_logprobs : NULL;
         a->on_over = on_over;
         s = nb_answering_begin(a, &err);
