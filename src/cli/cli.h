@@ -20,7 +20,7 @@ struct nb_command {
 
 extern const struct nb_command nb_command_bench, nb_command_classify, nb_command_doctor,
     nb_command_generate, nb_command_inspect, nb_command_plan, nb_command_quantize,
-    nb_command_schema, nb_command_serve, nb_command_tokenize;
+    nb_command_schema, nb_command_serve, nb_command_tokenize, nb_command_worker;
 
 /* "nibble: message" to standard error; returns NB_EXIT_FAILURE. */
 int nb_cli_error(const struct nb_error *err);

@@ -16,6 +16,9 @@ static const struct nb_command *const commands[] = {
     &nb_command_serve,
 #endif
     &nb_command_tokenize,
+#ifdef NB_HAVE_WORKER
+    &nb_command_worker,
+#endif
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -146,7 +146,8 @@ static void write_metrics(struct nb_service *s, struct nb_buf *out) {
     } values[] = {
         {"nibble_running", "gauge", "Sequences that share steps now.", (double)t.running},
         {"nibble_waiting", "gauge", "Requests that wait for their first step.", (double)t.waiting},
-        {"nibble_connections", "gauge", "Open connections.", (double)nb_http_connections(s->http)},
+        {"nibble_connections", "gauge", "Open connections.",
+         s->http ? (double)nb_http_connections(s->http) : 0},
         {"nibble_kv_pages", "gauge", "Pages of KV memory, of 16 positions each.", (double)t.pages},
         {"nibble_kv_pages_free", "gauge", "Pages that hold nothing.", (double)t.pages_free},
         {"nibble_kv_pages_cached", "gauge", "Pages that hold a prefix which nobody uses now.",
@@ -249,8 +250,7 @@ static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client)
     return false;
 }
 
-static void handle(void *context, struct nb_exchange *x) {
-    struct nb_service *s = context;
+void nb_service_handle(struct nb_service *s, struct nb_exchange *x) {
     bool known;
     const struct route *route = find_route(x->method, x->path, &known);
     uint64_t client = 0;
@@ -266,6 +266,10 @@ static void handle(void *context, struct nb_exchange *x) {
     else if (enter(s, x, &client))
         route->run(s, x, client);
     nb_exchange_release(x);
+}
+
+static void handle(void *context, struct nb_exchange *x) {
+    nb_service_handle(context, x);
 }
 
 static void on_log(void *context, const struct nb_exchange *x, int status, uint64_t bytes) {
@@ -313,7 +317,7 @@ static enum nb_status start(struct nb_service *s, struct nb_error *err) {
     struct nb_scheduler_options how = {.max_running = s->options.max_running,
                                        .max_waiting = s->options.max_waiting};
     status = nb_scheduler_open(s->engine, &how, &s->scheduler, err);
-    if (status != NB_OK)
+    if (status != NB_OK || s->options.no_listener)
         return status;
     struct nb_http_options http = {
         .host = s->options.host,
@@ -361,9 +365,12 @@ enum nb_status nb_service_reload(struct nb_service *s, struct nb_error *err) {
 
 bool nb_service_drain(struct nb_service *s, double timeout_s) {
     atomic_store(&s->draining, true);
-    nb_http_quiesce(s->http);
+    if (s->http)
+        nb_http_quiesce(s->http);
     int64_t begun = nb_now_us();
     bool done = nb_scheduler_drain(s->scheduler, timeout_s * 1000);
+    if (!s->http)
+        return done;
     /* What is answered must still be sent; clients that do not read may not keep it forever. */
     double left_ms = timeout_s * 1000 - (double)(nb_now_us() - begun) / 1000;
     return nb_http_drain(s->http, left_ms > LEAST_SEND_MS ? left_ms : LEAST_SEND_MS) && done;

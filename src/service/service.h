@@ -20,6 +20,7 @@ struct nb_service_options {
     const char *prompts; /* folders of /prompt: STAGE.txt and STAGE.json; NULL: it is not there */
     const char *schemas;
     const char *actions; /* SOFTWARE/ACTION.json: schemas of single actions; NULL: none */
+    bool no_listener;    /* requests do not come over HTTP but from a worker's queue */
 };
 
 /* Takes requests once this returns. The engine stays the caller's, who closes it after the service.

@@ -33,6 +33,10 @@ struct nb_service {
 void nb_public_message(const struct nb_exchange *exchange, const char *message, char *out,
                        size_t size);
 
+/* Answers a request that came by whatever way; takes the reference that a handler is called with.
+ * Any thread. */
+void nb_service_handle(struct nb_service *service, struct nb_exchange *exchange);
+
 /* An error in OpenAI's shape: {"error": {message, type, param, code}}. param and code may be NULL.
  */
 void nb_answer_error(struct nb_exchange *exchange, int status, const char *message,

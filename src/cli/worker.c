@@ -1,0 +1,205 @@
+/* nibble worker: answers the jobs of a serverless queue. */
+#include "base/log.h"
+#include "cli/cli.h"
+#include "service/jobs/runpod.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: nibble worker runpod [--model CHECKPOINT] [OPTIONS]\n\n"
+    "Takes jobs from RunPod's serverless queue, answers them, and posts the results; what queue\n"
+    "that is, the RUNPOD_* variables say that RunPod sets in a worker's container. A job's input is\n"
+    "{\"endpoint\": \"/prompt\", \"data\": {…}} or the body of an OpenAI request; results that cannot\n"
+    "be delivered wait on disk. SIGTERM ends it once what it has is answered and delivered; SIGHUP\n"
+    "reads the keys again.\n\n"
+    "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
+    "  --max-sequences N   jobs that are answered at once, and that KV memory is made for\n"
+    "                      (default: 16)\n"
+    "  --outbox FOLDER     where results wait (default: on /runpod-volume if it is there, else in\n"
+    "                      /var/tmp; each worker its own)\n"
+    "  --allow-hosts LIST  names, addresses and ranges that callbacks may reach besides public\n"
+    "                      addresses, \"books.internal, 10.1.0.0/16, 127.0.0.1:9000\" (default: what\n"
+    "                      the environment variable NIBBLE_ALLOW_HOSTS says, or none)\n"
+    "  --api-key-file FILE a line a key: NAME KEY [requests_per_minute=N] [max_running=N], for\n"
+    "                      \"api_key\" in a job's input (default: none is needed)\n"
+    "  --model-name NAME   what the API calls the model (default: its folder's name)\n"
+    "  --timeout SECONDS   of an answer (default: 600)\n"
+    "  --drain SECONDS     that SIGTERM waits (default: 30); jobs not answered then go back to the\n"
+    "                      queue\n"
+    "  --prompts FOLDER    instructions of /prompt's stages, STAGE.txt (default: those that come\n"
+    "                      with the program)\n"
+    "  --schemas FOLDER    schemas of their answers, STAGE.json (default: likewise)\n"
+    "  --actions FOLDER    schemas of single actions, SOFTWARE/ACTION.json (default: none)"
+    "\n" NB_CLI_ENGINE_HELP "\nLines about jobs go to standard error, without prompts or keys; "
+    "NIBBLE_LOG=debug tells more,\nNIBBLE_LOG=error less.\n"
+    "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for wrong usage.\n";
+
+enum { DEFAULT_SEQUENCES = 16, DEFAULT_DRAIN_S = 30 };
+
+struct request {
+    struct nb_cli_engine how;
+    struct nb_worker_options options;
+    double drain_s;
+};
+
+static bool parse(int argc, char **argv, struct request *r) {
+    enum {
+        SEQUENCES = NB_OPT_COMMAND,
+        OUTBOX,
+        ALLOW,
+        KEYS,
+        NAME,
+        TIMEOUT,
+        DRAIN,
+        PROMPTS,
+        SCHEMAS,
+        ACTIONS
+    };
+    static const struct option options[] = {
+        NB_CLI_ENGINE_OPTIONS,
+        {"max-sequences", required_argument, NULL, SEQUENCES},
+        {"outbox", required_argument, NULL, OUTBOX},
+        {"allow-hosts", required_argument, NULL, ALLOW},
+        {"api-key-file", required_argument, NULL, KEYS},
+        {"model-name", required_argument, NULL, NAME},
+        {"timeout", required_argument, NULL, TIMEOUT},
+        {"drain", required_argument, NULL, DRAIN},
+        {"prompts", required_argument, NULL, PROMPTS},
+        {"schemas", required_argument, NULL, SCHEMAS},
+        {"actions", required_argument, NULL, ACTIONS},
+        {0},
+    };
+    struct nb_service_options *service = &r->options.service;
+    bool fine = true;
+    for (int code; fine && (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        if (code == '?' || code == ':') {
+            nb_cli_usage("worker", "%s: unknown, or without its value", argv[optind - 1]);
+            return false;
+        }
+        bool known;
+        fine = nb_cli_engine_option("worker", code, optarg, &r->how, &known);
+        if (!fine || known)
+            continue;
+        int64_t n = 0;
+        if (code == SEQUENCES) {
+            fine = nb_cli_int("worker", "--max-sequences", optarg, 1, 256, &n);
+            r->how.options.sequences = (int32_t)n;
+        } else if (code == OUTBOX) {
+            r->options.outbox = optarg;
+        } else if (code == ALLOW) {
+            r->options.allow = optarg;
+        } else if (code == KEYS) {
+            service->api_key_file = optarg;
+        } else if (code == NAME) {
+            service->model_name = optarg;
+        } else if (code == TIMEOUT) {
+            fine = nb_cli_number("worker", "--timeout", optarg, 0.001, 1e6, &service->timeout_s);
+        } else if (code == DRAIN) {
+            fine = nb_cli_number("worker", "--drain", optarg, 0, 1e6, &r->drain_s);
+        } else if (code == PROMPTS) {
+            service->prompts = optarg;
+        } else if (code == SCHEMAS) {
+            service->schemas = optarg;
+        } else if (code == ACTIONS) {
+            service->actions = optarg;
+        }
+    }
+    service->max_running = (size_t)r->how.options.sequences;
+    if (fine && (optind + 1 != argc || strcmp(argv[optind], "runpod") != 0)) {
+        nb_cli_usage("worker", "expected the queue's kind, \"runpod\", and options");
+        return false;
+    }
+    return fine;
+}
+
+static void print_log(void *context, enum nb_log_level level, const char *message) {
+    (void)context;
+    fprintf(stderr, "level=%s %s\n", nb_log_level_name(level), message);
+}
+
+static void start_log(void) {
+    enum nb_log_level level = NB_LOG_INFO;
+    nb_log_level_find(getenv("NIBBLE_LOG"), &level);
+    nb_log_set(level, print_log, NULL);
+}
+
+/* Until SIGTERM or SIGINT. */
+static void wait_for_end(struct nb_worker *worker, const sigset_t *signals) {
+    for (;;) {
+        int got = 0;
+        if (sigwait(signals, &got) != 0)
+            continue;
+        if (got != SIGHUP)
+            return;
+        struct nb_error err;
+        if (nb_worker_reload(worker, &err) == NB_OK)
+            nb_log(NB_LOG_INFO, "event=reload the keys were read again");
+        else
+            nb_log(NB_LOG_ERROR, "event=reload the keys stay as they were: %s", err.message);
+    }
+}
+
+static int work(struct request *r, const sigset_t *signals) {
+    struct nb_engine *engine = NULL;
+    struct nb_worker *worker = NULL;
+    struct nb_error err;
+    enum nb_status s = nb_cli_engine_open(&r->how, &engine, &err);
+    if (s != NB_OK)
+        nb_worker_report_unhealthy(&r->options, "model", err.message);
+    else
+        s = nb_worker_open(engine, &r->options, &worker, &err);
+    if (s != NB_OK) {
+        nb_engine_close(engine);
+        return nb_cli_error(&err);
+    }
+    printf("nibble: %s takes jobs\n", r->options.service.model_name ? r->options.service.model_name
+                                                                  : nb_engine_name(engine));
+    fflush(stdout);
+    wait_for_end(worker, signals);
+    nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->drain_s);
+    bool drained = nb_worker_drain(worker, r->drain_s);
+    nb_worker_close(worker);
+    nb_engine_close(engine);
+    nb_log(NB_LOG_INFO, "event=end %s",
+           drained ? "everything was answered and delivered"
+                   : "what was not answered goes back to the queue; results wait in the outbox");
+    return NB_EXIT_OK;
+}
+
+static int run(int argc, char **argv) {
+    struct request r = {
+        .how = {.options = {.sequences = DEFAULT_SEQUENCES}},
+        .options = {.allow = getenv("NIBBLE_ALLOW_HOSTS")},
+        .drain_s = DEFAULT_DRAIN_S,
+    };
+    struct nb_error err;
+    nb_cli_engine_defaults(&r.how.options);
+    r.how.options.weights = "auto";
+    if (!parse(argc, argv, &r))
+        return NB_EXIT_USAGE;
+    if (nb_worker_environment(&r.options, &err) != NB_OK)
+        return nb_cli_usage("worker", "%s", err.message);
+    char prompts[PATH_MAX], schemas[PATH_MAX];
+    if (!r.options.service.prompts && nb_cli_data_folder("prompts", prompts, sizeof prompts))
+        r.options.service.prompts = prompts;
+    if (!r.options.service.schemas && nb_cli_data_folder("schemas", schemas, sizeof schemas))
+        r.options.service.schemas = schemas;
+    start_log();
+    signal(SIGPIPE, SIG_IGN);
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    return work(&r, &signals);
+}
+
+const struct nb_command nb_command_worker = {"worker", "answers the jobs of a serverless queue",
+                                             help, run};
