@@ -14,9 +14,12 @@
 static const char help[] =
     "usage: nibble worker runpod [--model CHECKPOINT] [OPTIONS]\n\n"
     "Takes jobs from RunPod's serverless queue, answers them, and posts the results; what queue\n"
-    "that is, the RUNPOD_* variables say that RunPod sets in a worker's container. A job's input is\n"
-    "{\"endpoint\": \"/prompt\", \"data\": {…}} or the body of an OpenAI request; results that cannot\n"
-    "be delivered wait on disk. SIGTERM ends it once what it has is answered and delivered; SIGHUP\n"
+    "that is, the RUNPOD_* variables say that RunPod sets in a worker's container. A job's input "
+    "is\n"
+    "{\"endpoint\": \"/prompt\", \"data\": {…}} or the body of an OpenAI request; results that "
+    "cannot\n"
+    "be delivered wait on disk. SIGTERM ends it once what it has is answered and delivered; "
+    "SIGHUP\n"
     "reads the keys again.\n\n"
     "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
     "  --max-sequences N   jobs that are answered at once, and that KV memory is made for\n"
@@ -24,13 +27,15 @@ static const char help[] =
     "  --outbox FOLDER     where results wait (default: on /runpod-volume if it is there, else in\n"
     "                      /var/tmp; each worker its own)\n"
     "  --allow-hosts LIST  names, addresses and ranges that callbacks may reach besides public\n"
-    "                      addresses, \"books.internal, 10.1.0.0/16, 127.0.0.1:9000\" (default: what\n"
+    "                      addresses, \"books.internal, 10.1.0.0/16, 127.0.0.1:9000\" (default: "
+    "what\n"
     "                      the environment variable NIBBLE_ALLOW_HOSTS says, or none)\n"
     "  --api-key-file FILE a line a key: NAME KEY [requests_per_minute=N] [max_running=N], for\n"
     "                      \"api_key\" in a job's input (default: none is needed)\n"
     "  --model-name NAME   what the API calls the model (default: its folder's name)\n"
     "  --timeout SECONDS   of an answer (default: 600)\n"
-    "  --drain SECONDS     that SIGTERM waits (default: 30); jobs not answered then go back to the\n"
+    "  --drain SECONDS     that SIGTERM waits (default: 30); jobs not answered then go back to "
+    "the\n"
     "                      queue\n"
     "  --prompts FOLDER    instructions of /prompt's stages, STAGE.txt (default: those that come\n"
     "                      with the program)\n"
@@ -158,8 +163,8 @@ static int work(struct request *r, const sigset_t *signals) {
         nb_engine_close(engine);
         return nb_cli_error(&err);
     }
-    printf("nibble: %s takes jobs\n", r->options.service.model_name ? r->options.service.model_name
-                                                                  : nb_engine_name(engine));
+    printf("nibble: %s takes jobs\n",
+           r->options.service.model_name ? r->options.service.model_name : nb_engine_name(engine));
     fflush(stdout);
     wait_for_end(worker, signals);
     nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->drain_s);

@@ -22,9 +22,9 @@ enum { NB_CLIENT_HEADERS = 8 };
 
 /* What came of it. Good until the callback returns. */
 struct nb_client_answer {
-    int status;         /* 0: none came; `error` says why */
-    const char *type;   /* of the content, without parameters; "" if unknown */
-    const char *body;   /* [n], ends in NUL */
+    int status;       /* 0: none came; `error` says why */
+    const char *type; /* of the content, without parameters; "" if unknown */
+    const char *body; /* [n], ends in NUL */
     size_t n;
     double retry_after_s; /* as the server asked; 0: it did not */
     bool refused;         /* the guard did not let it go */
@@ -49,7 +49,8 @@ struct nb_client_request {
 /* Starts the thread. */
 enum nb_status nb_client_open(struct nb_client **out, struct nb_error *err);
 
-/* Ends the thread, once all that was posted has run: no callback runs any more. From then on the caller's thread is the loop's, for what is to be cancelled and cleared. */
+/* Ends the thread, once all that was posted has run: no callback runs any more. From then on the
+ * caller's thread is the loop's, for what is to be cancelled and cleared. */
 void nb_client_stop(struct nb_client *client);
 
 /* Stops, ends all transfers without a word, and frees. Not from a callback. NULL is allowed. */
@@ -66,8 +67,8 @@ struct nb_post {
     bool queued;
 };
 
-/* Has it run soon: true. False if it will not run for this call: it is posted already, and runs once
- * for both, or the client was stopped. */
+/* Has it run soon: true. False if it will not run for this call: it is posted already, and runs
+ * once for both, or the client was stopped. */
 bool nb_client_post(struct nb_client *client, struct nb_post *post);
 
 /* ---- on the loop --------------------------------------------------------------------------------

@@ -52,12 +52,9 @@ static const struct range6 ranges6[] = {
 
 /* Outside of it, to say which it is; the last one is all. */
 static const struct range6 others6[] = {
-    {{[15] = 1}, 128, "loopback (::1)"},
-    {{0}, 128, "unspecified (::)"},
-    {{0xfc}, 7, "a private address (fc00::/7)"},
-    {{0xfe, 0x80}, 10, "link-local (fe80::/10)"},
-    {{0xff}, 8, "multicast (ff00::/8)"},
-    {{0}, 0, "outside of what IPv6 routes (2000::/3)"},
+    {{[15] = 1}, 128, "loopback (::1)"},         {{0}, 128, "unspecified (::)"},
+    {{0xfc}, 7, "a private address (fc00::/7)"}, {{0xfe, 0x80}, 10, "link-local (fe80::/10)"},
+    {{0xff}, 8, "multicast (ff00::/8)"},         {{0}, 0, "outside of what IPv6 routes (2000::/3)"},
 };
 
 static bool in_range(const uint8_t *address, const uint8_t *range, int bits) {
@@ -213,8 +210,7 @@ enum nb_status nb_guard_open(const char *allow, struct nb_guard **out, struct nb
     *out = NULL;
     struct nb_guard *guard = calloc(1, sizeof *guard);
     char *text = strdup(allow ? allow : ""), *rest = text;
-    enum nb_status s =
-        guard && text ? NB_OK : nb_fail_memory(err, sizeof *guard, "allowed hosts");
+    enum nb_status s = guard && text ? NB_OK : nb_fail_memory(err, sizeof *guard, "allowed hosts");
     for (char *one; s == NB_OK && (one = strtok_r(rest, ", \t\n", &rest));)
         s = add_rule(guard, one, err);
     free(text);

@@ -153,7 +153,8 @@ static void replace(struct delivery *d) {
     send_result(d);
 }
 
-/* What the queue will say every time. Others, such as 401 while a key is being changed, may pass. */
+/* What the queue will say every time. Others, such as 401 while a key is being changed, may pass.
+ */
 static bool is_final(int status) {
     return status == 400 || status == 404 || status == 405 || status == 409 || status == 410 ||
            status == 413 || status == 414 || status == 415 || status == 422;

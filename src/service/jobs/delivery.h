@@ -17,9 +17,9 @@ struct nb_deliveries;
 struct nb_delivery_options {
     struct nb_client *client;
     struct nb_outbox *outbox;
-    const struct nb_guard *guard; /* of callbacks */
-    const char *output_url;       /* where results go; "$ID" in it is the job */
-    const char *authorization;    /* the header's value; NULL: none */
+    const struct nb_guard *guard;     /* of callbacks */
+    const char *output_url;           /* where results go; "$ID" in it is the job */
+    const char *authorization;        /* the header's value; NULL: none */
     void (*on_change)(void *context); /* something was delivered, or kept, or could not be kept */
     void *context;
 };
@@ -35,8 +35,8 @@ void nb_deliveries_keep(struct nb_deliveries *deliveries);
 void nb_deliveries_close(struct nb_deliveries *deliveries);
 
 /* Sends a result until the queue takes it, or says that it does not want it: with pauses that grow
- * to half a minute. From its first failure on it is kept on disk. Takes the buffer. kept: it is from
- * the outbox. */
+ * to half a minute. From its first failure on it is kept on disk. Takes the buffer. kept: it is
+ * from the outbox. */
 enum nb_status nb_deliver(struct nb_deliveries *deliveries, const char *job_id, bool stream,
                           struct nb_buf *result, bool kept, struct nb_error *err);
 

@@ -8,10 +8,10 @@
 static const struct endpoint {
     const char *method, *path;
 } endpoints[] = {
-    {"POST", "/prompt"},       {"GET", "/health"},
-    {"POST", "/warmup"},       {"POST", "/v1/chat/completions"},
+    {"POST", "/prompt"},         {"GET", "/health"},
+    {"POST", "/warmup"},         {"POST", "/v1/chat/completions"},
     {"POST", "/v1/completions"}, {"POST", "/v1/classify"},
-    {"POST", "/v1/score"},     {"GET", "/v1/models"},
+    {"POST", "/v1/score"},       {"GET", "/v1/models"},
 };
 enum { N_ENDPOINTS = sizeof endpoints / sizeof *endpoints };
 
@@ -91,10 +91,9 @@ enum nb_status nb_job_input_read(const json_t *input, struct nb_job_input *out,
     }
     if (!endpoint && (json_object_get(input, "messages") || json_object_get(input, "prompt"))) {
         out->style = NB_JOB_OPENAI;
-        s = set_endpoint(out,
-                         json_object_get(input, "messages") ? "/v1/chat/completions"
-                                                            : "/v1/completions",
-                         err);
+        s = set_endpoint(
+            out, json_object_get(input, "messages") ? "/v1/chat/completions" : "/v1/completions",
+            err);
         return s == NB_OK ? set_plain_body(out, input, err) : s;
     }
     if (endpoint && !json_is_string(endpoint))
@@ -137,7 +136,8 @@ static const char *type_of(int status) {
     }
 }
 
-/* The message of an error's body, {"detail": text} or {"error": {"message": text}}: a new string. */
+/* The message of an error's body, {"detail": text} or {"error": {"message": text}}: a new string.
+ */
 static json_t *message_of(const char *body, size_t n) {
     json_error_t why;
     json_t *parsed = json_loadb(body, n, 0, &why);

@@ -1,5 +1,5 @@
-/* A job of a serverless queue: from its input to a request of the service, and from the answer to the
- * result that the queue gets. docs/replaced-service.md has both. */
+/* A job of a serverless queue: from its input to a request of the service, and from the answer to
+ * the result that the queue gets. docs/replaced-service.md has both. */
 #ifndef NB_SERVICE_JOBS_JOB_H
 #define NB_SERVICE_JOBS_JOB_H
 
@@ -29,20 +29,21 @@ struct nb_job_input {
     char *callback_url, *callback_key; /* or NULL */
 };
 
-/* Reads an input. On failure *err says what is wrong with it (NB_ERR_UNSUPPORTED: no such endpoint),
- * and the callback, which was read first, is there all the same. The caller frees *out in any case. */
+/* Reads an input. On failure *err says what is wrong with it (NB_ERR_UNSUPPORTED: no such
+ * endpoint), and the callback, which was read first, is there all the same. The caller frees *out
+ * in any case. */
 enum nb_status nb_job_input_read(const json_t *input, struct nb_job_input *out,
                                  struct nb_error *err);
 void nb_job_input_free(struct nb_job_input *input);
 
 /* The result of an answer, as the queue takes it, into *out: {"output": …}, or {"output":
- * {"success": false, "error_type", …}, "error": message}, which is what RunPod's own library makes of
- * a dictionary with "error" in it. body [n] is the answer's, which nibble made. */
+ * {"success": false, "error_type", …}, "error": message}, which is what RunPod's own library makes
+ * of a dictionary with "error" in it. body [n] is the answer's, which nibble made. */
 void nb_job_result(enum nb_job_style style, int status, const char *body, size_t n,
                    struct nb_buf *out);
 
-/* Likewise for what did not become a request: its own message. type: of the error; NULL: as its code
- * says. */
+/* Likewise for what did not become a request: its own message. type: of the error; NULL: as its
+ * code says. */
 void nb_job_failure(const struct nb_error *err, const char *type, struct nb_buf *out);
 
 /* What a callback gets: {"job_id", "status", "api_key", "result" or "error"}. */

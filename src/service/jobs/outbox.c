@@ -128,8 +128,8 @@ enum nb_status nb_outbox_keep(struct nb_outbox *outbox, const char *job_id, bool
     char *head = make_head(job_id, stream, result, n);
     if (!head)
         return nb_fail_memory(err, n, "a result");
-    int fd = openat(outbox->fd, temporary,
-                    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd =
+        openat(outbox->fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     bool fine = fd >= 0 && write_all(fd, head, strlen(head)) && write_all(fd, "\n", 1) &&
                 write_all(fd, result, n) && fsync(fd) == 0;
     int failed = errno;
@@ -138,7 +138,8 @@ enum nb_status nb_outbox_keep(struct nb_outbox *outbox, const char *job_id, bool
         failed = errno;
     }
     /* The name is there only once the folder is on disk, too. */
-    if (fine && (renameat(outbox->fd, temporary, outbox->fd, name) != 0 || fsync(outbox->fd) != 0)) {
+    if (fine &&
+        (renameat(outbox->fd, temporary, outbox->fd, name) != 0 || fsync(outbox->fd) != 0)) {
         fine = false;
         failed = errno;
         unlinkat(outbox->fd, name, 0);

@@ -43,7 +43,7 @@ struct job {
     char log_id[96];
     struct nb_job_input input;
     int64_t taken_us;
-    struct job *next;      /* of the worker's */
+    struct job *next;       /* of the worker's */
     struct job *next_start; /* of those that wait for a starter */
     struct nb_post changed;
     bool given_up; /* no result is wanted any more */
@@ -193,14 +193,15 @@ static void deliver(void *context) {
     look(w);
 }
 
-/* The answer [n] is there: its result goes out, after the callback's first attempt, so that a worker
- * that is killed between the two has the job again and not a caller who waits forever. */
+/* The answer [n] is there: its result goes out, after the callback's first attempt, so that a
+ * worker that is killed between the two has the job again and not a caller who waits forever. */
 static void end_job(struct job *j, int status, const char *body, size_t n) {
     struct nb_worker *w = j->worker;
     j->ending = true;
     bool fine = status >= 200 && status < 300;
-    nb_log(fine ? NB_LOG_INFO : NB_LOG_WARN, "event=answered job=%s path=%s status=%d bytes=%zu ms=%.1f",
-           j->log_id, j->input.path ? j->input.path : "-", status, n,
+    nb_log(fine ? NB_LOG_INFO : NB_LOG_WARN,
+           "event=answered job=%s path=%s status=%d bytes=%zu ms=%.1f", j->log_id,
+           j->input.path ? j->input.path : "-", status, n,
            (double)(nb_now_us() - j->taken_us) / 1000);
     if (j->input.callback_url) {
         struct nb_buf callback = {0};
@@ -259,8 +260,8 @@ static bool send_part(struct job *j) {
         nb_buf_printf(&url, "%s%cisStream=false", base, strchr(base, '?') ? '&' : '?');
     struct nb_client_request r = {
         .url = url.data,
-        .headers = {"Content-Type: application/x-www-form-urlencoded", "charset: utf-8",
-                    request_id, w->authorization},
+        .headers = {"Content-Type: application/x-www-form-urlencoded", "charset: utf-8", request_id,
+                    w->authorization},
         .body = j->part.data,
         .body_bytes = j->part.len,
         .timeout_s = PART_TIMEOUT_S,
@@ -377,7 +378,8 @@ static const char *job_header(const struct nb_exchange *x, const char *name) {
     return strcasecmp(name, "X-API-Key") == 0 ? j->input.key : NULL;
 }
 
-/* Under the exchange's lock. The loop's call has a reference, for it may come after the job's end. */
+/* Under the exchange's lock. The loop's call has a reference, for it may come after the job's end.
+ */
 static void job_changed(struct nb_exchange *x) {
     struct job *j = (struct job *)x;
     nb_exchange_retain(x);
@@ -417,8 +419,8 @@ static void answer_health(struct nb_worker *w, struct nb_exchange *x) {
     nb_answer_json(x, 200, body);
 }
 
-/* Tokenizing a prompt and compiling a schema take time, which heartbeats do not have: jobs are begun
- * on threads of their own. */
+/* Tokenizing a prompt and compiling a schema take time, which heartbeats do not have: jobs are
+ * begun on threads of their own. */
 static void *start_jobs(void *context) {
     struct nb_worker *w = context;
     for (;;) {
@@ -517,8 +519,7 @@ static void take_job(struct nb_worker *w, const json_t *one) {
     }
     struct nb_error err;
     enum nb_status s;
-    struct job *j =
-        make_job(w, json_string_value(id), json_object_get(one, "input"), &s, &err);
+    struct job *j = make_job(w, json_string_value(id), json_object_get(one, "input"), &s, &err);
     nb_log(j ? NB_LOG_INFO : NB_LOG_ERROR, "event=taken job=%s path=%s bytes=%zu%s", log_id,
            j && j->input.path ? j->input.path : "-", j ? j->input.body_bytes : 0,
            j ? "" : " out of memory: the queue will have it again");
@@ -551,7 +552,9 @@ static void on_taken(void *context, const struct nb_client_answer *a) {
     } else {
         pause = pause_after(p, a);
         nb_log(NB_LOG_WARN, "event=take status=%d pause_s=%.2f %s", a->status, pause,
-               a->error[0] ? a->error : a->status == 200 ? "the answer is no JSON of jobs" : "");
+               a->error[0]        ? a->error
+               : a->status == 200 ? "the answer is no JSON of jobs"
+                                  : "");
     }
     json_decref(jobs);
     if (w->draining)
@@ -767,7 +770,8 @@ static void on_give_up(void *context) {
         next = j->next;
         give_up_job(j, "there is no time left: the queue will have it again");
     }
-    nb_deliveries_follow(w->deliveries); /* what is answered is a result, whatever its callback does */
+    nb_deliveries_follow(
+        w->deliveries); /* what is answered is a result, whatever its callback does */
     nb_deliveries_keep(w->deliveries);
     look(w);
 }
@@ -860,8 +864,9 @@ static enum nb_status set_urls(struct nb_worker *w, struct nb_error *err) {
         (pings && !w->ping_url) || header.failed)
         return nb_fail_memory(err, 1, "the queue's URLs");
     if (!w->stop_url)
-        nb_log(NB_LOG_WARN, "event=start no \"/job-take/\" in RUNPOD_WEBHOOK_GET_JOB: jobs are taken "
-                            "one at a time, and cannot be stopped");
+        nb_log(NB_LOG_WARN,
+               "event=start no \"/job-take/\" in RUNPOD_WEBHOOK_GET_JOB: jobs are taken "
+               "one at a time, and cannot be stopped");
     if (!pings)
         nb_log(NB_LOG_WARN, "event=start no heartbeats: they need RUNPOD_WEBHOOK_PING, "
                             "RUNPOD_AI_API_KEY and RUNPOD_POD_ID");

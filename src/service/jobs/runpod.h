@@ -1,4 +1,5 @@
-/* A worker of RunPod's serverless queue: takes jobs, has the service answer them, posts the results.
+/* A worker of RunPod's serverless queue: takes jobs, has the service answer them, posts the
+ * results.
  *
  * The protocol is the one that the public library speaks, `runpod` 1.12.0 of PyPI
  * (runpod/serverless/modules: rp_job.py, rp_http.py, rp_ping.py, rp_scale.py, rp_fitness.py). Each
