@@ -13,6 +13,17 @@ run bench --synthetic tiny:1 --decode 3 --context 40 --seconds 0.01 --cpu plain 
 expect "only what is asked for" json '[.decode[] | .batch] == [3] and .prefill == [] and .model == "tiny:1" and .device == "1 thread, plain"'
 run bench --model "$root/tests/golden/mixtral-tiny-nf4" --decode 2 --context 16 --prefill 9 --seconds 0.01 --json
 expect "a checkpoint" json '.model == "mixtral-tiny-nf4" and .prefill[0].tokens == 9'
+run bench --model "$root/models/demo" --schema "$root/bench/invoice.schema.json" --seconds 0.01 --threads 1 --json
+expect "a schema beside free text" json '.decode == [] and (.structured | .rounds >= 5 and .tokens > 50 and .free_ms.best > 0 and .all_drawn_ms.median >= .all_drawn_ms.best and .schema_ms.best > 0 and .loss > -1 and .speedup > 0)'
+run bench --model "$root/models/demo" --schema "$tmp/none.json"
+expect "a schema that is not there" both 1 'none.json'
+echo '{"type": "strin"}' >"$tmp/wrong.json"
+run bench --model "$root/models/demo" --schema "$tmp/wrong.json"
+expect "what is no schema" both 1 'wrong.json: #: type'
+run bench --synthetic tiny --schema "$root/bench/invoice.schema.json"
+expect "a schema without a tokenizer" both 1 'tokenizer'
+run bench --model "$root/models/demo" --tokenizer x
+expect "a tokenizer besides the model's own" both 2 '--synthetic'
 run bench --synthetic tiny --decode 1 --seconds 0.01
 expect "a table" grep -qE '^decode 1 at [0-9]+ .*%$' "$tmp/out"
 run bench --synthetic mixtral

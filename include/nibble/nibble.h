@@ -152,6 +152,7 @@ struct nb_generate_options {
      * is finished in a short way that the grammar allows, with some tokens more. */
     struct nb_grammar *grammar;
     bool close;
+    bool draw_all; /* text that must come is drawn token by token, too */
 
     /* Log probabilities of each token and of the top_logprobs most probable in its place, before
      * any of `sampling` is applied. */

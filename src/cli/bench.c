@@ -1,5 +1,6 @@
 /* nibble bench: tokens a second, and how much of what the memory allows that is. */
 #include "engine/bench.h"
+#include "base/file.h"
 #include "cli/cli.h"
 #include "model/save.h"
 #include "model/synthetic.h"
@@ -24,21 +25,29 @@ static const char help[] =
     "  --context N         positions where no @ says (default: 128)\n"
     "  --prefill N,…       tokens of a prompt (default: 128,512; of a GPU 512,2048,8192)\n"
     "  --request N@M,…     whole requests: N tokens in, M out (default: none; of a GPU 10000@500)\n"
+    "  --schema FILE       answers that follow a JSON Schema beside free text: what a token costs\n"
+    "                      more if each is drawn, and what appending what must come saves\n"
+    "  --tokenizer FILE    tokenizer.model or tokenizer.json of a synthetic model, for --schema\n"
     "  --seconds S         at least for each figure (default: 3)\n"
     "  --threads N         threads that compute (default: one for each processor)\n"
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
     "here)\n" NB_CLI_WEIGHTS_HELP NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
     "  --json              one JSON object\n"
-    "\nWith --decode, --prefill or --request, only what is asked for is measured. The limit of "
+    "\nWith --decode, --prefill, --request or --schema, only what is asked for is measured. The "
+    "limit of "
     "decode is the\n"
     "time that reading the step's bytes once takes at the bandwidth measured in the same run:\n"
     "weights, the experts that so many tokens are expected to choose among them, keys and values.\n"
     "Figures are medians.\n"
     "\nExit code: 0, 1 if something failed, 2 for wrong usage.\n";
 
+enum { MAX_SCHEMA_BYTES = 64 << 20 };
+
 struct request {
     struct nb_bench_options options;
     const char *write; /* a folder */
+    struct nb_buf schema;
+    struct nb_structure structure;
     bool json;
 };
 
@@ -95,6 +104,8 @@ enum {
     OPT_DECODE,
     OPT_PREFILL,
     OPT_REQUEST,
+    OPT_SCHEMA,
+    OPT_TOKENIZER,
     OPT_SECONDS,
     OPT_JSON
 };
@@ -149,6 +160,12 @@ static bool parse_option(int code, const char *name, struct request *r) {
         return parse_list("--prefill", optarg, 1 << 20, o->prefills, NULL, &o->n_prefills);
     case OPT_REQUEST:
         return parse_requests(optarg, o);
+    case OPT_SCHEMA:
+        r->structure.name = optarg;
+        return true;
+    case OPT_TOKENIZER:
+        o->tokenizer = optarg;
+        return true;
     case OPT_SECONDS:
         return nb_cli_number("bench", "--seconds", optarg, 0.001, 3600, &o->seconds);
     case OPT_JSON:
@@ -168,6 +185,8 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"decode", required_argument, NULL, OPT_DECODE},
         {"prefill", required_argument, NULL, OPT_PREFILL},
         {"request", required_argument, NULL, OPT_REQUEST},
+        {"schema", required_argument, NULL, OPT_SCHEMA},
+        {"tokenizer", required_argument, NULL, OPT_TOKENIZER},
         {"seconds", required_argument, NULL, OPT_SECONDS},
         {"json", no_argument, NULL, OPT_JSON},
         {0},
@@ -183,12 +202,24 @@ static bool parse(int argc, char **argv, struct request *r) {
         wrong = "expected one of --model and --synthetic";
     else if (r->write && !r->options.synthetic)
         wrong = "--write is for --synthetic";
+    else if (r->options.tokenizer && !r->options.synthetic)
+        wrong = "--tokenizer is for --synthetic: a checkpoint has its own";
     if (wrong)
         nb_cli_usage("bench", "%s", wrong);
     return !wrong;
 }
 
-static void print_text(const struct nb_bench *b) {
+static void print_structure(const struct nb_structure_bench *s, const char *name) {
+    printf("\n%-22s %10s %10s   %d answers, %zu tokens, at batch 1\n", "ms a token", "median",
+           "best", s->rounds, s->tokens);
+    printf("%-22s %10.3f %10.3f\n", "free", s->free.median, s->free.best);
+    printf("%-22s %10.3f %10.3f   %+.1f %% in the median of rounds\n", "schema, all drawn",
+           s->each.median, s->each.best, s->loss * 100);
+    printf("%-22s %10.3f %10.3f   %.2f times as many tokens a second (%s)\n", "schema",
+           s->jump.median, s->jump.best, s->gain, name);
+}
+
+static void print_text(const struct nb_bench *b, const char *schema) {
     printf("%s: %.2f GB of weights, %.2f GB of them read for a token\n", b->model,
            (double)b->model_bytes * 1e-9, (double)b->step_bytes * 1e-9);
     printf("%s: %s, reads %.1f GB/s\n", b->backend, b->device, b->read_gb_per_s);
@@ -218,9 +249,19 @@ static void print_text(const struct nb_bench *b) {
         snprintf(what, sizeof what, "%d in, %d out", b->request[i].prompt, b->request[i].generated);
         printf("%-22s %10.3f %10.3f\n", what, b->request[i].seconds, b->request[i].prefill_seconds);
     }
+    if (b->structured)
+        print_structure(&b->structure, schema);
 }
 
-static bool print_json(const struct nb_bench *b) {
+static json_t *structure_json(const struct nb_structure_bench *s, const char *name) {
+    return json_pack("{s:s, s:i, s:I, s:{s:f, s:f}, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f}",
+                     "schema", name, "rounds", s->rounds, "tokens", (json_int_t)s->tokens,
+                     "free_ms", "median", s->free.median, "best", s->free.best, "all_drawn_ms",
+                     "median", s->each.median, "best", s->each.best, "schema_ms", "median",
+                     s->jump.median, "best", s->jump.best, "loss", s->loss, "speedup", s->gain);
+}
+
+static bool print_json(const struct nb_bench *b, const char *schema) {
     json_t *decode = json_array(), *prefill = json_array(), *request = json_array();
     for (int i = 0; i < b->n_decode; i++) {
         const struct nb_bench_decode *d = &b->decode[i];
@@ -249,6 +290,8 @@ static bool print_json(const struct nb_bench *b) {
         b->read_gb_per_s, "load_seconds", b->load_seconds, "device_bytes",
         (json_int_t)b->device_bytes, "max_batch_tokens", (json_int_t)b->max_batch_tokens, "decode",
         decode, "prefill", prefill, "request", request);
+    if (o && b->structured)
+        json_object_set_new(o, "structured", structure_json(&b->structure, schema));
     bool ok = o && json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) == 0;
     json_decref(o);
     putchar('\n');
@@ -275,32 +318,46 @@ static int write_model(const struct request *r) {
     return s == NB_OK ? NB_EXIT_OK : nb_cli_error(&err);
 }
 
+static int measure(struct request *r) {
+    struct nb_error err;
+    char folder[4096];
+    if (!r->options.model && !r->options.synthetic) {
+        if (!nb_cli_default_model(folder, sizeof folder, &err))
+            return nb_cli_error(&err);
+        r->options.model = folder;
+    }
+    enum nb_status s = NB_OK;
+    if (r->structure.name)
+        s = nb_read_file(r->structure.name, MAX_SCHEMA_BYTES, &r->schema, &err);
+    if (s != NB_OK)
+        return nb_cli_error(&err);
+    if (r->structure.name) {
+        r->structure.schema = r->schema.data ? r->schema.data : "";
+        r->structure.schema_bytes = r->schema.len;
+        r->options.structure = &r->structure;
+    }
+    nb_cli_engine_defaults(&r->options.options);
+    if (!r->options.options.weights)
+        r->options.options.weights = "auto"; /* as a server, which has time to lay them out */
+    struct nb_progress progress;
+    nb_progress_start(&progress);
+    struct nb_bench bench;
+    s = nb_bench_run(&r->options, show, &progress, &bench, &err);
+    nb_progress_clear(&progress);
+    if (s != NB_OK)
+        return nb_cli_error(&err);
+    if (!r->json)
+        print_text(&bench, r->structure.name);
+    return !r->json || print_json(&bench, r->structure.name) ? NB_EXIT_OK : NB_EXIT_FAILURE;
+}
+
 static int run(int argc, char **argv) {
     struct request r = {0};
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
-    if (r.write)
-        return write_model(&r);
-    struct nb_error err;
-    char folder[4096];
-    if (!r.options.model && !r.options.synthetic) {
-        if (!nb_cli_default_model(folder, sizeof folder, &err))
-            return nb_cli_error(&err);
-        r.options.model = folder;
-    }
-    nb_cli_engine_defaults(&r.options.options);
-    if (!r.options.options.weights)
-        r.options.options.weights = "auto"; /* as a server, which has time to lay them out */
-    struct nb_progress progress;
-    nb_progress_start(&progress);
-    struct nb_bench bench;
-    enum nb_status s = nb_bench_run(&r.options, show, &progress, &bench, &err);
-    nb_progress_clear(&progress);
-    if (s != NB_OK)
-        return nb_cli_error(&err);
-    if (!r.json)
-        print_text(&bench);
-    return !r.json || print_json(&bench) ? NB_EXIT_OK : NB_EXIT_FAILURE;
+    int code = r.write ? write_model(&r) : measure(&r);
+    nb_buf_free(&r.schema);
+    return code;
 }
 
 const struct nb_command nb_command_bench = {"bench", "how fast a model runs here", help, run};

@@ -118,6 +118,16 @@ static enum nb_status take_memory(struct bench *b, struct nb_error *err) {
 /* ---- the model ---------------------------------------------------------------------------------
  */
 
+static enum nb_status take_tokenizer(struct bench *b, struct nb_error *err) {
+    struct nb_engine *e = b->engine;
+    enum nb_status s = nb_tokenizer_open(b->options->tokenizer, &e->tokenizer, err);
+    if (s == NB_OK && nb_tokenizer_size(e->tokenizer) > e->model.config.n_vocab)
+        s = nb_fail(err, NB_ERR_ARGUMENT, "%s: has %d tokens, but the model's vocabulary %d",
+                    b->options->tokenizer, nb_tokenizer_size(e->tokenizer),
+                    e->model.config.n_vocab);
+    return s;
+}
+
 static enum nb_status open_engine(struct bench *b, int32_t sequences, int32_t context,
                                   struct nb_error *err) {
     const struct nb_bench_options *o = b->options;
@@ -134,6 +144,8 @@ static enum nb_status open_engine(struct bench *b, int32_t sequences, int32_t co
     else if (s == NB_OK)
         s = nb_engine_open_model(&model, o->synthetic, &options, &b->engine, err);
     b->load_seconds = (double)(nb_now_us() - start) * 1e-6;
+    if (s == NB_OK && o->tokenizer)
+        s = take_tokenizer(b, err);
     return s;
 }
 
@@ -352,6 +364,11 @@ static enum nb_status measure(struct bench *b, struct nb_bench *out, struct nb_e
         s = measure_request(b, o->requests[i][0], o->requests[i][1],
                             &out->request[out->n_requests++], err);
     }
+    if (o->structure && s == NB_OK) {
+        say(b, "a schema's answers, up to %d tokens", NB_STRUCTURE_BENCH_TOKENS);
+        out->structured = true;
+        s = nb_structure_bench_run(b->engine, o->structure, o->seconds, &out->structure, err);
+    }
     for (int i = 0; i < MIN_STEPS && s == NB_OK && b->reads.n < MIN_STEPS; i++)
         s = read_memory(b, err);
     if (s != NB_OK)
@@ -411,7 +428,7 @@ static int32_t larger(int32_t a, int32_t b) {
 static int32_t complete(const struct nb_bench_options *given, struct nb_bench_options *o,
                         int32_t *sequences) {
     *o = *given;
-    bool chosen = !o->n_batches && !o->n_prefills && !o->n_requests;
+    bool chosen = !o->n_batches && !o->n_prefills && !o->n_requests && !o->structure;
     if (chosen)
         choose_figures(o);
     if (o->depth == 0)
@@ -429,6 +446,8 @@ static int32_t complete(const struct nb_bench_options *given, struct nb_bench_op
     }
     for (int i = 0; i < o->n_prefills; i++)
         context = larger(context, o->prefills[i]);
+    if (o->structure) /* an answer may end with a run that must come */
+        context = larger(context, NB_STRUCTURE_BENCH_PROMPT + 2 * NB_STRUCTURE_BENCH_TOKENS);
     for (int i = 0; i < o->n_requests; i++)
         context = larger(context, o->requests[i][0] + o->requests[i][1]);
     context = (context + NB_PAGE_TOKENS - 1) / NB_PAGE_TOKENS * NB_PAGE_TOKENS;

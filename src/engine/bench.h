@@ -2,7 +2,7 @@
 #ifndef NB_ENGINE_BENCH_H
 #define NB_ENGINE_BENCH_H
 
-#include "nibble/nibble.h"
+#include "engine/structure_bench.h"
 
 enum {
     NB_BENCH_MAX = 16,        /* figures of a kind */
@@ -16,12 +16,14 @@ struct nb_bench_options {
     const char *synthetic; /* the name of a synthetic model */
     struct nb_options options;
     int n_batches, n_prefills, n_requests;
-    int32_t batches[NB_BENCH_MAX];     /* decode: sequences in a step */
-    int32_t depths[NB_BENCH_MAX];      /* positions that they already have; 0: depth */
-    int32_t prefills[NB_BENCH_MAX];    /* prompt tokens */
-    int32_t requests[NB_BENCH_MAX][2]; /* prompt tokens and generated ones of whole requests */
-    int32_t depth;                     /* at least 1 */
-    double seconds;                    /* at least for each figure */
+    int32_t batches[NB_BENCH_MAX];        /* decode: sequences in a step */
+    int32_t depths[NB_BENCH_MAX];         /* positions that they already have; 0: depth */
+    int32_t prefills[NB_BENCH_MAX];       /* prompt tokens */
+    int32_t requests[NB_BENCH_MAX][2];    /* prompt tokens and generated ones of whole requests */
+    int32_t depth;                        /* at least 1 */
+    double seconds;                       /* at least for each figure */
+    const struct nb_structure *structure; /* what answers follow; NULL: not measured */
+    const char *tokenizer; /* of a synthetic model, a file: structures need one; NULL: none */
 };
 
 struct nb_bench_decode {
@@ -58,6 +60,8 @@ struct nb_bench {
     struct nb_bench_request request[NB_BENCH_MAX];
     struct nb_bench_decode decode[NB_BENCH_MAX];
     struct nb_bench_prefill prefill[NB_BENCH_MAX];
+    bool structured;
+    struct nb_structure_bench structure;
 };
 
 /* Measures all of it. `progress` (may be NULL) hears what is being done. */

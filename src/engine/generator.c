@@ -193,8 +193,8 @@ static enum nb_status add_drawn(struct nb_generator *g, int32_t id, struct nb_er
         return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
     if (!g->follower.matcher)
         return NB_OK;
-    enum nb_status s =
-        nb_follower_take(&g->follower, &g->generated, before, !g->options.logprobs, err);
+    enum nb_status s = nb_follower_take(&g->follower, &g->generated, before,
+                                        !g->options.logprobs && !g->options.draw_all, err);
     /* The first of them was drawn, or stands for what was. */
     for (size_t i = before + 1; i < g->generated.n && s == NB_OK; i++)
         nb_sampler_saw(&g->sampler, g->generated.ids[i]);
