@@ -10,12 +10,14 @@
  *     /v2/e/job-done/WORKER/ID, /v2/e/job-stream/WORKER/ID, /v2/e/ping/WORKER    for workers
  *     POST /run          {"input", "id"?} → {"id"}
  *     POST /fill?n=N     N jobs of one input, job-000000 and so on
+ *     POST /raw?id=ID    a job whose input is the body, whatever it is
  *     GET  /status/ID    its state, result, parts, how often it was taken and answered
  *     POST /cancel/ID    tells its worker to stop it
  *     POST /fault?on=take|done|stream|stop|ping&kind=KIND&n=N[&retry_after=S]
  *                        the next N such requests go wrong: a status, or "garbage", "empty",
  *                        "nothing" (held for a second, then closed), "drop" (closed), "half" (done,
  *                        the answer breaks off), "lost" (done, closed without an answer)
+ *     POST /fault?clear=1
  *     GET  /stats        counts of all that happened
  *     POST /callback/NAME?fail=N  takes callbacks, N times with 500; GET has them
  *     /redirect?to=URL   302
@@ -48,7 +50,7 @@ struct job {
     char *result;
     bool stream;
     json_t *parts;
-    bool stop; /* its worker is to be told */
+    bool stop;         /* its worker is to be told */
     struct job *next;  /* in the queue */
     struct job *chain; /* in the table */
 };
@@ -259,7 +261,7 @@ static struct answer done(struct MHD_Connection *c, const char *worker, const ch
                           const struct request *r) {
     struct job *j = find(id);
     json_error_t why;
-    json_t *body = json_loadb(r->body, r->n, 0, &why);
+    json_t *body = json_loadb(r->body, r->n, JSON_ALLOW_NUL, &why);
     const char *type = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Type"),
                *named = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "X-Request-ID"),
                *stream = query(c, "isStream");
@@ -299,7 +301,7 @@ static struct answer done(struct MHD_Connection *c, const char *worker, const ch
 static struct answer stream(const char *id, const struct request *r) {
     struct job *j = find(id);
     json_error_t why;
-    json_t *body = json_loadb(r->body, r->n, 0, &why);
+    json_t *body = json_loadb(r->body, r->n, JSON_ALLOW_NUL, &why);
     if (!j || !body) {
         q.malformed++;
         json_decref(body);
@@ -338,9 +340,9 @@ static struct answer ping(struct MHD_Connection *c, const char *worker) {
     if (!query(c, "runpod_version"))
         q.malformed++;
     if (status)
-        json_array_append_new(q.unhealthy, json_pack("{s:s, s:s?, s:s?}", "worker", worker, "check",
-                                                     query(c, "check"), "reason",
-                                                     query(c, "reason")));
+        json_array_append_new(q.unhealthy,
+                              json_pack("{s:s, s:s?, s:s?}", "worker", worker, "check",
+                                        query(c, "check"), "reason", query(c, "reason")));
     char *list = strdup(ids ? ids : ""), *rest = list, *id;
     while ((id = strtok_r(rest, ",", &rest))) {
         struct job *j = find(id);
@@ -357,7 +359,7 @@ static struct answer ping(struct MHD_Connection *c, const char *worker) {
 
 static struct answer run(const struct request *r) {
     json_error_t why;
-    json_t *body = json_loadb(r->body, r->n, 0, &why);
+    json_t *body = json_loadb(r->body, r->n, JSON_ALLOW_NUL, &why);
     json_t *input = json_object_get(body, "input");
     const char *given = json_string_value(json_object_get(body, "id"));
     char id[300];
@@ -386,17 +388,23 @@ static struct answer fill(struct MHD_Connection *c, const struct request *r) {
     return json_answer(200, json_pack("{s:i}", "n", n));
 }
 
+/* An input as it is. */
+static struct answer raw(struct MHD_Connection *c, const struct request *r) {
+    add(query(c, "id"), r->body);
+    return none(200);
+}
+
 static struct answer status(const char *id) {
     struct job *j = find(id);
     json_error_t why;
     if (!j)
         return none(404);
-    json_t *result = j->result ? json_loads(j->result, 0, &why) : json_null();
-    return json_answer(200, json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:b, s:o, s:O}", "id", j->id,
-                                      "status", state_names[j->state], "worker", j->worker, "taken",
-                                      j->taken, "posts", j->posts, "accepted", j->accepted,
-                                      "is_stream", (int)j->stream, "result", result, "stream",
-                                      j->parts));
+    json_t *result = j->result ? json_loads(j->result, JSON_ALLOW_NUL, &why) : json_null();
+    return json_answer(200,
+                       json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:b, s:o, s:O}", "id", j->id,
+                                 "status", state_names[j->state], "worker", j->worker, "taken",
+                                 j->taken, "posts", j->posts, "accepted", j->accepted, "is_stream",
+                                 (int)j->stream, "result", result, "stream", j->parts));
 }
 
 static struct answer cancel(const char *id) {
@@ -419,20 +427,24 @@ static struct answer stats(void) {
     }
     json_decref(more);
     return json_answer(
-        200, json_pack("{s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-                       "s:I, s:I, s:I, s:I, s:I, s:i, s:O}",
-                       "queued", q.by_state[QUEUED], "in_progress", q.by_state[IN_PROGRESS],
-                       "completed", q.by_state[COMPLETED], "failed", q.by_state[FAILED],
-                       "cancelled", q.by_state[CANCELLED], "redelivered", q.redelivered, "posts",
-                       q.posts, "repeated", q.repeated, "conflicting", q.conflicting, "late", q.late,
-                       "strangers", q.strangers, "unauthorized", q.unauthorized, "malformed",
-                       q.malformed, "pings", q.pings, "takes", q.takes, "batch_takes",
-                       q.batch_takes, "largest_batch", q.largest_batch, "stop_polls", q.stop_polls,
-                       "parts", q.parts, "faulted", q.faulted, "not_once", not_once, "unhealthy",
-                       q.unhealthy));
+        200,
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+                  "s:I, s:I, s:I, s:I, s:I, s:i, s:O}",
+                  "queued", q.by_state[QUEUED], "in_progress", q.by_state[IN_PROGRESS], "completed",
+                  q.by_state[COMPLETED], "failed", q.by_state[FAILED], "cancelled",
+                  q.by_state[CANCELLED], "redelivered", q.redelivered, "posts", q.posts, "repeated",
+                  q.repeated, "conflicting", q.conflicting, "late", q.late, "strangers",
+                  q.strangers, "unauthorized", q.unauthorized, "malformed", q.malformed, "pings",
+                  q.pings, "takes", q.takes, "batch_takes", q.batch_takes, "largest_batch",
+                  q.largest_batch, "stop_polls", q.stop_polls, "parts", q.parts, "faulted",
+                  q.faulted, "not_once", not_once, "unhealthy", q.unhealthy));
 }
 
 static struct answer set_fault(struct MHD_Connection *c) {
+    if (query(c, "clear")) {
+        memset(q.faults, 0, sizeof q.faults);
+        return none(200);
+    }
     for (int i = 0; i < FAULTS; i++) {
         struct fault *f = &q.faults[i];
         if (f->n)
@@ -456,7 +468,7 @@ static struct answer callback(struct MHD_Connection *c, const char *method, cons
     if (strcmp(method, "GET") == 0)
         return json_answer(200, json_incref(list));
     json_error_t why;
-    json_t *body = json_loadb(r->body, r->n, 0, &why);
+    json_t *body = json_loadb(r->body, r->n, JSON_ALLOW_NUL, &why);
     json_array_append_new(list, body ? body : json_null());
     return none((int)json_array_size(list) <= number(c, "fail", 0) ? 500 : 200);
 }
@@ -537,6 +549,8 @@ static struct answer dispatch(struct MHD_Connection *c, const char *method, cons
         a = run(r);
     else if (strcmp(path, "/fill") == 0)
         a = fill(c, r);
+    else if (strcmp(path, "/raw") == 0)
+        a = raw(c, r);
     else if (strncmp(path, "/status/", 8) == 0)
         a = status(path + 8);
     else if (strncmp(path, "/cancel/", 8) == 0)
@@ -661,11 +675,11 @@ int main(int argc, char **argv) {
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&q.changed, &monotonic);
-    struct MHD_Daemon *daemon = MHD_start_daemon(
-        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD, (uint16_t)port, NULL, NULL,
-        on_request, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(1 << 16), MHD_OPTION_LISTENING_ADDRESS_REUSE,
-        1u, MHD_OPTION_END);
+    struct MHD_Daemon *daemon =
+        MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD,
+                         (uint16_t)port, NULL, NULL, on_request, NULL, MHD_OPTION_NOTIFY_COMPLETED,
+                         on_completed, NULL, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(1 << 16),
+                         MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
     pthread_t watcher;
     if (!daemon || pthread_create(&watcher, NULL, watch_leases, NULL) != 0)
         return 1;

@@ -53,8 +53,10 @@ static const struct {
      "Well.\n\n<tool_call>{\"name\":\"pay\",\"arguments\":{}}</tool_call>\n<tool_call>\n"
      "{\"arguments\": {\"b\": \"ü\"}, \"name\": \"keep\"}",
      "pay({}) keep({\"b\": \"ü\"})", 5, SIZE_MAX},
-    {NB_CHAT_CALLS_TAGGED, "<tool_call>{\"name\": \"steal\", \"arguments\": {}}</tool_call>", "", ALL, SIZE_MAX},
-    {NB_CHAT_CALLS_TAGGED, "<tool_call>{\"name\": \"pay\", \"arguments\": 3}</tool_call>", "", ALL, SIZE_MAX},
+    {NB_CHAT_CALLS_TAGGED, "<tool_call>{\"name\": \"steal\", \"arguments\": {}}</tool_call>", "",
+     ALL, SIZE_MAX},
+    {NB_CHAT_CALLS_TAGGED, "<tool_call>{\"name\": \"pay\", \"arguments\": 3}</tool_call>", "", ALL,
+     SIZE_MAX},
     {NB_CHAT_CALLS_TAGGED, "<tool_call>{\"name\": \"pay\", \"argum", "", ALL, SIZE_MAX},
     {NB_CHAT_CALLS_TAGGED, "{\"name\": \"pay\", \"arguments\": {}}", "", ALL, SIZE_MAX},
     {NB_CHAT_CALLS_LLAMA, " {\"name\": \"pay\", \"parameters\": {\"a\": [1, null]}}",
@@ -75,7 +77,8 @@ static void calls_are_found(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct nb_tools tools = tools_for(cases[i].how, NULL);
         char calls[256];
-        size_t content, want = cases[i].content < 0 ? strlen(cases[i].text) : (size_t)cases[i].content;
+        size_t content,
+            want = cases[i].content < 0 ? strlen(cases[i].text) : (size_t)cases[i].content;
         found(&tools, cases[i].text, cases[i].calls_at, calls, sizeof calls, &content);
         if (strcmp(calls, cases[i].calls) != 0 || content != want)
             fail_msg("case %zu: found \"%s\" after %zu bytes", i, calls, content);
@@ -93,7 +96,8 @@ static void what_is_told_is_content(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct nb_tools tools = tools_for(cases[i].how, NULL);
-        size_t told = 0, want = cases[i].content < 0 ? strlen(cases[i].text) : (size_t)cases[i].content;
+        size_t told = 0,
+               want = cases[i].content < 0 ? strlen(cases[i].text) : (size_t)cases[i].content;
         for (size_t n = 0; n <= strlen(cases[i].text); n++) {
             size_t at = cases[i].calls_at <= n ? cases[i].calls_at : SIZE_MAX;
             size_t certain = nb_tools_certain(&tools, cases[i].text, n, at);

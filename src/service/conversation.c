@@ -66,8 +66,8 @@ static enum nb_status read_call(const json_t *call, size_t i, size_t j, struct h
                                      *arguments ? strlen(arguments) : 2, where, &parsed, err);
     if (s != NB_OK)
         return s;
-    held->calls[j] = (struct nb_chat_call){
-        json_string_value(json_object_get(call, "id")), name, parsed};
+    held->calls[j] =
+        (struct nb_chat_call){json_string_value(json_object_get(call, "id")), name, parsed};
     json_array_append_new(held->arguments, parsed);
     return NB_OK;
 }
@@ -134,9 +134,9 @@ static enum nb_status encode(const struct nb_service *service, const json_t *lis
     };
     for (size_t i = 0; i < talk.n && s == NB_OK; i++)
         s = read_message(json_array_get(list, i), i, &held[i], &messages[i], err);
-    return s == NB_OK ? nb_chat_encode_talk(&service->chat, service->engine->tokenizer, &talk, out,
-                                            err)
-                      : s;
+    return s == NB_OK
+               ? nb_chat_encode_talk(&service->chat, service->engine->tokenizer, &talk, out, err)
+               : s;
 }
 
 enum nb_status nb_conversation_encode(const struct nb_service *service, const json_t *body,
@@ -152,9 +152,8 @@ enum nb_status nb_conversation_encode(const struct nb_service *service, const js
         return nb_fail(err, NB_ERR_ARGUMENT, "messages: expected a list of 1 to %d", MAX_MESSAGES);
     struct nb_chat_message *messages = calloc(n, sizeof *messages);
     struct held *held = calloc(n, sizeof *held);
-    enum nb_status s = messages && held
-                           ? encode(service, list, tools, messages, held, out, err)
-                           : nb_fail_memory(err, n * sizeof *held, "the messages");
+    enum nb_status s = messages && held ? encode(service, list, tools, messages, held, out, err)
+                                        : nb_fail_memory(err, n * sizeof *held, "the messages");
     for (size_t i = 0; held && i < n; i++) {
         nb_buf_free(&held[i].joined);
         free(held[i].calls);

@@ -46,9 +46,9 @@ static enum nb_status check_tool(const json_t *list, size_t i, struct nb_error *
     if (!type || strcmp(type, "function") != 0)
         return nb_fail(err, NB_ERR_UNSUPPORTED, "tools[%zu].type: expected \"function\"", i);
     if (!is_name(name))
-        return nb_fail(err, NB_ERR_ARGUMENT,
-                       "tools[%zu].function.name: expected 1 to 64 letters, digits, \"_\" and \"-\"",
-                       i);
+        return nb_fail(
+            err, NB_ERR_ARGUMENT,
+            "tools[%zu].function.name: expected 1 to 64 letters, digits, \"_\" and \"-\"", i);
     if (parameters && !json_is_object(parameters))
         return nb_fail(err, NB_ERR_ARGUMENT,
                        "tools[%zu].function.parameters: expected a JSON Schema, an object", i);
@@ -319,8 +319,7 @@ void nb_tools_read_forced(const struct nb_tools *tools, const char *text, size_t
     }
 }
 
-size_t nb_tools_certain(const struct nb_tools *tools, const char *text, size_t n,
-                        size_t calls_at) {
+size_t nb_tools_certain(const struct nb_tools *tools, const char *text, size_t n, size_t calls_at) {
     size_t at = begin_of_calls(tools, text, n, calls_at);
     if (tools->how == NB_CHAT_CALLS_LLAMA && skip_space(text, n) == n)
         return 0;

@@ -12,10 +12,10 @@
 enum { NB_MAX_TOOLS = 128 };
 
 struct nb_tools {
-    const json_t *list;    /* the request's, where the model is told of them; NULL: no tools */
-    const char *only;      /* the one that must be called; NULL: any */
-    bool forced;           /* the answer is a call */
-    bool one;              /* at most one call */
+    const json_t *list;     /* the request's, where the model is told of them; NULL: no tools */
+    const char *only;       /* the one that must be called; NULL: any */
+    bool forced;            /* the answer is a call */
+    bool one;               /* at most one call */
     enum nb_chat_calls how; /* the model's way of calling */
 };
 
@@ -42,7 +42,8 @@ size_t nb_tools_certain(const struct nb_tools *tools, const char *text, size_t n
 /* A forced call as it comes: its name, "" while that is not whole, and of its arguments' JSON those
  * bytes that are certain, *arguments [*n_arguments], in the text or in `own`, which the caller
  * frees. over: no more text comes; cut: and it was not finished. Where several functions may be
- * called, a model may write the arguments before the name: then nothing is certain until the end. */
+ * called, a model may write the arguments before the name: then nothing is certain until the end.
+ */
 void nb_tools_read_forced(const struct nb_tools *tools, const char *text, size_t n, bool over,
                           bool cut, char name[65], const char **arguments, size_t *n_arguments,
                           struct nb_buf *own);

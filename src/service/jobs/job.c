@@ -114,6 +114,45 @@ void nb_job_input_free(struct nb_job_input *input) {
     *input = (struct nb_job_input){0};
 }
 
+/* The end of the string that begins with the quote at text[at]; n if it has none. */
+static size_t string_end(const char *text, size_t n, size_t at) {
+    for (at++; at < n && text[at] != '"'; at++)
+        at += text[at] == '\\';
+    return at < n ? at : n;
+}
+
+bool nb_job_find_id(const char *text, size_t n, char *out, size_t size) {
+    static const char key[] = "\"id\"";
+    int depth = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '{' || text[i] == '[') {
+            depth++;
+        } else if (text[i] == '}' || text[i] == ']') {
+            depth--;
+        } else if (text[i] == '"') {
+            size_t end = string_end(text, n, i);
+            bool found = depth == 1 && end - i == 3 && memcmp(text + i, key, 4) == 0;
+            i = end;
+            while (found && i + 1 < n && strchr(" \t\r\n:", text[i + 1]))
+                i++;
+            if (!found || i + 1 >= n || text[i + 1] != '"')
+                continue;
+            end = string_end(text, n, i + 1);
+            size_t length = end - (i + 2);
+            if (end == n || !length || length >= size)
+                return false;
+            memcpy(out, text + i + 2, length);
+            out[length] = 0;
+            for (const char *c = out; *c; c++) {
+                if (*c <= ' ' || *c > '~' || *c == ',' || *c == '\\')
+                    return false;
+            }
+            return strlen(out) == length;
+        }
+    }
+    return false;
+}
+
 /* ---- results
  * -------------------------------------------------------------------------------------
  */

@@ -36,6 +36,10 @@ enum nb_status nb_job_input_read(const json_t *input, struct nb_job_input *out,
                                  struct nb_error *err);
 void nb_job_input_free(struct nb_job_input *input);
 
+/* The "id" of a job [n] that is no JSON, or more than can be read: looked for among the members
+ * that come before what is wrong. False if it is not there, or longer than size - 1. */
+bool nb_job_find_id(const char *text, size_t n, char *out, size_t size);
+
 /* The result of an answer, as the queue takes it, into *out: {"output": …}, or {"output":
  * {"success": false, "error_type", …}, "error": message}, which is what RunPod's own library makes
  * of a dictionary with "error" in it. body [n] is the answer's, which nibble made. */

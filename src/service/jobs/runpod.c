@@ -29,6 +29,7 @@ enum {
     MAX_SMALL_BYTES = 1 << 20, /* of other answers */
     MAX_HELD = 256,            /* jobs and results that are not delivered, together */
     MAX_ID = 256,
+    ONE_BY_ONE = 64,
     PART_ATTEMPTS = 3,
     DEFAULT_SLOTS = 16,
 };
@@ -83,6 +84,7 @@ struct nb_worker {
     struct job *jobs;
     size_t n_jobs;
     struct poll take, stop;
+    int one_by_one; /* polls to come that are for a single job, after an answer that was none */
     struct nb_timer ping_timer;
     struct nb_transfer *ping;
     unsigned ping_failures;
@@ -529,13 +531,36 @@ static void take_job(struct nb_worker *w, const json_t *one) {
         fail_job(j, &err);
 }
 
+/* An answer that cannot be read. If there are jobs in it they come back, and would be as bad every
+ * time: from now on jobs come one by one, so that the others are not held up, and the one that it
+ * is gets an error. */
+static void take_unreadable(struct nb_worker *w, const struct nb_client_answer *a) {
+    char id[MAX_ID + 1], log_id[96];
+    struct nb_error err;
+    w->one_by_one = ONE_BY_ONE;
+    if (!nb_job_find_id(a->body, a->n, id, sizeof id) || find_job(w, id))
+        return;
+    nb_fail(&err, NB_ERR_FORMAT,
+            "the job cannot be read: no JSON, a number out of range, or nested too deep");
+    enum nb_status s;
+    struct nb_error unused;
+    struct job *j =
+        nb_deliveries_hurry(w->deliveries, id) ? NULL : make_job(w, id, NULL, &s, &unused);
+    nb_log(NB_LOG_ERROR, "event=taken job=%s cannot be read", nb_job_log_id(id, log_id));
+    if (j)
+        fail_job(j, &err);
+}
+
 static void on_taken(void *context, const struct nb_client_answer *a) {
     struct nb_worker *w = context;
     struct poll *p = &w->take;
     double pause = 0;
     p->transfer = NULL;
     json_error_t why = {0};
-    json_t *jobs = a->status == 200 && is_json(a) ? json_loadb(a->body, a->n, 0, &why) : NULL;
+    bool some = a->status == 200 && is_json(a);
+    json_t *jobs = some ? json_loadb(a->body, a->n, JSON_ALLOW_NUL, &why) : NULL;
+    if (some && !jobs)
+        take_unreadable(w, a);
     if (json_is_array(jobs) || json_is_object(jobs)) {
         p->failures = p->quick = 0;
         if (json_is_object(jobs))
@@ -548,7 +573,7 @@ static void on_taken(void *context, const struct nb_client_answer *a) {
         /* 400: the worker is about to be put to sleep. */
         pause = pause_after_nothing(p);
     } else if (a->status == 0 && (double)(nb_now_us() - p->begun_us) / 1e6 >= POLL_S) {
-        p->failures = 0;
+        p->failures = 0; /* as long as polls are held open */
     } else {
         pause = pause_after(p, a);
         nb_log(NB_LOG_WARN, "event=take status=%d pause_s=%.2f %s", a->status, pause,
@@ -576,9 +601,11 @@ static void take(void *context) {
     if (w->draining || w->take.transfer || w->take.timer.set || !free_slots || waiting.unsafe)
         return;
     struct nb_buf url = {0};
-    const char *base = free_slots > 1 && w->take_batch_url ? w->take_batch_url : w->take_url;
+    bool batch = free_slots > 1 && w->take_batch_url && !w->one_by_one;
+    const char *base = batch ? w->take_batch_url : w->take_url;
+    w->one_by_one -= w->one_by_one > 0;
     nb_buf_add_string(&url, base);
-    if (base == w->take_batch_url)
+    if (batch)
         nb_buf_printf(&url, "&batch_size=%zu", free_slots);
     else
         free_slots = 1;
