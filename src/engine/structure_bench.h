@@ -29,8 +29,8 @@ struct nb_structure_bench {
  * random tokens an answer that follows the schema, one that does so token by token, and as many
  * tokens of free text, one directly after the other, so that what slows the machine slows all
  * three. Times are of decoding, without the prompt's and the first token's. */
-enum nb_status nb_structure_bench_run(struct nb_engine *engine, const struct nb_structure *structure,
-                                      double seconds, struct nb_structure_bench *out,
-                                      struct nb_error *err);
+enum nb_status nb_structure_bench_run(struct nb_engine *engine,
+                                      const struct nb_structure *structure, double seconds,
+                                      struct nb_structure_bench *out, struct nb_error *err);
 
 #endif
