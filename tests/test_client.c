@@ -1,5 +1,5 @@
-/* Requests to URLs that others gave: where they may go, whatever names, redirects and resolvers say;
- * and timers. */
+/* Requests to URLs that others gave: where they may go, whatever names, redirects and resolvers
+ * say; and timers. */
 #include "test.h"
 
 #include "base/clock.h"
@@ -40,20 +40,21 @@ static void kinds(void **state) {
         "239.255.255.255", "240.0.0.1", "255.255.255.255",
         /* IPv6 */
         "::", "::1", "::2", "fc00::", "fdff:ffff::1", "fd00:ec2::254", "fe80::1", "febf::1",
-        "fec0::1", "ff02::1", "ff0e::1", "2001::1", "2001:1ff::1", "2001:db8::1", "2002:a00:1::",
-        "2002:808:808::", "3fff::1", "3fff:fff::1", "100::1", "64:ff9b:1::1", "5f00::1", "4000::1",
+        "fec0::1", "ff02::1", "ff0e::1", "2001::1", "2001:1ff::1", "2001:db8::1",
+        "2002:a00:1::", "2002:808:808::", "3fff::1", "3fff:fff::1", "100::1", "64:ff9b:1::1",
+        "5f00::1", "4000::1",
         /* IPv4 within IPv6 */
         "::ffff:127.0.0.1", "::ffff:10.1.2.3", "::ffff:169.254.169.254", "::127.0.0.1",
         "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b::192.168.1.1"};
     static const char *const public[] = {
-        "1.1.1.1",        "8.8.8.8",          "9.255.255.255",   "11.0.0.0",
-        "100.63.255.255", "100.128.0.0",      "126.255.255.255", "128.0.0.0",
-        "168.63.129.15",  "169.253.255.255",  "169.255.0.0",     "172.15.255.255",
-        "172.32.0.0",     "191.255.255.255",  "192.0.1.0",       "192.0.3.0",
-        "192.167.0.1",    "192.169.0.0",      "198.17.255.255",  "198.20.0.0",
-        "203.0.112.255",  "203.0.114.0",      "223.255.255.255", "2000::1",
-        "2001:200::1",    "2001:4860::8888",  "2600::1",         "2a00:1450::1",
-        "3ffe:ffff::1",   "::ffff:8.8.8.8",   "64:ff9b::808:808"};
+        "1.1.1.1",        "8.8.8.8",         "9.255.255.255",   "11.0.0.0",
+        "100.63.255.255", "100.128.0.0",     "126.255.255.255", "128.0.0.0",
+        "168.63.129.15",  "169.253.255.255", "169.255.0.0",     "172.15.255.255",
+        "172.32.0.0",     "191.255.255.255", "192.0.1.0",       "192.0.3.0",
+        "192.167.0.1",    "192.169.0.0",     "198.17.255.255",  "198.20.0.0",
+        "203.0.112.255",  "203.0.114.0",     "223.255.255.255", "2000::1",
+        "2001:200::1",    "2001:4860::8888", "2600::1",         "2a00:1450::1",
+        "3ffe:ffff::1",   "::ffff:8.8.8.8",  "64:ff9b::808:808"};
     for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
         struct sockaddr_storage a = address_of(special[i]);
         if (!nb_address_special((struct sockaddr *)&a))
@@ -280,13 +281,12 @@ static void guarded(void **state) {
     /* A connection that is open already, to where a guarded request may not go. */
     ask(client, (struct nb_client_request){.url = url("127.0.0.1", s.port)});
     assert_int_equal(s.requests, 1);
-    static const char *const hosts[] = {"127.0.0.1", "localhost",  "0x7f.1",
-                                        "2130706433", "127.1",     "[::ffff:127.0.0.1]",
-                                        "[::1]",      "0",         "localhost.",
-                                        "127.0.0.1.", "0177.0.0.1"};
+    static const char *const hosts[] = {
+        "127.0.0.1", "localhost", "0x7f.1",     "2130706433", "127.1",     "[::ffff:127.0.0.1]",
+        "[::1]",     "0",         "localhost.", "127.0.0.1.", "0177.0.0.1"};
     for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
-        struct asked q = ask(client, (struct nb_client_request){.url = url(hosts[i], s.port),
-                                                                .guard = none});
+        struct asked q =
+            ask(client, (struct nb_client_request){.url = url(hosts[i], s.port), .guard = none});
         if (q.status || s.requests != 1)
             fail_msg("%s was reached", hosts[i]);
     }
@@ -305,16 +305,15 @@ static void guarded(void **state) {
     snprintf(s.location, sizeof s.location, "http://127.0.0.1:%u/secret", inner.port);
     q = ask(client, (struct nb_client_request){.url = url("127.0.0.1", s.port), .guard = one});
     assert_int_equal(q.status, 302);
-    q = ask(client, (struct nb_client_request){.url = url("127.0.0.1", s.port),
-                                               .body = "{}",
-                                               .body_bytes = 2,
-                                               .guard = one});
+    q = ask(client,
+            (struct nb_client_request){
+                .url = url("127.0.0.1", s.port), .body = "{}", .body_bytes = 2, .guard = one});
     assert_int_equal(q.status, 302);
     s.location[0] = 0;
     assert_int_equal(inner.requests, 0);
 
-    /* A name that resolves to where it should not: the resolver's word is not taken; nor that of one
-     * which says first this and then that. */
+    /* A name that resolves to where it should not: the resolver's word is not taken; nor that of
+     * one which says first this and then that. */
     const char *to_loopback[] = {resolve[0], NULL}, *to_public[] = {resolve[1], NULL},
                *to_both[] = {resolve[2], NULL};
     snprintf(resolve[0], sizeof resolve[0], "rebind.example:%u:127.0.0.1", inner.port);
@@ -344,11 +343,16 @@ static void guarded(void **state) {
     assert_int_equal(inner.requests, 1);
 
     /* Other schemes, a user's name, what is no URL. */
-    static const char *const bad[] = {"file:///etc/passwd", "gopher://8.8.8.8/",
-                                      "ftp://8.8.8.8/",     "http://user:pw@8.8.8.8/",
-                                      "http://",            "http://8.8.8.8:99999/",
-                                      "8.8.8.8",            "dict://8.8.8.8:1/",
-                                      "",                   "http://a b/",
+    static const char *const bad[] = {"file:///etc/passwd",
+                                      "gopher://8.8.8.8/",
+                                      "ftp://8.8.8.8/",
+                                      "http://user:pw@8.8.8.8/",
+                                      "http://",
+                                      "http://8.8.8.8:99999/",
+                                      "8.8.8.8",
+                                      "dict://8.8.8.8:1/",
+                                      "",
+                                      "http://a b/",
                                       "unix:///run/x"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         q = ask(client, (struct nb_client_request){.url = bad[i], .guard = none});

@@ -1,4 +1,5 @@
-/* A worker's jobs: inputs, results, and the outbox where results wait, also when the disk is full. */
+/* A worker's jobs: inputs, results, and the outbox where results wait, also when the disk is full.
+ */
 #include "folder.h"
 
 #include "service/jobs/job.h"
@@ -116,15 +117,17 @@ static void results(void **state) {
     assert_non_null(strstr(out.data, "\"ServerError\""));
     nb_buf_clear(&out);
     nb_job_callback("j\"1", "k", 200, "{}", 2, &out);
-    assert_string_equal(out.data, "{\"job_id\":\"j\\\"1\",\"status\":\"COMPLETED\",\"api_key\":\"k\","
-                                  "\"result\":{}}");
+    assert_string_equal(out.data,
+                        "{\"job_id\":\"j\\\"1\",\"status\":\"COMPLETED\",\"api_key\":\"k\","
+                        "\"result\":{}}");
     nb_buf_clear(&out);
     nb_job_callback("j", NULL, 422, detail, strlen(detail), &out);
     assert_string_equal(
         out.data, "{\"job_id\":\"j\",\"status\":\"FAILED\",\"api_key\":null,\"error\":\"no\"}");
     nb_buf_clear(&out);
 
-    static const char events[] = "data: {\"a\":1}\n\ndata: {\"a\":2}\n\n", end[] = "data: [DONE]\n\n",
+    static const char events[] = "data: {\"a\":1}\n\ndata: {\"a\":2}\n\n",
+                      end[] = "data: [DONE]\n\n",
                       bad[] = "data: {\"error\":{\"message\":\"oh\"}}\n\n";
     assert_true(nb_job_part(NB_JOB_OPENAI, events, strlen(events), &out, &parts, &error));
     assert_string_equal(out.data, "{\"output\":[{\"a\":1},{\"a\":2}]}");
@@ -249,8 +252,8 @@ static void keeping(void **state) {
     folder_write(folder, "empty.json", "", 0);
     folder_write(folder, "half.json.new", "{", 1);
     assert_ok(nb_outbox_keep(outbox, "cut", false, "0123456789", 10, &err), err);
-    snprintf(path, sizeof path, "for f in '%s'/*.json; do grep -q '\"cut\"' $f && truncate -s -1 $f; done",
-             folder);
+    snprintf(path, sizeof path,
+             "for f in '%s'/*.json; do grep -q '\"cut\"' $f && truncate -s -1 $f; done", folder);
     assert_int_equal(system(path) & 0x7f, 0);
     f = read_all(outbox);
     assert_int_equal(f.n, 1);
@@ -283,7 +286,8 @@ static int with_full_disk(const char *folder) {
         return 3;
     if (nb_outbox_keep(outbox, "large", false, large, sizeof large, &err) != NB_ERR_IO)
         return 4;
-    if (!strstr(err.message, "cannot keep a result of 100000 bytes") || !strstr(err.message, folder))
+    if (!strstr(err.message, "cannot keep a result of 100000 bytes") ||
+        !strstr(err.message, folder))
         return 5;
     /* The one that is there stays, if its successor does not fit. */
     if (nb_outbox_keep(outbox, "before", false, large, sizeof large, &err) != NB_ERR_IO)
