@@ -159,6 +159,14 @@ static inline uint32_t nb_lazy_next(struct nb_lazy *lazy, uint32_t state, uint8_
     return t == NB_LAZY_UNKNOWN ? nb_lazy_step(lazy, state, byte) : t;
 }
 
+/* How far it has grown, and back: states that were made since are no states any more, and whoever
+ * holds one must not use it. */
+struct nb_lazy_mark {
+    uint32_t n_states, n_formulas, n_memo, pool, state_pool;
+};
+struct nb_lazy_mark nb_lazy_mark(const struct nb_lazy *lazy);
+void nb_lazy_forget(struct nb_lazy *lazy, const struct nb_lazy_mark *mark);
+
 /* Whether any text at all may follow (a state of which nothing more need be asked). */
 bool nb_lazy_accepts_all(const struct nb_lazy *lazy, uint32_t state);
 

@@ -1,5 +1,7 @@
 #include "grammar/format.h"
 
+#include "grammar/idna.h"
+
 #include <string.h>
 
 /* ---- Patterns ---- */
@@ -81,12 +83,21 @@ bool nb_format_known(const char *name, size_t n) {
 
 /* ---- Machines ---- */
 
-const uint8_t nb_format_bytes[][2] = {
-    {'0', '0'}, {'1', '1'}, {'2', '2'}, {'3', '3'}, {'4', '4'}, {'5', '5'}, {'6', '6'},
-    {'7', '7'}, {'8', '8'}, {'9', '9'}, {'+', '+'}, {'-', '-'}, {'.', '.'}, {':', ':'},
-    {'T', 'T'}, {'t', 't'}, {'Z', 'Z'}, {'z', 'z'}, {'A', 'Z'}, {'a', 'z'}, {'X', 'X'},
-    {'x', 'x'}, {'N', 'N'}, {'n', 'n'}, {0, 0},
-};
+/* Whether there is an i-th letter, digit or sign that a machine tells from others. */
+bool nb_format_bytes(uint32_t machine, uint32_t i, uint8_t out[2]) {
+    static const char of_times[] = "0123456789+-.:TtZz", of_hosts[] = "0123456789-.";
+    bool hosts = machine == NB_MACHINE_HOSTNAME;
+    const char *bytes = hosts ? of_hosts : of_times;
+    uint32_t n = (uint32_t)strlen(bytes);
+    if (i < n) {
+        out[0] = out[1] = (uint8_t)bytes[i];
+        return true;
+    }
+    /* A host name's letters count as digits of Punycode, in either case. */
+    out[0] = (uint8_t)('A' + (i - n));
+    out[1] = (uint8_t)('a' + (i - n));
+    return hosts && i - n < 26;
+}
 
 /* A date, then a time, as RFC 3339 has them. The state is a place in the text and what of the text
  * before it still matters, as few bits of that as will do. */
@@ -258,33 +269,69 @@ static uint64_t step_time(enum place place, uint32_t memory, uint8_t byte) {
     }
 }
 
-/* RFC 1123 with the lengths of RFC 1035. The state: bytes in all, bytes of the label, whether the
- * last is a hyphen; never 0, for the first bit. */
-enum { MAX_HOST_BYTES = 253, MAX_LABEL_BYTES = 63 };
+/* RFC 1123 with the lengths of RFC 1035, and RFC 5891 for labels of Punycode. The number: bytes in
+ * all, bytes of the label, whether the last is a hyphen, how much of "xn--" the label is; never 0,
+ * for the first bit. */
+enum { MAX_HOST_BYTES = 253, MAX_LABEL_BYTES = NB_IDNA_MAX_LABEL };
+static const char punycode[] = "xn--";
 
-static uint64_t host(uint32_t total, uint32_t label, bool hyphen) {
-    return 1 | (uint64_t)total << 8 | (uint64_t)label << 16 | (uint64_t)hyphen << 24;
+static uint64_t host(uint32_t total, uint32_t label, bool hyphen, uint32_t prefix) {
+    return 1 | (uint64_t)total << 8 | (uint64_t)label << 16 | (uint64_t)hyphen << 24 |
+           (uint64_t)prefix << 25;
 }
 
-static uint64_t step_hostname(uint64_t state, uint8_t byte) {
-    uint32_t total = state >> 8 & 0xFF, label = state >> 16 & 0xFF;
-    bool hyphen = state >> 24 & 1;
-    bool alnum = (byte >= '0' && byte <= '9') || ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z');
-    if (total == MAX_HOST_BYTES)
-        return 0;
-    if (byte == '.')
-        return label && !hyphen && total + 1 < MAX_HOST_BYTES ? host(total + 1, 0, false) : 0;
-    if (label == MAX_LABEL_BYTES)
-        return 0;
-    if (alnum)
-        return host(total + 1, label + 1, false);
-    /* A hyphen needs something after it. */
-    if (byte != '-' || !label || label + 1 == MAX_LABEL_BYTES || total + 1 == MAX_HOST_BYTES)
-        return 0;
-    return host(total + 1, label + 1, true);
+/* Whether the label may end here. */
+static bool label_ends(const struct nb_format_state *s) {
+    uint32_t label = s->number >> 16 & 0xFF;
+    bool hyphen = s->number >> 24 & 1;
+    return s->n ? nb_idna_a_label(s->label, s->n) : label && !hyphen;
 }
 
-uint64_t nb_format_start(uint32_t machine) {
+/* Whether a label of Punycode can end at all, in so many bytes more. */
+static bool label_lives(const struct nb_format_state *s, uint32_t room) {
+    char text[NB_IDNA_MAX_LABEL];
+    if (room > 2)
+        return true;
+    if (room == 0)
+        return nb_idna_a_label(s->label, s->n);
+    int more = nb_idna_complete(s->label, s->n, text); /* tries all of one byte */
+    return (more >= 0 && (uint32_t)more <= room) || room == 2;
+}
+
+static void step_hostname(struct nb_format_state *s, uint8_t byte) {
+    uint32_t total = s->number >> 8 & 0xFF, label = s->number >> 16 & 0xFF;
+    uint32_t prefix = s->number >> 25 & 7;
+    uint8_t lower = byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte;
+    bool alnum = (lower >= '0' && lower <= '9') || (lower >= 'a' && lower <= 'z');
+    bool dot = byte == '.';
+    if (total == MAX_HOST_BYTES || (dot ? total + 1 == MAX_HOST_BYTES || !label_ends(s)
+                                        : label == MAX_LABEL_BYTES || (!alnum && byte != '-'))) {
+        *s = (struct nb_format_state){0};
+        return;
+    }
+    if (dot) {
+        *s = (struct nb_format_state){.number = host(total + 1, 0, false, 0)};
+        return;
+    }
+    if (prefix < 4)
+        prefix = prefix == label && lower == (uint8_t)punycode[prefix] ? prefix + 1 : 0;
+    total++;
+    label++;
+    uint32_t room = MAX_LABEL_BYTES - label < MAX_HOST_BYTES - total ? MAX_LABEL_BYTES - label
+                                                                     : MAX_HOST_BYTES - total;
+    if (prefix == 4 && !s->n) {
+        memcpy(s->label, punycode, 4);
+        s->n = 4;
+    } else if (prefix == 4) {
+        s->label[s->n++] = (char)lower;
+    }
+    s->number = host(total, label, byte == '-', prefix);
+    /* A hyphen needs something before and after it. */
+    if ((byte == '-' && (label == 1 || !room)) || (s->n && !label_lives(s, room)))
+        *s = (struct nb_format_state){0};
+}
+
+static uint64_t start_number(uint32_t machine) {
     switch ((enum nb_format_machine)machine) {
     case NB_MACHINE_DATE:
     case NB_MACHINE_DATE_TIME:
@@ -292,16 +339,18 @@ uint64_t nb_format_start(uint32_t machine) {
     case NB_MACHINE_TIME:
         return at(HOUR_1, 0);
     case NB_MACHINE_HOSTNAME:
-        return host(0, 0, false);
+        return host(0, 0, false, 0);
     }
     return 0;
 }
 
-uint64_t nb_format_step(uint32_t machine, uint64_t state, uint8_t byte) {
+void nb_format_start(uint32_t machine, struct nb_format_state *out) {
+    *out = (struct nb_format_state){.number = start_number(machine)};
+}
+
+static uint64_t step_number(uint32_t machine, uint64_t state, uint8_t byte) {
     enum place place = (enum place)(state & 0xFF);
     uint32_t memory = (uint32_t)(state >> 8);
-    if (machine == NB_MACHINE_HOSTNAME)
-        return step_hostname(state, byte);
     if (place < DAY_END)
         return step_date(place, memory, byte);
     if (place == DAY_END)
@@ -309,8 +358,18 @@ uint64_t nb_format_step(uint32_t machine, uint64_t state, uint8_t byte) {
     return place == END ? 0 : step_time(place, memory, byte);
 }
 
-bool nb_format_accepts(uint32_t machine, uint64_t state) {
-    enum place place = (enum place)(state & 0xFF);
+void nb_format_step(uint32_t machine, const struct nb_format_state *in, uint8_t byte,
+                    struct nb_format_state *out) {
+    if (out != in)
+        *out = *in;
+    if (machine == NB_MACHINE_HOSTNAME)
+        step_hostname(out, byte);
+    else
+        out->number = step_number(machine, in->number, byte);
+}
+
+bool nb_format_accepts(uint32_t machine, const struct nb_format_state *state) {
+    enum place place = (enum place)(state->number & 0xFF);
     switch ((enum nb_format_machine)machine) {
     case NB_MACHINE_DATE:
         return place == DAY_END;
@@ -318,7 +377,14 @@ bool nb_format_accepts(uint32_t machine, uint64_t state) {
     case NB_MACHINE_DATE_TIME:
         return place == END;
     case NB_MACHINE_HOSTNAME:
-        return (state >> 16 & 0xFF) && !(state >> 24 & 1);
+        return state->number && label_ends(state);
     }
     return false;
+}
+
+int nb_format_finish(uint32_t machine, const struct nb_format_state *state,
+                     char out[NB_FORMAT_TEXT]) {
+    return machine == NB_MACHINE_HOSTNAME && state->n
+               ? nb_idna_complete(state->label, state->n, out)
+               : -1;
 }

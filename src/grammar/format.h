@@ -21,13 +21,29 @@ struct nb_format {
 /* NULL where the name is none of ours. */
 const struct nb_format *nb_format_find(const char *name, size_t n, enum nb_format_draft draft);
 
-/* A machine's state is a number that is not 0 but where nothing can follow; every other state leads
- * to an accepting one. */
-uint64_t nb_format_start(uint32_t machine);
-uint64_t nb_format_step(uint32_t machine, uint64_t state, uint8_t byte);
-bool nb_format_accepts(uint32_t machine, uint64_t state);
+/* A machine's state is a number that is not 0 but where nothing can follow, and of a host name the
+ * label that is open, where it is one of Punycode: what that means is known only when it ends.
+ * Every state but 0 leads to an accepting one; of labels of Punycode longer than 53 bytes not quite
+ * all do. */
+struct nb_format_state {
+    uint64_t number;
+    uint32_t n;     /* bytes of label; 0: none is open */
+    char label[64]; /* in lower case; zeros behind it */
+};
+void nb_format_start(uint32_t machine, struct nb_format_state *out);
+/* *out may be *in. */
+void nb_format_step(uint32_t machine, const struct nb_format_state *in, uint8_t byte,
+                    struct nb_format_state *out);
+bool nb_format_accepts(uint32_t machine, const struct nb_format_state *state);
 
-/* Ranges of bytes, {lo, hi}, up to {0, 0}: machines take all bytes of what these cut out alike. */
-extern const uint8_t nb_format_bytes[][2];
+/* The i-th pair of bytes that the machine takes alike, and unlike all others; false behind the
+ * last. Bytes that are in none it takes alike. */
+bool nb_format_bytes(uint32_t machine, uint32_t i, uint8_t out[2]);
+
+/* A text, of at most NB_FORMAT_TEXT bytes, that ends a host name's open label of Punycode; -1 if
+ * none is known. */
+enum { NB_FORMAT_TEXT = 64 };
+int nb_format_finish(uint32_t machine, const struct nb_format_state *state,
+                     char out[NB_FORMAT_TEXT]);
 
 #endif

@@ -58,7 +58,8 @@ struct count {
     uint64_t min, max;
     uint32_t phase;
 };
-enum { COUNT_WORDS = 5, FORMAT_WORDS = 3 };
+/* A FORMAT: which, and the state's number; then its label, if one is open. */
+enum { COUNT_WORDS = 5, FORMAT_WORDS = 3, MAX_FORMAT_WORDS = FORMAT_WORDS + 1 + 16 };
 
 /* What an expression is until it starts. */
 enum root_kind { ROOT_PROGRAM, ROOT_COUNT, ROOT_FORMAT, ROOT_AND, ROOT_OR, ROOT_NOT };
@@ -169,10 +170,13 @@ static bool is_any(const struct nb_lazy_impl *l, uint32_t id) {
     return c.min == 0 && c.max == UINT64_MAX;
 }
 
-static uint64_t get_format(const struct nb_lazy_impl *l, uint32_t id, uint32_t *format) {
-    const uint32_t *w = l->pool.data + l->formulas[id].off;
-    *format = w[0];
-    return w[1] | (uint64_t)w[2] << 32;
+static struct nb_format_state get_format(const uint32_t *words, uint32_t n) {
+    struct nb_format_state s = {.number = words[1] | (uint64_t)words[2] << 32};
+    if (n > FORMAT_WORDS) {
+        s.n = words[FORMAT_WORDS];
+        memcpy(s.label, words + FORMAT_WORDS + 1, (n - FORMAT_WORDS - 1) * sizeof *words);
+    }
+    return s;
 }
 
 /* A conjunction whose members keep each other alive: a count, and places that stay alive whatever
@@ -215,10 +219,15 @@ static void describe(const struct nb_lazy_impl *l, struct formula *f, const uint
         f->distance = words[1] ? UINT32_MAX : words[0];
         f->live = true;
         break;
-    case FORMAT:
-        f->accepts = nb_format_accepts(words[0], words[1] | (uint64_t)words[2] << 32);
+    case FORMAT: {
+        struct nb_format_state state = get_format(words, n);
+        f->accepts = nb_format_accepts(words[0], &state);
         f->live = true;
+        /* There are as many labels of Punycode as texts: whoever looks for an end looks elsewhere
+         * first. */
+        f->distance = state.n && !f->accepts ? 2 * NB_FORMAT_TEXT : 0;
         break;
+    }
     case AND:
         f->accepts = true;
         f->live = conjunction_is_live(l, words, n);
@@ -415,14 +424,17 @@ static enum nb_status make_count(struct nb_lazy_impl *l, struct count c, uint32_
     return find_formula(l, COUNT, words, COUNT_WORDS, out);
 }
 
-static enum nb_status make_format(struct nb_lazy_impl *l, uint32_t format, uint64_t state,
-                                  uint32_t *out) {
-    uint32_t words[FORMAT_WORDS] = {format, (uint32_t)state, (uint32_t)(state >> 32)};
-    if (!state) {
+static enum nb_status make_format(struct nb_lazy_impl *l, uint32_t format,
+                                  const struct nb_format_state *state, uint32_t *out) {
+    uint32_t words[MAX_FORMAT_WORDS] = {format, (uint32_t)state->number,
+                                        (uint32_t)(state->number >> 32), state->n};
+    uint32_t n = state->n ? FORMAT_WORDS + 1 + (state->n + 3) / 4 : FORMAT_WORDS;
+    if (!state->number) {
         *out = ID_NONE;
         return NB_OK;
     }
-    return find_formula(l, FORMAT, words, FORMAT_WORDS, out);
+    memcpy(words + FORMAT_WORDS + 1, state->label, state->n);
+    return find_formula(l, FORMAT, words, n, out);
 }
 
 /* Appends the members of `id` to *w, of a formula of kind `kind`, or `id` itself. */
@@ -891,15 +903,17 @@ static enum nb_status memo_row(struct nb_lazy *lazy, uint32_t id, uint32_t **row
 static enum nb_status step(struct nb_lazy *lazy, uint32_t id, uint8_t byte,
                            const struct context *context, uint32_t *out) {
     struct nb_lazy_impl *l = lazy->impl;
-    uint32_t format, *row;
-    uint64_t state;
+    const struct formula *f = &l->formulas[id];
+    struct nb_format_state state;
+    uint32_t *row;
     TRY(charge(l, 1));
     switch ((enum kind)l->formulas[id].kind) {
     case COUNT:
         return step_count(l, id, byte, out);
     case FORMAT:
-        state = get_format(l, id, &format);
-        return make_format(l, format, nb_format_step(format, state, byte), out);
+        state = get_format(l->pool.data + f->off, f->len);
+        nb_format_step(l->pool.data[f->off], &state, byte, &state);
+        return make_format(l, l->pool.data[f->off], &state, out);
     case PLACES:
         if (l->formulas[id].trackers)
             return step_places(l, id, byte, context, out);
@@ -1148,6 +1162,43 @@ uint32_t nb_lazy_step(struct nb_lazy *lazy, uint32_t state, uint8_t byte) {
     return next;
 }
 
+struct nb_lazy_mark nb_lazy_mark(const struct nb_lazy *lazy) {
+    const struct nb_lazy_impl *l = lazy->impl;
+    return (struct nb_lazy_mark){lazy->n_states, l->n_formulas, l->n_memo, l->pool.n,
+                                 l->state_pool.n};
+}
+
+/* Tables by open addressing, in which what came first stands before what came later: those that
+ * came last are taken out without a trace. */
+static void forget_in(uint32_t *table, uint32_t size, uint32_t from) {
+    for (uint32_t i = 0; i < size; i++)
+        if (table[i] >= from)
+            table[i] = 0;
+}
+
+void nb_lazy_forget(struct nb_lazy *lazy, const struct nb_lazy_mark *mark) {
+    struct nb_lazy_impl *l = lazy->impl;
+    size_t n_classes = lazy->n_classes;
+    forget_in(l->state_table, l->state_table_size, mark->n_states);
+    forget_in(l->formula_table, l->formula_table_size, mark->n_formulas);
+    for (size_t i = 0; i < mark->n_states * n_classes; i++)
+        if (lazy->next[i] >= mark->n_states)
+            lazy->next[i] = NB_LAZY_UNKNOWN;
+    memset(lazy->next + mark->n_states * n_classes, 0xFF,
+           (lazy->n_states - mark->n_states) * n_classes * sizeof *lazy->next);
+    for (size_t i = 0; i < mark->n_memo * n_classes; i++)
+        if (l->memo[i] >= mark->n_formulas)
+            l->memo[i] = NB_LAZY_UNKNOWN;
+    for (uint32_t i = 0; i < mark->n_formulas; i++)
+        if (l->formulas[i].memo > mark->n_memo)
+            l->formulas[i].memo = 0;
+    lazy->n_states = mark->n_states;
+    l->n_formulas = mark->n_formulas;
+    l->n_memo = mark->n_memo;
+    l->pool.n = mark->pool;
+    l->state_pool.n = mark->state_pool;
+}
+
 bool nb_lazy_accepts_all(const struct nb_lazy *lazy, uint32_t state) {
     const struct nb_lazy_impl *l = lazy->impl;
     if (!state)
@@ -1370,12 +1421,15 @@ static void make_classes(struct nb_lazy *lazy) {
     }
     for (uint32_t i = 0; i < l->program.n_sets && lazy->n_classes < 256; i++)
         refine(lazy, &l->program.sets[i], size);
-    if (l->formats_used)
-        for (size_t i = 0; nb_format_bytes[i][0]; i++) {
+    for (uint64_t used = l->formats_used; used; used &= used - 1) {
+        uint8_t alike[2];
+        for (uint32_t i = 0; nb_format_bytes((uint32_t)__builtin_ctzll(used), i, alike); i++) {
             struct nb_byte_set set = {{0}};
-            nb_byte_set_add(&set, nb_format_bytes[i][0], nb_format_bytes[i][1]);
+            nb_byte_set_add(&set, alike[0], alike[0]);
+            nb_byte_set_add(&set, alike[1], alike[1]);
             refine(lazy, &set, size);
         }
+    }
     for (int b = 255; b >= 0; b--)
         l->byte_of[lazy->class_of[b]] = (uint8_t)b;
 }
@@ -1406,13 +1460,15 @@ static enum nb_status start_formula(struct nb_lazy_impl *l, nb_lazy_expr expr,
                                     const struct context *context, uint32_t *out) {
     struct root root = l->roots[expr];
     uint32_t a, b;
+    struct nb_format_state state;
     switch (root.kind) {
     case ROOT_PROGRAM:
         return closure(l, &root.a, 1, context, out);
     case ROOT_COUNT:
         return make_count(l, (struct count){root.min, root.max, 0}, out);
     case ROOT_FORMAT:
-        return make_format(l, root.a, nb_format_start(root.a), out);
+        nb_format_start(root.a, &state);
+        return make_format(l, root.a, &state, out);
     case ROOT_AND:
     case ROOT_OR:
         TRY(start_formula(l, root.a, context, &a));
@@ -1508,11 +1564,41 @@ static enum nb_status walk_to_end(struct nb_lazy *lazy, uint32_t state, struct w
     return s;
 }
 
+/* A text that a format of the state's formula says ends it, if it does. */
+static bool hinted_end(struct nb_lazy *lazy, uint32_t state, char **text, size_t *n) {
+    const struct nb_lazy_impl *l = lazy->impl;
+    uint32_t id = l->state_pool.data[l->state_off[state]];
+    const struct formula *f = &l->formulas[id];
+    uint32_t n_members = f->kind == AND || f->kind == OR ? f->len : 1;
+    char hint[NB_FORMAT_TEXT];
+    for (uint32_t i = 0; i < n_members; i++) {
+        const struct formula *g =
+            &l->formulas[f->kind == AND || f->kind == OR ? l->pool.data[l->formulas[id].off + i]
+                                                         : id];
+        if (g->kind != FORMAT || g->len == FORMAT_WORDS)
+            continue;
+        struct nb_format_state s = get_format(l->pool.data + g->off, g->len);
+        int len = nb_format_finish(l->pool.data[g->off], &s, hint);
+        uint32_t to = state;
+        for (int k = 0; k < len && to; k++)
+            to = nb_lazy_next(lazy, to, (uint8_t)hint[k]);
+        if (len < 0 || !lazy->accepts[to] || !(*text = malloc((size_t)len + 1)))
+            return false;
+        memcpy(*text, hint, (size_t)len);
+        (*text)[len] = 0;
+        *n = (size_t)len;
+        return true;
+    }
+    return false;
+}
+
 enum nb_status nb_lazy_shortest(struct nb_lazy *lazy, uint32_t state, char **text, size_t *n,
                                 struct nb_error *err) {
     struct words seen = {0}, by = {0};
     if (state == 0 || state >= lazy->n_states)
         return nb_fail(err, NB_ERR_ARGUMENT, "nothing can follow state %u of an automaton", state);
+    if (hinted_end(lazy, state, text, n))
+        return NB_OK;
     enum nb_status s = walk_to_end(lazy, state, &seen, &by);
     if (s == NB_OK) {
         size_t len = 0;

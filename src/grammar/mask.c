@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MANY_STATES = 4096 }; /* of one mask */
 enum { MOST_FEW = 32, N_KEPT = 256, N_SLOTS = 1024, N_COUNTED = NB_MAX_COUNTED };
 
 static void set_token(uint64_t *bits, int32_t token) {
@@ -333,6 +334,9 @@ static void walk_text(struct text_walk *w, uint32_t state) {
     const struct nb_token_trie *t = &w->m->vocabulary->tokens;
     const struct nb_token_path *path = &w->m->vocabulary->path;
     uint32_t *states = w->m->text_path;
+    struct nb_lazy_mark mark = {0};
+    if (w->lazy)
+        mark = nb_lazy_mark(w->lazy);
     states[0] = state;
     for (uint32_t i = 0; i < path->n;) {
         const struct nb_token_step *step = &path->steps[i];
@@ -356,6 +360,9 @@ static void walk_text(struct text_walk *w, uint32_t state) {
             set_token(w->bits, t->token[e]);
         i++;
     }
+    /* Where nearly every token leads to a state of its own, most are never seen again. */
+    if (w->lazy && w->lazy->n_states > mark.n_states + MANY_STATES)
+        nb_lazy_forget(w->lazy, &mark);
     free(w->verdicts);
     w->verdicts = NULL;
     w->n_verdicts = 0;
