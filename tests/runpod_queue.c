@@ -26,6 +26,7 @@
  */
 #include <jansson.h>
 #include <microhttpd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -216,6 +217,14 @@ static void wait_until(int64_t until) {
     pthread_cond_timedwait(&q.changed, &q.lock, &t);
 }
 
+/* Whether the worker that asked has closed its connection since. */
+static bool is_gone(struct MHD_Connection *c) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct pollfd fd = {.fd = info->connect_fd, .events = POLLRDHUP};
+    return poll(&fd, 1, 0) > 0 && fd.revents & (POLLRDHUP | POLLHUP | POLLERR);
+}
+
 static struct answer take(struct MHD_Connection *c, const char *worker, bool batch) {
     int want = batch ? number(c, "batch_size", 0) : 1, got = 0;
     const char *busy = query(c, "job_in_progress");
@@ -229,7 +238,7 @@ static struct answer take(struct MHD_Connection *c, const char *worker, bool bat
     int64_t until = now_us() + q.poll_us;
     while (!q.first && now_us() < until)
         wait_until(until);
-    if (!q.first)
+    if (!q.first || is_gone(c))
         return none(204);
     char *text = NULL;
     size_t bytes = 0;

@@ -185,7 +185,7 @@ post /cancel/handed
 start_worker four
 fault done 503 1000
 job kept '{"endpoint": "/health", "api_key": "sk-of-caller", "callback_api_key": "cb-secret"}'
-waits() { [ "$(ls "$tmp/outbox-four" | wc -l)" = 1 ]; }
+waits() { ls "$tmp"/outbox-four/*.json; }
 expect "a result is kept" until_ 10 waits
 expect "for its owner only" [ "$(stat -c %a "$tmp"/outbox-four/*)" = 600 ]
 expect "without a key" sh -c "! grep -rE 'secret|sk-of' '$tmp/outbox-four'"
@@ -218,5 +218,54 @@ wait "$worker" 2>/dev/null
 start_worker six
 expect "kill -9: the job is answered by another, once" answered victim '.status == "COMPLETED" and .taken == 2 and .accepted == 1 and .posts == 1 and .worker == "six"'
 stop_worker
+
+# The checkpoint's file is deleted, replaced, written to, cut short underneath.
+model() { rm -rf "$tmp/model" && cp -r "$root/models/demo" "$tmp/model" && rm -f "$tmp/model/README.md"; }
+changed() { # a job's id, what is done to the file
+    model
+    start_worker "$1" --model "$tmp/model" --weights mapped
+    job "$1-before" "$short"
+    answered "$1-before" . >/dev/null
+    (cd "$tmp/model" && eval "$2")
+    job "$1" "$short"
+}
+changed deleted 'rm *'
+expect "a checkpoint that is deleted" answered deleted '.status == "COMPLETED" and .taken == 1'
+stop_worker
+changed replaced 'cp model.safetensors new && mv new model.safetensors'
+expect "a checkpoint that is replaced" answered replaced '.status == "COMPLETED" and .taken == 1'
+stop_worker
+for how in "touched touch" "cut truncate=-s=9000000"; do
+    what=${how% *}
+    changed "$what" "$(echo "${how#* }" | tr = ' ') model.safetensors"
+    wait "$worker"
+    code=$?
+    expect "a checkpoint that is $what: the worker ends" [ "$code" = 1 ]
+    expect "a checkpoint that is $what: and says why" logged "$what" 'model.safetensors was written to|was cut short'
+    expect "a checkpoint that is $what: no answer leaves" is "$what" '.posts == 0'
+    start_worker "$what-next"
+    expect "a checkpoint that is $what: another worker answers" answered "$what" '.status == "COMPLETED" and .accepted == 1 and .posts == 1'
+    stop_worker
+done
+
+# The clock of the wall jumps by years, several times a second; nothing waits by it.
+if [ -e "${NB_TEST_CLOCK:-}" ]; then
+    stats
+    before=$(jq .redelivered "$tmp/out")
+    export LD_PRELOAD="$NB_TEST_CLOCK"
+    launch jumping --allow-hosts 127.0.0.1
+    unset LD_PRELOAD
+    fault take 500
+    fault done 500 3
+    for i in 1 2 3 4 5 6; do job "jump$i" "$(callback "jump$i?fail=1" 8)"; done
+    for i in 1 2 3 4 5 6; do expect "while the clock jumps: job $i" answered "jump$i" '.status == "COMPLETED" and .taken == 1 and .posts == 1'; done
+    called() { [ "$(grep -c 'job=jump[1-6] outcome=delivered' "$tmp/jumping.err")" = 6 ]; }
+    expect "while the clock jumps: callbacks are tried again" until_ 15 called
+    sleep 4 # longer than a lease
+    expect "while the clock jumps: heartbeats come" counts ".redelivered == $before"
+    expect "it did jump" [ "$(for i in 1 2 3 4 5 6; do ask "/status/jump$i"; jq -r '.result.output.metadata.generated_at[:4]' "$tmp/out"; done | sort -u | wc -l)" -gt 1 ]
+    stop_worker
+    expect "while the clock jumps: it ends" [ "$code" = 0 ]
+fi
 expect "every job was answered once, but those that were cancelled and not wanted" counts '.conflicting == 0 and .malformed == 0 and .unauthorized == 0 and .strangers == 0 and .not_once == .cancelled'
 echo "1..$number"

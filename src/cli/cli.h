@@ -106,6 +106,10 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
 enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
                                   struct nb_error *err);
 
+/* Has the process end with a message, and code 1, where otherwise SIGBUS would end it: a file that
+ * is mapped was cut short by somebody. */
+void nb_cli_catch_lost_mapping(void);
+
 /* A folder that comes with the program, "prompts": beside the build or where it is installed; false
  * if it is nowhere. */
 bool nb_cli_data_folder(const char *name, char *out, size_t size);

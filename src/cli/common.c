@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,6 +128,22 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
         *known = false;
         return true;
     }
+}
+
+/* Nothing but what a signal's handler may call. */
+static void on_lost_mapping(int signal) {
+    static const char text[] =
+        "nibble: a file that is mapped was cut short, the checkpoint's most likely: its weights "
+        "are "
+        "gone. To change a checkpoint, put another file in its place by a rename.\n";
+    (void)signal;
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(NB_EXIT_FAILURE);
+}
+
+void nb_cli_catch_lost_mapping(void) {
+    struct sigaction action = {.sa_handler = on_lost_mapping};
+    sigaction(SIGBUS, &action, NULL);
 }
 
 /* The folder that the program's file is in; empty if the system does not say. */

@@ -188,6 +188,7 @@ static int run(int argc, char **argv) {
         r.options.schemas = schemas;
     start_log();
     signal(SIGPIPE, SIG_IGN);
+    nb_cli_catch_lost_mapping();
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);

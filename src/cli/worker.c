@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char help[] =
     "usage: nibble worker runpod [--model CHECKPOINT] [OPTIONS]\n\n"
@@ -43,7 +44,8 @@ static const char help[] =
     "  --actions FOLDER    schemas of single actions, SOFTWARE/ACTION.json (default: none)"
     "\n" NB_CLI_ENGINE_HELP "\nLines about jobs go to standard error, without prompts or keys; "
     "NIBBLE_LOG=debug tells more,\nNIBBLE_LOG=error less.\n"
-    "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for wrong usage.\n";
+    "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start or if the checkpoint was "
+    "written to\nmeanwhile, 2 for wrong usage.\n";
 
 enum { DEFAULT_SEQUENCES = 16, DEFAULT_DRAIN_S = 30 };
 
@@ -150,6 +152,12 @@ static void wait_for_end(struct nb_worker *worker, const sigset_t *signals) {
     }
 }
 
+/* The main thread waits for a signal. */
+static void on_broken(void *context) {
+    (void)context;
+    kill(getpid(), SIGTERM);
+}
+
 static int work(struct request *r, const sigset_t *signals) {
     struct nb_engine *engine = NULL;
     struct nb_worker *worker = NULL;
@@ -167,6 +175,7 @@ static int work(struct request *r, const sigset_t *signals) {
            r->options.service.model_name ? r->options.service.model_name : nb_engine_name(engine));
     fflush(stdout);
     wait_for_end(worker, signals);
+    bool broken = nb_worker_broken(worker);
     nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->drain_s);
     bool drained = nb_worker_drain(worker, r->drain_s);
     nb_worker_close(worker);
@@ -174,13 +183,13 @@ static int work(struct request *r, const sigset_t *signals) {
     nb_log(NB_LOG_INFO, "event=end %s",
            drained ? "everything was answered and delivered"
                    : "what was not answered goes back to the queue; results wait in the outbox");
-    return NB_EXIT_OK;
+    return broken ? NB_EXIT_FAILURE : NB_EXIT_OK;
 }
 
 static int run(int argc, char **argv) {
     struct request r = {
         .how = {.options = {.sequences = DEFAULT_SEQUENCES}},
-        .options = {.allow = getenv("NIBBLE_ALLOW_HOSTS")},
+        .options = {.allow = getenv("NIBBLE_ALLOW_HOSTS"), .on_broken = on_broken},
         .drain_s = DEFAULT_DRAIN_S,
     };
     struct nb_error err;
@@ -197,6 +206,8 @@ static int run(int argc, char **argv) {
         r.options.service.schemas = schemas;
     start_log();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of writing */
+    nb_cli_catch_lost_mapping();
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "service/client.h"
+#include "service/files.h"
 #include "service/jobs/delivery.h"
 #include "service/jobs/job.h"
 #include "service/jobs/outbox.h"
@@ -20,7 +21,7 @@
 /* The library's own: 90 s for a long poll, 5 s after a 429, 1 s after an empty stop poll. */
 static const double POLL_S = 90, TOO_MANY_S = 5, LONGEST_ASKED_S = 60, RETRY_BASE_S = 0.25,
                     RETRY_MAX_S = 30, QUICK_S = 1, QUICK_BASE_S = 0.05, QUICK_MAX_S = 1,
-                    PART_TIMEOUT_S = 30, FITNESS_S = 300, REPORT_S = 2, CANCEL_S = 10,
+                    PART_TIMEOUT_S = 30, FITNESS_S = 300, REPORT_S = 2, CANCEL_S = 10, FILES_S = 5,
                     DEFAULT_PING_S = 10;
 enum {
     STARTERS = 2,
@@ -77,6 +78,7 @@ struct nb_worker {
     struct nb_service *service;
     struct nb_guard *guard;
     struct nb_outbox *outbox;
+    struct nb_files *files; /* of the checkpoint; NULL: nothing is read from them any more */
     struct nb_client *client;
     struct nb_deliveries *deliveries;
 
@@ -88,6 +90,7 @@ struct nb_worker {
     struct nb_timer ping_timer;
     struct nb_transfer *ping;
     unsigned ping_failures;
+    struct nb_timer files_timer;
     bool draining;
     struct nb_post begin, end, give_up;
 
@@ -97,12 +100,14 @@ struct nb_worker {
     bool no_more_starts;
     bool drained; /* nothing is held */
     bool gone;    /* no job is */
+    bool broken;
     pthread_t starters[STARTERS];
     size_t n_starters;
 };
 
 static void take(void *context);
 static void look(struct nb_worker *w);
+static void give_up_job(struct job *j, const char *why);
 
 /* ---- requests to the queue
  * -----------------------------------------------------------------------
@@ -178,6 +183,33 @@ static void drop_job(struct job *j) {
     nb_exchange_release(&j->x);
 }
 
+/* Whether answers may be trusted. From the first time that they may not, no more jobs are taken. */
+static bool check_files(struct nb_worker *w) {
+    struct nb_error err;
+    if (w->broken)
+        return false;
+    if (!w->files || nb_files_check(w->files, &err) == NB_OK)
+        return true;
+    nb_log(NB_LOG_ERROR, "event=broken %s", err.message);
+    pthread_mutex_lock(&w->lock);
+    w->broken = true;
+    pthread_mutex_unlock(&w->lock);
+    w->draining = true;
+    for (struct job *j = w->jobs, *next; j; j = next) {
+        next = j->next;
+        give_up_job(j, "the queue will have it again");
+    }
+    if (w->options.on_broken)
+        w->options.on_broken(w->options.context);
+    return false;
+}
+
+static void look_at_files(void *context) {
+    struct nb_worker *w = context;
+    if (check_files(w))
+        nb_timer_set(w->client, &w->files_timer, FILES_S);
+}
+
 static void deliver(void *context) {
     struct job *j = context;
     struct nb_worker *w = j->worker;
@@ -200,6 +232,12 @@ static void deliver(void *context) {
 static void end_job(struct job *j, int status, const char *body, size_t n) {
     struct nb_worker *w = j->worker;
     j->ending = true;
+    if (!check_files(w)) {
+        nb_buf_free(&j->result);
+        drop_job(j);
+        look(w);
+        return;
+    }
     bool fine = status >= 200 && status < 300;
     nb_log(fine ? NB_LOG_INFO : NB_LOG_WARN,
            "event=answered job=%s path=%s status=%d bytes=%zu ms=%.1f", j->log_id,
@@ -774,6 +812,7 @@ static void begin(void *context) {
         ping(w);
     if (w->stop_url)
         poll_stop(w);
+    look_at_files(w);
     take(w);
 }
 
@@ -1074,8 +1113,13 @@ static enum nb_status open_parts(struct nb_engine *engine, struct nb_worker *w, 
     }
     if (s == NB_OK) {
         *check = "model";
-        s = try_model(w, err);
+        struct nb_device device;
+        nb_engine_device(engine, &device);
+        if (device.memory_bytes == 0) /* a GPU has its own copy */
+            s = nb_files_open(engine->folder, &w->files, err);
     }
+    if (s == NB_OK)
+        s = try_model(w, err);
     if (s == NB_OK) {
         *check = "service";
         s = start_starters(w, err);
@@ -1118,6 +1162,7 @@ enum nb_status nb_worker_open(struct nb_engine *engine, const struct nb_worker_o
     w->last_start = &w->first_start;
     w->take.timer = (struct nb_timer){.fn = take, .context = w};
     w->stop.timer = (struct nb_timer){.fn = poll_stop, .context = w};
+    w->files_timer = (struct nb_timer){.fn = look_at_files, .context = w};
     w->ping_timer = (struct nb_timer){.fn = ping, .context = w};
     w->begin = (struct nb_post){.fn = begin, .context = w};
     w->end = (struct nb_post){.fn = on_end, .context = w};
@@ -1132,6 +1177,13 @@ enum nb_status nb_worker_open(struct nb_engine *engine, const struct nb_worker_o
     nb_client_post(w->client, &w->begin);
     *out = w;
     return NB_OK;
+}
+
+bool nb_worker_broken(struct nb_worker *w) {
+    pthread_mutex_lock(&w->lock);
+    bool broken = w->broken;
+    pthread_mutex_unlock(&w->lock);
+    return broken;
 }
 
 enum nb_status nb_worker_reload(struct nb_worker *w, struct nb_error *err) {
@@ -1183,6 +1235,7 @@ void nb_worker_close(struct nb_worker *w) {
     nb_client_close(w->client);
     nb_outbox_close(w->outbox);
     nb_guard_close(w->guard);
+    nb_files_close(w->files);
     free(w->take_url);
     free(w->take_batch_url);
     free(w->stop_url);

@@ -27,6 +27,11 @@ struct nb_worker_options {
     const char *allow;  /* hosts that callbacks may reach besides public ones: see guard.h */
 
     struct nb_service_options service; /* no_listener is implied */
+
+    /* The worker can go on no more, see nb_worker_broken: it takes no jobs, has given up those it
+     * had, and waits to be drained and closed. On a thread of its own; may be NULL. */
+    void (*on_broken)(void *context);
+    void *context;
 };
 
 /* Reads the variables above; those of other fields stay. NB_ERR_ARGUMENT names the one that is
@@ -42,6 +47,10 @@ void nb_worker_report_unhealthy(const struct nb_worker_options *options, const c
  * take jobs. The engine stays the caller's, who closes it after the worker. */
 enum nb_status nb_worker_open(struct nb_engine *engine, const struct nb_worker_options *options,
                               struct nb_worker **out, struct nb_error *err);
+
+/* Whether the checkpoint's files were written to while they were mapped; no answer is delivered
+ * that ended after that. */
+bool nb_worker_broken(struct nb_worker *worker);
 
 /* Reads the API keys again; on failure they stay. */
 enum nb_status nb_worker_reload(struct nb_worker *worker, struct nb_error *err);
