@@ -1,5 +1,5 @@
-/* A clock of the wall that jumps: preloaded, it moves CLOCK_REALTIME, and what is read of it by other
- * names, by years and minutes every 50 ms. CLOCK_MONOTONIC stays as it is. */
+/* A clock of the wall that jumps: preloaded, it moves CLOCK_REALTIME, and what is read of it by
+ * other names, by years and minutes every 50 ms. CLOCK_MONOTONIC stays as it is. */
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <sys/time.h>

@@ -98,6 +98,64 @@ static void ids(void **state) {
     }
 }
 
+/* What a queue might send by mistake: sound jobs with bytes changed, cut out, doubled. */
+static void mutated(void **state) {
+    (void)state;
+    static const char *const seeds[] = {
+        "{\"id\":\"a-1\",\"input\":{\"endpoint\":\"/prompt\",\"data\":{\"prompt\":\"a\"}}}",
+        "{\"delay\":[1],\"id\":\"b\",\"input\":{\"openai_route\":\"/v1/"
+        "models\",\"api_key\":\"k\"}}",
+        "{\"id\":\"c\",\"input\":{\"messages\":[],\"stream\":true,\"callback_url\":\"http://x/"
+        "\\u0000\"}}",
+        "data: {\"a\":1}\n\ndata: {\"error\":{\"message\":\"m\"}}\n\ndata: [DONE]\n\n",
+    };
+    uint64_t random = 11;
+    size_t read = 0, found = 0;
+    for (int round = 0; round < 40000; round++) {
+        const char *seed = seeds[round % 4];
+        size_t n = strlen(seed), changes = 1 + (random >> 60) % 3;
+        char *text = malloc(n * 2); /* of its own, so that a sanitizer sees its end */
+        memcpy(text, seed, n);
+        for (size_t i = 0; i < changes; i++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            size_t at = (random >> 33) % n;
+            unsigned how = (random >> 20) % 3;
+            if (how == 0) {
+                text[at] = "\"\\{}[]:, \nx\0\xff"[(random >> 40) % 13];
+            } else if (how == 1) {
+                n = at + 1;
+            } else if (n < strlen(seed) * 2) {
+                memmove(text + at + 1, text + at, n - at);
+                n++;
+            }
+        }
+        char *exact = malloc(n), id[32];
+        memcpy(exact, text, n);
+        free(text);
+        struct nb_buf out = {0}, parts = {0}, error = {0};
+        found += nb_job_find_id(exact, n, id, sizeof id);
+        nb_job_part(round % 3 ? NB_JOB_OPENAI : NB_JOB_OPENAI_ROUTE, exact, n, &out, &parts,
+                    &error);
+        json_t *job = json_loadb(exact, n, JSON_ALLOW_NUL, NULL);
+        struct nb_job_input input;
+        struct nb_error err;
+        if (job) {
+            if (nb_job_input_read(json_object_get(job, "input"), &input, &err) == NB_OK) {
+                read++;
+                assert_non_null(input.path);
+                assert_non_null(input.body);
+            }
+            nb_job_input_free(&input);
+        }
+        json_decref(job);
+        nb_buf_free(&out);
+        nb_buf_free(&parts);
+        nb_buf_free(&error);
+        free(exact);
+    }
+    assert_true(read > 1000 && found > 1000);
+}
+
 static void results(void **state) {
     (void)state;
     struct nb_buf out = {0}, parts = {0}, error = {0};
@@ -363,8 +421,9 @@ int main(void) {
     if (folder)
         return on_tmpfs(folder);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(inputs),  cmocka_unit_test(ids),       cmocka_unit_test(results),
-        cmocka_unit_test(keeping), cmocka_unit_test(full_disk), cmocka_unit_test(full_file_system),
+        cmocka_unit_test(inputs),           cmocka_unit_test(ids),     cmocka_unit_test(mutated),
+        cmocka_unit_test(results),          cmocka_unit_test(keeping), cmocka_unit_test(full_disk),
+        cmocka_unit_test(full_file_system),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -158,9 +158,8 @@ static bool exception(uint32_t cp, enum property *out) {
 static bool is_stable(uint32_t cp) {
     uint8_t text[5] = {0}, *folded = NULL;
     utf8proc_ssize_t n = utf8proc_encode_char((utf8proc_int32_t)cp, text);
-    utf8proc_ssize_t m = utf8proc_map(text, n, &folded,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT |
-                                          UTF8PROC_CASEFOLD);
+    utf8proc_ssize_t m = utf8proc_map(
+        text, n, &folded, UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD);
     bool same = m == n && memcmp(folded, text, (size_t)n) == 0;
     free(folded);
     return same;
@@ -168,9 +167,9 @@ static bool is_stable(uint32_t cp) {
 
 /* Blocks, and the old Hangul Jamo (sections 2.4 and 2.9). */
 static bool is_ignorable(uint32_t cp) {
-    static const struct nb_cp_range blocks[] = {
-        {0x1100, 0x11FF},   {0x20D0, 0x20FF},   {0xA960, 0xA97C},
-        {0xD7B0, 0xD7FB},   {0x1D100, 0x1D1FF}, {0x1D200, 0x1D24F}};
+    static const struct nb_cp_range blocks[] = {{0x1100, 0x11FF},   {0x20D0, 0x20FF},
+                                                {0xA960, 0xA97C},   {0xD7B0, 0xD7FB},
+                                                {0x1D100, 0x1D1FF}, {0x1D200, 0x1D24F}};
     return IS_IN(blocks, cp) || utf8proc_get_property((utf8proc_int32_t)cp)->ignorable;
 }
 
@@ -180,7 +179,7 @@ static enum property property_of(uint32_t cp) {
         return property;
     if (cp < 0x80)
         return (cp >= 'a' && cp <= 'z') || (cp >= '0' && cp <= '9') || cp == '-' ? PVALID
-                                                                                   : DISALLOWED;
+                                                                                 : DISALLOWED;
     if (cp == 0x200C || cp == 0x200D)
         return CONTEXT;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
@@ -215,8 +214,7 @@ static bool parts_joined(const uint32_t *p, int n, int at) {
         before--;
     while (after < n && is_transparent(p[after]))
         after++;
-    return before >= 0 && after < n && IS_IN(joins_left, p[before]) &&
-           IS_IN(joins_right, p[after]);
+    return before >= 0 && after < n && IS_IN(joins_left, p[before]) && IS_IN(joins_right, p[after]);
 }
 
 static bool any_between(const uint32_t *p, int n, uint32_t lo, uint32_t hi) {
@@ -294,8 +292,7 @@ static bool is_composed(const uint32_t *p, int n) {
     utf8proc_ssize_t len = 0;
     for (int i = 0; i < n; i++)
         len += utf8proc_encode_char((utf8proc_int32_t)p[i], text + len);
-    utf8proc_ssize_t m =
-        utf8proc_map(text, len, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t m = utf8proc_map(text, len, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     bool same = m == len && memcmp(composed, text, (size_t)len) == 0;
     free(composed);
     return same;

@@ -1,8 +1,8 @@
 /* Whether the files that a checkpoint is mapped from are still what they were.
  *
- * A mapping follows its file: one that is written to changes the weights underneath, and one that is
- * cut short makes reading them deadly (SIGBUS). One that is deleted, or replaced by another of its
- * name, does no harm: the mapping keeps the old one.
+ * A mapping follows its file: one that is written to changes the weights underneath, and one that
+ * is cut short makes reading them deadly (SIGBUS). One that is deleted, or replaced by another of
+ * its name, does no harm: the mapping keeps the old one.
  */
 #ifndef NB_SERVICE_FILES_H
 #define NB_SERVICE_FILES_H
