@@ -364,9 +364,12 @@ static void guarded(void **state) {
     snprintf(proxy, sizeof proxy, "http://127.0.0.1:%u", inner.port);
     setenv("http_proxy", proxy, 1);
     setenv("ALL_PROXY", proxy, 1);
-    q = ask(client, (struct nb_client_request){.url = url("10.0.0.1", 80), .guard = none});
+    struct nb_guard *home;
+    assert_ok(nb_guard_open("127.0.0.1", &home, &err), err);
+    q = ask(client, (struct nb_client_request){.url = url("10.0.0.1", 80), .guard = home});
     assert_true(q.refused);
     assert_int_equal(inner.requests, 1);
+    nb_guard_close(home);
     unsetenv("http_proxy");
     unsetenv("ALL_PROXY");
     nb_client_close(client);
