@@ -105,7 +105,7 @@ static void remove_delivery(struct delivery *d) {
     while (*at != d)
         at = &(*at)->next;
     *at = d->next;
-    if (d->kept)
+    if (d->kept || d->failures) /* also one that its successor could not replace */
         nb_outbox_forget(all->options.outbox, d->job_id);
     free_delivery(d);
     all->options.on_change(all->options.context);

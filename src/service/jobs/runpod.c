@@ -57,7 +57,8 @@ struct job {
     unsigned part_failures;
     struct nb_transfer *transfer; /* of the part */
     struct nb_timer timer;
-    bool whole; /* no more events come */
+    bool whole;    /* no more events come */
+    bool in_parts; /* the result is a list of parts, which were sent before */
     struct nb_buf result;
 };
 
@@ -136,7 +137,8 @@ static struct nb_transfer *get(struct nb_worker *w, const char *url, double time
 static double pause_after(struct poll *p, const struct nb_client_answer *a) {
     if (a->status == 429 || a->retry_after_s > 0) {
         double asked = a->retry_after_s > 0 ? a->retry_after_s : TOO_MANY_S;
-        return asked < LONGEST_ASKED_S ? asked : LONGEST_ASKED_S;
+        asked = asked < LONGEST_ASKED_S ? asked : LONGEST_ASKED_S;
+        return asked + nb_backoff_s(1, asked / 4, LONGEST_ASKED_S); /* not all at once */
     }
     p->failures++;
     return nb_backoff_s(p->failures, RETRY_BASE_S, RETRY_MAX_S);
@@ -220,8 +222,7 @@ static void deliver(void *context) {
         nb_fail_memory(&err, 0, "the result");
         nb_job_failure(&err, NULL, &j->result);
     }
-    if (nb_deliver(w->deliveries, j->id, j->input.stream && j->x.streaming, &j->result, false,
-                   &err) != NB_OK)
+    if (nb_deliver(w->deliveries, j->id, j->in_parts, &j->result, false, &err) != NB_OK)
         nb_log(NB_LOG_ERROR, "event=undelivered job=%s given up: %s", j->log_id, err.message);
     drop_job(j);
     look(w);
@@ -328,6 +329,17 @@ static void send_part_again(void *context) {
         go_on(j);
 }
 
+/* RunPod's proxy of OpenAI's API gets every answer as parts, also one that is whole. */
+static void send_whole(struct job *j, const char *body, size_t n) {
+    j->whole = j->in_parts = true;
+    nb_buf_add(&j->parts, body, n);
+    nb_buf_add_string(&j->part, "{\"output\":");
+    nb_buf_add(&j->part, body, n);
+    nb_buf_add_string(&j->part, "}");
+    if (!j->worker->stream_url || !send_part(j))
+        go_on(j);
+}
+
 /* All parts are out: the result, which has them all. */
 static void end_stream(struct job *j) {
     if (j->error.len) {
@@ -398,11 +410,14 @@ static void on_changed(void *context) {
         nb_buf_add(&j->events, out.data ? out.data : "", out.len);
         j->parts.failed |= out.failed || j->events.failed;
         j->whole = ended;
+        j->in_parts = true;
         go_on(j);
     } else if (ended && out.failed) {
         struct nb_error err;
         nb_fail_memory(&err, out.len, "the answer");
         fail_job(j, &err);
+    } else if (ended && status == 200 && j->input.style == NB_JOB_OPENAI_ROUTE) {
+        send_whole(j, out.data ? out.data : "", out.len);
     } else if (ended) {
         nb_job_result(j->input.style, status, out.data ? out.data : "", out.len, &j->result);
         end_job(j, status, out.data ? out.data : "", out.len);
