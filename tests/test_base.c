@@ -186,8 +186,9 @@ static void pool(void **state) {
         for (size_t n = 0; n <= 1000; n += 37, rounds++) {
             memset(l.times, 0, sizeof l.times);
             nb_pool_run(p, n, 1 + n % 11, visit, &l);
+            nb_pool_run_shares(p, n, 1 + n % 13, visit, &l);
             for (size_t i = 0; i < 1000; i++)
-                assert_int_equal(atomic_load(&l.times[i]), i < n);
+                assert_int_equal(atomic_load(&l.times[i]), i < n ? 2 : 0);
             if (rounds % 9 == 0)
                 usleep(3000); /* let them fall asleep */
         }

@@ -1,14 +1,25 @@
 #include "base/pool.h"
 
+#include "base/clock.h"
+
 #include <pthread.h>
 #include <sched.h>
+#include <stdalign.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Loops in a forward pass follow each other within microseconds, so a waiting thread looks for the
- * next one for a while before it sleeps. */
-enum { SPINS = 2000, MAX_THREADS = 256 };
+ * next one for a while before it sleeps: to wake it takes 15 us and more. */
+enum { SPIN_US = 50, LOOKS_A_CLOCK = 64, MAX_THREADS = 256 };
+
+/* What is left of a thread's share of a loop, in pieces: the first in the upper 32 bits, the end in
+ * the lower. A line of the cache each. */
+struct share {
+    alignas(64) atomic_uint_least64_t left;
+};
 
 struct nb_pool {
     int n_threads; /* the caller's included */
@@ -18,11 +29,13 @@ struct nb_pool {
     nb_pool_fn fn;
     void *context;
     size_t n, grain;
+    bool shared; /* each thread has a share of its own */
+    struct share *shares;
 
     atomic_uint generation; /* raised once a loop; threads wait for it to change */
     atomic_bool stop;
-    atomic_size_t next;  /* the first item that nobody has taken */
-    atomic_int working;  /* threads, the caller's aside, that have not finished the loop */
+    atomic_size_t next;  /* the first item that nobody has taken, where there are no shares */
+    atomic_uint working; /* threads, the caller's aside, that have not finished the loop */
     atomic_int sleepers; /* threads on the condition variable */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -41,7 +54,40 @@ static inline void relax(void) {
 #endif
 }
 
+/* Takes a piece from the front of a share, or from its end. */
+static bool take(struct share *share, bool front, uint32_t *piece) {
+    uint64_t left = atomic_load(&share->left), then;
+    do {
+        uint32_t begin = (uint32_t)(left >> 32), end = (uint32_t)left;
+        if (begin >= end)
+            return false;
+        *piece = front ? begin : end - 1;
+        then = front ? left + ((uint64_t)1 << 32) : left - 1;
+    } while (!atomic_compare_exchange_weak(&share->left, &left, then));
+    return true;
+}
+
+static void do_piece(struct nb_pool *pool, int thread, uint32_t piece) {
+    size_t begin = piece * pool->grain, left = pool->n - begin;
+    pool->fn(pool->context, thread, begin, begin + (left < pool->grain ? left : pool->grain));
+}
+
+/* One's own share, then what the others have not begun. */
+static void work_shares(struct nb_pool *pool, int thread) {
+    uint32_t piece;
+    while (take(&pool->shares[thread], true, &piece))
+        do_piece(pool, thread, piece);
+    for (int i = 1; i < pool->n_threads; i++) {
+        while (take(&pool->shares[(thread + i) % pool->n_threads], false, &piece))
+            do_piece(pool, thread, piece);
+    }
+}
+
 static void work(struct nb_pool *pool, int thread) {
+    if (pool->shared) {
+        work_shares(pool, thread);
+        return;
+    }
     for (;;) {
         size_t begin = atomic_fetch_add(&pool->next, pool->grain);
         if (begin >= pool->n)
@@ -51,13 +97,27 @@ static void work(struct nb_pool *pool, int thread) {
     }
 }
 
-static unsigned wait_for_loop(struct nb_pool *pool, unsigned seen) {
-    for (int i = 0; i < SPINS; i++) {
-        unsigned g = atomic_load(&pool->generation);
-        if (g != seen)
-            return g;
-        relax();
+/* Waits for *at to differ from `value`, or to equal it, for SPIN_US or a little more; returns
+ * whether it does. */
+static bool spin(const atomic_uint *at, unsigned value, bool equal) {
+    int64_t end = 0;
+    for (;;) {
+        for (int i = 0; i < LOOKS_A_CLOCK; i++) {
+            if ((atomic_load(at) == value) == equal)
+                return true;
+            relax();
+        }
+        int64_t now = nb_now_us();
+        if (!end)
+            end = now + SPIN_US;
+        else if (now >= end)
+            return false;
     }
+}
+
+static unsigned wait_for_loop(struct nb_pool *pool, unsigned seen) {
+    if (spin(&pool->generation, seen, false))
+        return atomic_load(&pool->generation);
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
     unsigned g;
@@ -90,6 +150,21 @@ static void start_generation(struct nb_pool *pool) {
     }
 }
 
+static void run(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn, void *context) {
+    pool->fn = fn;
+    pool->context = context;
+    pool->n = n;
+    pool->grain = grain;
+    atomic_store(&pool->next, 0);
+    atomic_store(&pool->working, (unsigned)pool->n_threads - 1);
+    start_generation(pool);
+    work(pool, 0);
+    if (!spin(&pool->working, 0, true)) {
+        while (atomic_load(&pool->working))
+            sched_yield();
+    }
+}
+
 void nb_pool_run(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn, void *context) {
     if (n == 0)
         return;
@@ -97,20 +172,24 @@ void nb_pool_run(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn, vo
         fn(context, 0, 0, n);
         return;
     }
-    pool->fn = fn;
-    pool->context = context;
-    pool->n = n;
-    pool->grain = grain ? grain : 1;
-    atomic_store(&pool->next, 0);
-    atomic_store(&pool->working, pool->n_threads - 1);
-    start_generation(pool);
-    work(pool, 0);
-    for (int i = 0; atomic_load(&pool->working); i++) {
-        if (i < SPINS)
-            relax();
-        else
-            sched_yield();
+    pool->shared = false;
+    run(pool, n, grain ? grain : 1, fn, context);
+}
+
+void nb_pool_run_shares(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn,
+                        void *context) {
+    grain = grain ? grain : 1;
+    size_t pieces = n / grain + (n % grain != 0), threads = (size_t)pool->n_threads;
+    if (threads == 1 || pieces <= 1 || pieces > UINT32_MAX) {
+        nb_pool_run(pool, n, grain, fn, context);
+        return;
     }
+    for (size_t t = 0; t < threads; t++) {
+        uint64_t begin = pieces * t / threads, end = pieces * (t + 1) / threads;
+        atomic_store(&pool->shares[t].left, begin << 32 | end);
+    }
+    pool->shared = true;
+    run(pool, n, grain, fn, context);
 }
 
 int nb_pool_size(const struct nb_pool *pool) {
@@ -135,12 +214,15 @@ enum nb_status nb_pool_create(int n_threads, struct nb_pool **out, struct nb_err
     }
     struct nb_pool *pool = calloc(1, sizeof *pool);
     pthread_t *threads = calloc((size_t)n_threads, sizeof *threads);
-    if (!pool || !threads) {
+    struct share *shares = aligned_alloc(alignof(struct share), (size_t)n_threads * sizeof *shares);
+    if (!pool || !threads || !shares) {
         free(pool);
         free(threads);
+        free(shares);
         return nb_fail_memory(err, sizeof *pool, "the thread pool");
     }
     pool->threads = threads;
+    pool->shares = shares;
     pool->n_threads = 1;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
@@ -173,5 +255,6 @@ void nb_pool_free(struct nb_pool *pool) {
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->mutex);
     free(pool->threads);
+    free(pool->shares);
     free(pool);
 }

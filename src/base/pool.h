@@ -22,4 +22,9 @@ int nb_pool_size(const struct nb_pool *pool);
  * caller's, and returns when all are done. One caller at a time; fn must not call it again. */
 void nb_pool_run(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn, void *context);
 
+/* The same, where neighbouring pieces are better done by one thread, as when a loop streams through
+ * memory: each has a share of its own that it does in order, and takes pieces from the end of
+ * another's when its own is done. nb_pool_run hands pieces out in order, to whoever is free. */
+void nb_pool_run_shares(struct nb_pool *pool, size_t n, size_t grain, nb_pool_fn fn, void *context);
+
 #endif
