@@ -124,14 +124,18 @@ static void check(struct setup *s, const struct nb_matrix *m, size_t tokens) {
     }
 }
 
-/* A matrix laid out anew; the memory of it ends where memory does. */
-static struct guarded pack(const struct nb_matrix *m, struct nb_fixed_packed *out) {
+/* A matrix laid out anew, alone or as the second of two whose strips take turns; the memory ends
+ * where memory does. */
+static struct guarded pack(const struct nb_matrix *m, bool turns, struct nb_fixed_packed *out) {
+    const struct nb_matrix *both[] = {m, m};
+    struct nb_fixed_packed packed[2];
+    size_t n = turns ? 2 : 1, strips = (size_t)m->rows / NB_FIXED_ROWS;
     struct nb_layout layout = {0};
-    nb_fixed_place(m, &layout);
+    nb_fixed_place(both, n, &layout, packed);
     struct guarded g = guarded_make(layout.used);
     layout = (struct nb_layout){.base = guarded_end(&g, layout.used)};
-    *out = nb_fixed_place(m, &layout);
-    size_t strips = (size_t)m->rows / NB_FIXED_ROWS;
+    nb_fixed_place(both, n, &layout, packed);
+    *out = packed[n - 1];
     nb_fixed_pack(m, out, strips / 2, strips); /* in parts, as threads do */
     nb_fixed_pack(m, out, 0, strips / 2 ? strips / 2 : strips);
     return g;
@@ -181,7 +185,7 @@ static void multiply_and_check(struct setup *s, const struct nb_fixed_kernels *k
     if (!nb_fixed_packs(m))
         return;
     struct nb_fixed_packed packed;
-    struct guarded memory = pack(m, &packed);
+    struct guarded memory = pack(m, tokens % 2, &packed);
     multiply_as(s, k, m, &packed, tokens);
     check(s, m, tokens);
     size_t rows = (size_t)m->rows, n = (size_t)m->columns;
@@ -261,7 +265,7 @@ static void extremes(void **state) {
     struct setup *s = setup_make();
     struct nb_matrix m = make_matrix(s, 32, 256, 64, NB_QUANT_NF4, true);
     struct nb_fixed_packed packed;
-    struct guarded memory = pack(&m, &packed);
+    struct guarded memory = pack(&m, false, &packed);
     memset(s->x, 0, sizeof s->x);
     s->x[256 + 70] = NAN;
     s->x[2 * 256 + 3] = INFINITY;

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/phases.h"
 #include "base/checked.h"
 #include "base/float16.h"
 #include "base/log.h"
@@ -24,8 +25,11 @@
 #include <unistd.h>
 
 enum {
-    BATCH_TOKENS = 512,   /* of a batch, where nobody says otherwise */
-    QUICK_PACK = 1 << 30, /* bytes that are laid out anew without being asked */
+    BATCH_TOKENS = 512,              /* of a batch, where nobody says otherwise */
+    QUICK_PACK = 1 << 30,            /* bytes that are laid out anew without being asked */
+    PIECE_BYTES = 1 << 17,           /* of weights, for which a thread returns to the pool */
+    GATED_ROWS = 2 * NB_FIXED_BLOCK, /* of gate and up, that are done together: where the kernels'
+                                        order of columns repeats itself */
 };
 
 /* A matrix, and the same laid out anew if it was. */
@@ -95,11 +99,13 @@ struct cpu {
     float *down;              /* [T * k, D] outputs in the same order */
     int32_t *slot;            /* [T, k] the row of `gathered` where a token's choice is */
     size_t *expert_begin;     /* [E + 1] first row of each expert in `gathered` */
-    struct product *products; /* [2 E + 3] */
+    struct product *products; /* [3 E] */
     float **rows;             /* [threads]: NB_TILE_ROWS rows of weights, widened */
     struct nb_fixed fixed;    /* [T * k] inputs of products, where the kernels want fixed point */
+    struct nb_fixed fixed_inner;            /* [T * k] inputs of the experts' last, likewise */
     struct nb_fixed_scratch *fixed_scratch; /* [threads] */
     float **scores;                         /* [threads]: [context] of attention */
+    struct nb_phases phases;
 };
 
 /* ---- products with weights ----------------------------------------------------------------------
@@ -152,8 +158,8 @@ struct products_job {
     const struct product *products;
     size_t n;
     const float *x; /* [tokens, columns] of all products: each has its own rows or the same */
-    size_t tokens, columns;
-    bool fixed; /* cpu->fixed holds x */
+    size_t columns;
+    const struct nb_fixed *fixed; /* x in fixed point, or NULL where no product takes it */
 };
 
 /* Whether a matrix is multiplied in fixed point. */
@@ -167,6 +173,7 @@ static void multiply_strip(const struct products_job *job, int thread, const str
                            size_t r, size_t rows) {
     struct cpu *cpu = job->cpu;
     if (job->fixed && in_fixed(cpu, p->w)) {
+        const struct nb_fixed *x = job->fixed;
         size_t token = (size_t)(p->x - job->x) / job->columns;
         const struct nb_fixed_job fixed = {
             .w = &p->w->m->quant,
@@ -174,9 +181,8 @@ static void multiply_strip(const struct products_job *job, int thread, const str
             .columns = job->columns,
             .row = r,
             .rows = rows,
-            .x = {cpu->fixed.q + token * cpu->fixed.q_stride,
-                  cpu->fixed.scale + token * cpu->fixed.scale_stride, cpu->fixed.q_stride,
-                  cpu->fixed.scale_stride},
+            .x = {x->q + token * x->q_stride, x->scale + token * x->scale_stride, x->q_stride,
+                  x->scale_stride},
             .tokens = p->n_tokens,
             .y = p->y,
             .y_stride = (size_t)p->w->m->rows,
@@ -208,32 +214,72 @@ static void run_strips(void *context, int thread, size_t begin, size_t end) {
     }
 }
 
-/* Tokens [begin, end) of a job to fixed point. */
+struct to_fixed_job {
+    struct cpu *cpu;
+    const float *x;
+    size_t columns;
+    const struct nb_fixed *to;
+};
+
+/* Tokens [begin, end) of x to fixed point. */
 static void run_to_fixed(void *context, int thread, size_t begin, size_t end) {
     (void)thread;
-    struct products_job *job = context;
-    const struct nb_fixed *f = &job->cpu->fixed;
+    struct to_fixed_job *job = context;
+    const struct nb_fixed *to = job->to;
     for (size_t t = begin; t < end; t++)
         job->cpu->kernels->fixed->to_fixed(job->x + t * job->columns, job->columns,
-                                           f->q + t * f->q_stride, f->scale + t * f->scale_stride);
+                                           to->q + t * to->q_stride,
+                                           to->scale + t * to->scale_stride);
 }
 
-/* All products at once, so that threads meet at one barrier. They share their number of columns
- * and take their inputs from x, [tokens, columns]. */
-static void multiply(struct cpu *cpu, const float *x, size_t tokens, const struct product *products,
-                     size_t n) {
-    enum { PIECES = 64 }; /* for each thread: small enough that none waits long at the end */
-    struct products_job job = {cpu,  products, n, x, tokens, (size_t)products[0].w->m->columns,
-                               false};
-    size_t strips = 0;
+/* Whether one of the products takes fixed point. */
+static bool any_fixed(const struct cpu *cpu, const struct product *products, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        strips += nb_div_up((size_t)products[i].w->m->rows, NB_FIXED_ROWS);
-        job.fixed |= in_fixed(cpu, products[i].w);
+        if (in_fixed(cpu, products[i].w))
+            return true;
     }
-    if (job.fixed)
-        nb_pool_run(cpu->pool, tokens, 4, run_to_fixed, &job);
-    size_t grain = strips / ((size_t)nb_pool_size(cpu->pool) * PIECES);
-    nb_pool_run(cpu->pool, strips, grain ? grain : 1, run_strips, &job);
+    return false;
+}
+
+/* A job of products that share their number of columns and take their inputs from x, [tokens,
+ * columns]; with x in fixed point, where one of them takes that. */
+static struct products_job make_job(struct cpu *cpu, const float *x, size_t tokens,
+                                    const struct product *products, size_t n) {
+    size_t columns = (size_t)products[0].w->m->columns;
+    const struct nb_fixed *fixed = any_fixed(cpu, products, n) ? &cpu->fixed : NULL;
+    if (fixed) {
+        struct to_fixed_job to_fixed = {cpu, x, columns, fixed};
+        nb_pool_run(cpu->pool, tokens, 4, run_to_fixed, &to_fixed);
+    }
+    return (struct products_job){cpu, products, n, x, columns, fixed};
+}
+
+static uint64_t bytes_of(const struct product *products, size_t n) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += nb_matrix_bytes(products[i].w->m);
+    return bytes;
+}
+
+/* All products of a job at once, so that threads meet at one barrier. */
+static void run_products(struct products_job *job, enum nb_phase phase) {
+    enum { PIECES = 64 }; /* for each thread, or more: none waits long for another at the end */
+    struct nb_pool *pool = job->cpu->pool;
+    size_t strips = 0;
+    for (size_t i = 0; i < job->n; i++)
+        strips += nb_div_up((size_t)job->products[i].w->m->rows, NB_FIXED_ROWS);
+    uint64_t bytes = bytes_of(job->products, job->n);
+    size_t grain = strips / ((size_t)nb_pool_size(pool) * PIECES),
+           most = strips * PIECE_BYTES / (bytes + 1); /* strips of PIECE_BYTES */
+    grain = grain < most ? grain : most;
+    nb_pool_run_shares(pool, strips, grain ? grain : 1, run_strips, job);
+    nb_phases_mark(&job->cpu->phases, phase, bytes);
+}
+
+static void multiply(struct cpu *cpu, enum nb_phase phase, const float *x, size_t tokens,
+                     const struct product *products, size_t n) {
+    struct products_job job = make_job(cpu, x, tokens, products, n);
+    run_products(&job, phase);
 }
 
 /* ---- the parts of a layer
@@ -241,9 +287,16 @@ static void multiply(struct cpu *cpu, const float *x, size_t tokens, const struc
 
 /* y[n] = x[n] / sqrt(mean(x^2) + eps) * w[n]: RMSNorm, Zhang and Sennrich, 2019. */
 static void rms_norm(const float *x, const float *w, size_t n, float eps, float *y) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
+    double part[8] = {0}, sum = 0; /* sums that do not wait for each other */
+    size_t even = n - n % 8;
+    for (size_t i = 0; i < even; i += 8) {
+        for (size_t j = 0; j < 8; j++)
+            part[j] += (double)x[i + j] * x[i + j];
+    }
+    for (size_t i = even; i < n; i++)
         sum += (double)x[i] * x[i];
+    for (size_t j = 0; j < 8; j++)
+        sum += part[j];
     float scale = 1.0f / sqrtf((float)(sum / (double)n) + eps);
     for (size_t i = 0; i < n; i++)
         y[i] = x[i] * scale * w[i];
@@ -253,6 +306,7 @@ static void norm_all(struct cpu *cpu, const float *w, size_t n_tokens) {
     size_t width = (size_t)cpu->model->config.width;
     for (size_t t = 0; t < n_tokens; t++)
         rms_norm(cpu->x + t * width, w, width, cpu->model->config.rms_eps, cpu->normed + t * width);
+    nb_phases_mark(&cpu->phases, NB_PHASE_NORM, 0);
 }
 
 /* Turns each pair (x[i], x[i + d/2]) of a head by its angle. */
@@ -307,6 +361,13 @@ static void store_kv(struct cpu *cpu, const struct nb_batch *batch, int layer) {
     }
 }
 
+/* Fetches n floats that are needed soon. The processor foresees what follows in memory, not where
+ * the next page of keys is. */
+static void fetch(const float *p, size_t n) {
+    for (size_t i = 0; i < n; i += 64 / sizeof *p)
+        __builtin_prefetch(p + i, 0, 2);
+}
+
 struct attention_job {
     struct cpu *cpu;
     const struct nb_batch *batch;
@@ -325,10 +386,17 @@ static void attend(struct attention_job *job, size_t t, size_t g, float *scores)
     size_t n = (size_t)job->batch->position[t] + 1, window = (size_t)c->window;
     size_t first = window && n > window ? n - window : 0;
     const float *q = cpu->q + (t * heads + g * group) * d;
-    for (size_t p = first - first % NB_TILE_ROWS; p < n; p += NB_TILE_ROWS) {
+    size_t begin = first - first % NB_TILE_ROWS, part = g * NB_PAGE_TOKENS * d,
+           whole = NB_PAGE_TOKENS * d; /* where a page has the group's, and how many */
+    for (size_t p = begin; p < n; p += NB_TILE_ROWS) {
         int rows = n - p < NB_TILE_ROWS ? (int)(n - p) : NB_TILE_ROWS;
-        const float *keys = page_keys(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
-                            (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
+        size_t page = p / NB_PAGE_TOKENS, at = p % NB_PAGE_TOKENS;
+        const float *keys = page_keys(cpu, pages[page], job->layer) + part + at * d;
+        if (at == 0 || p == begin)
+            fetch(part + ((page + 1) * NB_PAGE_TOKENS < n
+                              ? page_keys(cpu, pages[page + 1], job->layer)
+                              : page_values(cpu, pages[first / NB_PAGE_TOKENS], job->layer)),
+                  whole);
         for (size_t h = 0; h < group; h += NB_TILE_TOKENS) {
             int tile = group - h < NB_TILE_TOKENS ? (int)(group - h) : NB_TILE_TOKENS;
             cpu->kernels->products(q + h * d, d, tile, keys, d, rows, d, scores + h * stride + p,
@@ -342,8 +410,10 @@ static void attend(struct attention_job *job, size_t t, size_t g, float *scores)
     for (size_t p = first, rows; p < n; p += rows) { /* as far as the page goes */
         rows = NB_PAGE_TOKENS - p % NB_PAGE_TOKENS;
         rows = n - p < rows ? n - p : rows;
-        const float *values = page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer) +
-                              (g * NB_PAGE_TOKENS + p % NB_PAGE_TOKENS) * d;
+        const float *values =
+            page_values(cpu, pages[p / NB_PAGE_TOKENS], job->layer) + part + p % NB_PAGE_TOKENS * d;
+        if (p + rows < n)
+            fetch(page_values(cpu, pages[p / NB_PAGE_TOKENS + 1], job->layer) + part, whole);
         cpu->kernels->add_weighted(scores + p, stride, (int)group, values, (int)rows, d, out, d);
     }
 }
@@ -366,19 +436,22 @@ static void attention(struct cpu *cpu, const struct nb_batch *batch, int layer) 
         {&l->k, cpu->normed, cpu->k, n},
         {&l->v, cpu->normed, cpu->v, n},
     };
-    multiply(cpu, cpu->normed, n, qkv, 3);
+    multiply(cpu, NB_PHASE_QKV, cpu->normed, n, qkv, 3);
     if (c->qk_norm) {
         const float *w = cpu->head_norms + (size_t)layer * 2 * (size_t)c->head_width;
         norm_heads(cpu, cpu->q, n * (size_t)c->n_heads, w);
         norm_heads(cpu, cpu->k, n * (size_t)c->n_kv_heads, w + c->head_width);
     }
     store_kv(cpu, batch, layer);
+    nb_phases_mark(&cpu->phases, NB_PHASE_ROPE, 0);
     struct attention_job job = {cpu, batch, layer};
     nb_pool_run(cpu->pool, n * (size_t)c->n_kv_heads, 1, run_groups, &job);
+    nb_phases_mark(&cpu->phases, NB_PHASE_ATTEND, 0);
     const struct product o = {&l->o, cpu->attended, cpu->normed, n};
-    multiply(cpu, cpu->attended, n, &o, 1);
+    multiply(cpu, NB_PHASE_O, cpu->attended, n, &o, 1);
     for (size_t i = 0; i < n * width; i++)
         cpu->x[i] += cpu->normed[i];
+    nb_phases_mark(&cpu->phases, NB_PHASE_ADD, 0);
 }
 
 /* The k largest of E router logits, largest first, ties to the lower expert, and their softmax:
@@ -435,17 +508,45 @@ static void route(struct cpu *cpu, size_t n) {
     begin[0] = 0;
 }
 
-struct act_job {
-    struct cpu *cpu;
-    float *gate;
-    const float *up;
+/* The first two products of several experts: gate and up of each, one after the other. */
+struct gated_job {
+    struct products_job products;
+    const struct nb_fixed *to; /* fixed point for the third, or NULL */
 };
 
-/* gate = silu(gate) * up */
-static void run_act(void *context, int thread, size_t begin, size_t end) {
-    (void)thread;
-    struct act_job *job = context;
-    job->cpu->kernels->silu_times(job->gate + begin, job->up + begin, end - begin);
+/* Rows [r, r + rows) of an expert's gate and up to the same columns of silu(gate) * up, for all its
+ * tokens: to where gate's were and, if asked, to fixed point. They are in the thread's own cache
+ * here. */
+static void gate_rows(const struct gated_job *job, int thread, const struct product *gate, size_t r,
+                      size_t rows) {
+    const struct products_job *p = &job->products;
+    const struct nb_kernels *kernels = p->cpu->kernels;
+    for (size_t at = 0; at < rows; at += NB_FIXED_ROWS) {
+        for (int i = 0; i < 2; i++) /* strip by strip: so they lie if they were laid out anew */
+            multiply_strip(p, thread, gate + i, r + at,
+                           rows - at < NB_FIXED_ROWS ? rows - at : NB_FIXED_ROWS);
+    }
+    size_t inner = (size_t)gate->w->m->rows, first = (size_t)(gate->x - p->x) / p->columns;
+    for (size_t t = 0; t < gate->n_tokens; t++) {
+        float *y = gate[0].y + t * inner + r;
+        kernels->silu_times(y, gate[1].y + t * inner + r, rows);
+        if (job->to)
+            kernels->fixed->to_fixed(y, rows, job->to->q + (first + t) * job->to->q_stride + r,
+                                     job->to->scale + (first + t) * job->to->scale_stride +
+                                         r / NB_FIXED_BLOCK);
+    }
+}
+
+/* Pieces of GATED_ROWS rows, numbered through all experts. */
+static void run_gated(void *context, int thread, size_t begin, size_t end) {
+    const struct gated_job *job = context;
+    size_t rows = (size_t)job->products.products[0].w->m->rows,
+           pieces = nb_div_up(rows, GATED_ROWS);
+    for (size_t i = begin; i < end; i++) {
+        size_t r = i % pieces * GATED_ROWS, left = rows - r;
+        gate_rows(job, thread, &job->products.products[i / pieces * 2], r,
+                  left < GATED_ROWS ? left : GATED_ROWS);
+    }
 }
 
 /* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
@@ -457,33 +558,32 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
     norm_all(cpu, cpu->norms + ((size_t)layer * 2 + 1) * width, n);
     const struct product router = {&l->router, cpu->normed, cpu->router, n};
     if (!c->dense) /* a dense model's only expert is chosen whatever its logit, 0 from calloc */
-        multiply(cpu, cpu->normed, n, &router, 1);
+        multiply(cpu, NB_PHASE_ROUTER, cpu->normed, n, &router, 1);
     route(cpu, n);
-    size_t n_products = 0;
+    nb_phases_mark(&cpu->phases, NB_PHASE_ROUTER, 0);
+    struct product *gated = cpu->products, *down = cpu->products + 2 * (size_t)c->n_experts;
+    size_t chosen = 0;
     for (int e = 0; e < c->n_experts; e++) {
         size_t first = cpu->expert_begin[e], count = cpu->expert_begin[e + 1] - first;
         if (!count)
             continue;
+        const struct expert *w = &l->experts[e];
         const float *x = cpu->gathered + first * width;
-        cpu->products[n_products++] =
-            (struct product){&l->experts[e].gate, x, cpu->gate + first * inner, count};
-        cpu->products[n_products++] =
-            (struct product){&l->experts[e].up, x, cpu->up + first * inner, count};
+        float *gate = cpu->gate + first * inner;
+        gated[2 * chosen] = (struct product){&w->gate, x, gate, count};
+        gated[2 * chosen + 1] = (struct product){&w->up, x, cpu->up + first * inner, count};
+        down[chosen++] = (struct product){&w->down, gate, cpu->down + first * width, count};
     }
-    multiply(cpu, cpu->gathered, n * k, cpu->products, n_products);
-    struct act_job act = {cpu, cpu->gate, cpu->up};
-    nb_pool_run(cpu->pool, n * k * inner, 4096, run_act, &act);
-    n_products = 0;
-    for (int e = 0; e < c->n_experts; e++) {
-        size_t first = cpu->expert_begin[e], count = cpu->expert_begin[e + 1] - first;
-        if (count)
-            cpu->products[n_products++] = (struct product){
-                &l->experts[e].down, cpu->gate + first * inner, cpu->down + first * width, count};
-    }
-    multiply(cpu, cpu->gate, n * k, cpu->products, n_products);
+    struct gated_job job = {make_job(cpu, cpu->gathered, n * k, gated, 2 * chosen),
+                            any_fixed(cpu, down, chosen) ? &cpu->fixed_inner : NULL};
+    nb_pool_run_shares(cpu->pool, chosen * nb_div_up(inner, GATED_ROWS), 1, run_gated, &job);
+    nb_phases_mark(&cpu->phases, NB_PHASE_GATE_UP, bytes_of(gated, 2 * chosen));
+    struct products_job down_job = {cpu, down, chosen, cpu->gate, inner, job.to};
+    run_products(&down_job, NB_PHASE_DOWN);
     for (size_t i = 0; i < n * k; i++)
         cpu->kernels->add_scaled(cpu->choices[i].weight, cpu->down + (size_t)cpu->slot[i] * width,
                                  width, cpu->x + i / k * width);
+    nb_phases_mark(&cpu->phases, NB_PHASE_ADD, 0);
 }
 
 /* ---- the pass
@@ -510,9 +610,10 @@ static void write_logits(struct cpu *cpu, const struct nb_batch *batch) {
     for (size_t i = 0; i < batch->n_logits; i++)
         rms_norm(cpu->x + (size_t)batch->logits_of[i] * width, norm, width, c->rms_eps,
                  cpu->normed + i * width);
+    nb_phases_mark(&cpu->phases, NB_PHASE_NORM, 0);
     const struct product head = {&cpu->head, cpu->normed, batch->logits, batch->n_logits};
     if (batch->n_logits)
-        multiply(cpu, cpu->normed, batch->n_logits, &head, 1);
+        multiply(cpu, NB_PHASE_HEAD, cpu->normed, batch->n_logits, &head, 1);
 }
 
 /* The engine is trusted with page tables; ids and sizes are checked, for they are cheap to check.
@@ -543,12 +644,15 @@ static enum nb_status forward(struct nb_backend *backend, const struct nb_batch 
     enum nb_status s = check_batch(cpu, batch, err);
     if (s != NB_OK)
         return s;
+    nb_phases_begin(&cpu->phases);
     embed(cpu, batch);
+    nb_phases_mark(&cpu->phases, NB_PHASE_EMBED, 0);
     for (int i = 0; i < cpu->model->config.n_layers; i++) {
         attention(cpu, batch, i);
         experts(cpu, batch->n_tokens, i);
     }
     write_logits(cpu, batch);
+    nb_phases_end(&cpu->phases, batch->n_tokens);
     return NB_OK;
 }
 
@@ -563,6 +667,7 @@ static void cpu_close(struct nb_backend *backend) {
     struct cpu *cpu = (struct cpu *)backend;
     if (!cpu)
         return;
+    nb_phases_log(&cpu->phases);
     nb_pool_free(cpu->pool);
     nb_arena_free(&cpu->arena);
     if (cpu->packed)
@@ -640,19 +745,26 @@ static void *alloc_aligned(struct nb_arena *arena, size_t n, size_t size) {
     return at ? (void *)((at + 63) & ~(uintptr_t)63) : NULL;
 }
 
-/* What products in fixed point need, for `rows` inputs of `columns`. */
-static bool make_fixed_scratch(struct cpu *cpu, size_t rows, size_t columns) {
-    size_t threads = (size_t)nb_pool_size(cpu->pool);
+/* Room for `rows` inputs of `columns` in fixed point. */
+static bool make_fixed(struct cpu *cpu, size_t rows, size_t columns, struct nb_fixed *out) {
     /* A line more than a row takes: rows whose distance is a multiple of 4096 bytes would all fall
      * into the same few lines of the cache. */
-    cpu->fixed.q_stride = nb_fixed_columns(columns) + 64 / sizeof *cpu->fixed.q;
-    cpu->fixed.scale_stride = nb_fixed_scales(columns);
-    cpu->fixed.q = alloc_aligned(&cpu->arena, rows, cpu->fixed.q_stride * sizeof *cpu->fixed.q);
-    cpu->fixed.scale =
-        alloc_aligned(&cpu->arena, rows, cpu->fixed.scale_stride * sizeof *cpu->fixed.scale);
+    out->q_stride = nb_fixed_columns(columns) + 64 / sizeof *out->q;
+    out->scale_stride = nb_fixed_scales(columns);
+    out->q = alloc_aligned(&cpu->arena, rows, out->q_stride * sizeof *out->q);
+    out->scale = alloc_aligned(&cpu->arena, rows, out->scale_stride * sizeof *out->scale);
+    return out->q && out->scale;
+}
+
+/* What products in fixed point need, for `rows` inputs: of `columns`, or of `inner` to the experts'
+ * last. */
+static bool make_fixed_scratch(struct cpu *cpu, size_t rows, size_t columns, size_t inner) {
+    size_t threads = (size_t)nb_pool_size(cpu->pool);
     cpu->fixed_scratch = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->fixed_scratch);
-    if (!cpu->fixed.q || !cpu->fixed.scale || !cpu->fixed_scratch)
+    if (!make_fixed(cpu, rows, columns, &cpu->fixed) ||
+        !make_fixed(cpu, rows, inner, &cpu->fixed_inner) || !cpu->fixed_scratch)
         return false;
+    columns = largest(columns, inner);
     for (size_t i = 0; i < threads; i++) {
         struct nb_fixed_scratch *s = &cpu->fixed_scratch[i];
         size_t scales = nb_fixed_scales(columns);
@@ -705,15 +817,16 @@ static bool make_scratch(struct cpu *cpu) {
     cpu->choices = nb_arena_alloc(&cpu->arena, Tk, sizeof *cpu->choices);
     cpu->slot = nb_arena_alloc(&cpu->arena, Tk, sizeof *cpu->slot);
     cpu->expert_begin = nb_arena_alloc(&cpu->arena, E + 1, sizeof *cpu->expert_begin);
-    cpu->products = nb_arena_alloc(&cpu->arena, 2 * E + 3, sizeof *cpu->products);
+    cpu->products = nb_arena_alloc(&cpu->arena, 3 * E, sizeof *cpu->products);
     cpu->rows = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->rows);
     cpu->scores = nb_arena_alloc(&cpu->arena, threads, sizeof *cpu->scores);
     if (!cpu->choices || !cpu->slot || !cpu->expert_begin || !cpu->products || !cpu->rows ||
         !cpu->scores)
         return false;
-    size_t columns = largest(largest(D, F), H * d);
-    if (cpu->kernels->fixed && !make_fixed_scratch(cpu, Tk, columns))
+    size_t columns = largest(D, H * d);
+    if (cpu->kernels->fixed && !make_fixed_scratch(cpu, Tk, columns, F))
         return false;
+    columns = largest(columns, F);
     for (size_t i = 0; i < threads; i++) {
         cpu->rows[i] = nb_arena_alloc(&cpu->arena, columns, NB_TILE_ROWS * sizeof(float));
         cpu->scores[i] = nb_arena_alloc(&cpu->arena, (size_t)cpu->context, H / G * sizeof(float));
@@ -732,26 +845,43 @@ static size_t kv_page_bytes(const struct nb_backend *backend) {
 /* ---- laying weights out anew
  * ------------------------------------------------------------------------ */
 
-/* Calls `each` with every matrix of the layers. */
-static void each_weights(struct cpu *cpu, void (*each)(struct weights *w, void *context),
+/* Calls `each` with every matrix of the layers, experts' gate and up together. */
+static void each_weights(struct cpu *cpu,
+                         void (*each)(struct weights *const *w, size_t n, void *context),
                          void *context) {
     const struct nb_config *c = &cpu->model->config;
     for (int i = 0; i < c->n_layers; i++) {
         struct layer *l = &cpu->layers[i];
         struct weights *of_layer[] = {&l->q, &l->k, &l->v, &l->o, &l->router};
         for (int j = 0; j < 5; j++)
-            each(of_layer[j], context);
+            each(&of_layer[j], 1, context);
         for (int e = 0; e < c->n_experts; e++) {
-            each(&l->experts[e].gate, context);
-            each(&l->experts[e].up, context);
-            each(&l->experts[e].down, context);
+            struct weights *of_expert[] = {&l->experts[e].gate, &l->experts[e].up,
+                                           &l->experts[e].down};
+            each(of_expert, 2, context);
+            each(of_expert + 2, 1, context);
         }
     }
 }
 
-static void place_weights(struct weights *w, void *context) {
-    if (w->m && w->m->rows && nb_fixed_packs(w->m))
-        w->packed = nb_fixed_place(w->m, context);
+static void place_weights(struct weights *const *w, size_t n, void *context) {
+    const struct nb_matrix *m[2];
+    struct nb_fixed_packed packed[2];
+    size_t packs = 0;
+    for (size_t i = 0; i < n; i++) {
+        m[i] = w[i]->m;
+        packs += m[i] && m[i]->rows && nb_fixed_packs(m[i]);
+    }
+    if (packs == 0)
+        return;
+    if (packs < n) { /* each for itself */
+        for (size_t i = 0; i < n; i++)
+            place_weights(w + i, 1, context);
+        return;
+    }
+    nb_fixed_place(m, n, context, packed);
+    for (size_t i = 0; i < n; i++)
+        w[i]->packed = packed[i];
 }
 
 static void run_pack(void *context, int thread, size_t begin, size_t end) {
@@ -767,14 +897,14 @@ struct packing {
     void *context;
 };
 
-static void pack_weights(struct weights *w, void *context) {
+static void pack_weights(struct weights *const *w, size_t n, void *context) {
     struct packing *p = context;
-    if (!w->packed.codes)
-        return;
-    nb_pool_run(p->cpu->pool, (size_t)w->m->rows / NB_FIXED_ROWS, 4, run_pack, w);
-    p->done += nb_matrix_bytes(w->m);
-    if (p->progress)
-        p->progress(p->context, p->done, p->cpu->packed_bytes);
+    for (size_t i = 0; i < n && w[i]->packed.codes; i++) {
+        nb_pool_run(p->cpu->pool, (size_t)w[i]->m->rows / NB_FIXED_ROWS, 4, run_pack, w[i]);
+        p->done += nb_matrix_bytes(w[i]->m);
+        if (p->progress)
+            p->progress(p->context, p->done, p->cpu->packed_bytes);
+    }
 }
 
 /* Copies of 4-bit matrices, laid out as the kernels read them fastest, in huge pages where the
@@ -881,13 +1011,28 @@ static enum nb_status load(struct nb_backend *backend, const struct nb_model *mo
     return NB_OK;
 }
 
+/* Memory of whole huge pages, where the system gives them: what is read at random, or all of, would
+ * wait for address translation. Freed by free. */
+static void *alloc_huge(size_t bytes) {
+    enum { HUGE = 2 << 20 };
+    size_t all;
+    if (bytes < HUGE)
+        return malloc(bytes);
+    if (!nb_add_size(bytes, HUGE - 1, &all))
+        return NULL;
+    void *p = aligned_alloc(HUGE, all / HUGE * HUGE);
+    if (p)
+        madvise(p, all / HUGE * HUGE, MADV_HUGEPAGE);
+    return p;
+}
+
 static enum nb_status kv_alloc(struct nb_backend *backend, size_t n_pages, struct nb_error *err) {
     struct cpu *cpu = (struct cpu *)backend;
     size_t bytes;
     free(cpu->kv);
     cpu->kv = NULL;
     cpu->n_pages = 0;
-    if (!nb_mul_size(n_pages, kv_page_bytes(backend), &bytes) || !(cpu->kv = malloc(bytes)))
+    if (!nb_mul_size(n_pages, kv_page_bytes(backend), &bytes) || !(cpu->kv = alloc_huge(bytes)))
         return nb_fail(err, NB_ERR_MEMORY,
                        "out of memory: %zu pages of %zu bytes for keys and values; ask for a "
                        "shorter context",

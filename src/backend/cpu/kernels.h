@@ -47,13 +47,16 @@ static inline size_t nb_fixed_scales(size_t n) {
 }
 
 /* A matrix laid out anew, in strips of NB_FIXED_ROWS rows, which are read from beginning to end:
- * 4 bytes of codes of each row in turn. Each 64 columns of a row have an absmax, or a code of one,
- * even where a block of the checkpoint is longer. codes NULL: not laid out. */
+ * 4 bytes of codes of each row in turn. Strips of matrices that are read together take turns. Each
+ * 64 columns of a row have an absmax, or a code of one, even where a block of the checkpoint is
+ * longer. codes NULL: not laid out. */
 struct nb_fixed_packed {
-    const uint8_t *codes;       /* [rows / 32, columns / 8, 32, 4] */
+    const uint8_t *codes;       /* [rows / 32] strips of [columns / 8, 32, 4] */
+    size_t stride;              /* bytes from a strip's codes to the next one's of this matrix */
     const float *absmax;        /* [rows / 32, columns / 64, 32]; NULL if double quantized */
     const uint8_t *absmax_code; /* [rows / 32, columns / 128, 64], at nb_fixed_packed_place */
-    const uint8_t *planes;      /* [4, 256]: byte p of the value of each absmax code */
+    const uint8_t *planes;      /* [4, 256]: byte p of the value of each absmax code; shared by
+                                   matrices whose strips take turns, if it is the same */
 };
 
 /* Where among 64 absmax codes that of a row is, for the first or second 64 of 128 columns: such
@@ -100,8 +103,10 @@ bool nb_fixed_takes(const struct nb_matrix *m);
 /* Whether it can be laid out anew: whole strips, whole chunks of 128 columns. */
 bool nb_fixed_packs(const struct nb_matrix *m);
 
-/* The parts of a packed matrix, in a layout whose sizes are being learnt or that has memory. */
-struct nb_fixed_packed nb_fixed_place(const struct nb_matrix *m, struct nb_layout *layout);
+/* The parts of n matrices of one shape that nb_fixed_packs, in a layout whose sizes are being
+ * learnt or that has memory, to out[n]. */
+void nb_fixed_place(const struct nb_matrix *const *m, size_t n, struct nb_layout *layout,
+                    struct nb_fixed_packed *out);
 
 /* What versions share: the nested absmax of each row of a job's strip for its columns from
  * piece * NB_FIXED_BLOCK on, to out[NB_FIXED_ROWS]. Returns the piece at which one of them changes.

@@ -104,7 +104,7 @@ VNNI INLINE void piece(const uint8_t *codes, const int16_t *q, size_t q_stride, 
 
 /* y[t, r] of a strip for `tokens` tokens, constant. */
 VNNI INLINE void strip(const struct nb_fixed_job *job, size_t token, int tokens) {
-    const uint8_t *codes = job->packed->codes + job->row * (job->columns / 2);
+    const uint8_t *codes = job->packed->codes + job->row / ROWS * job->packed->stride;
     const int16_t *q = job->x.q + token * job->x.q_stride;
     const float *scale = job->x.scale + token * job->x.scale_stride;
     float unit;
