@@ -19,6 +19,7 @@ while ! all; do
     [ $(($(date +%s) - begun)) -gt $((60 + jobs / 10)) ] && break
     sleep "$pause"
     all && break
+    [ "$kills" -ge 12 ] && continue
     if [ $(($(od -An -N1 -tu1 /dev/urandom))) -lt 128 ]; then
         kill -9 "$worker0"
         wait "$worker0" 2>/dev/null
