@@ -81,16 +81,24 @@ static void expect_ids(const char *name, const char *text, const struct nb_token
     fail_msg("%s: \"%s\"", name, text);
 }
 
-static void check_decode(const struct nb_tokenizer *t, const char *name,
-                         const struct nb_tokens *ids, const json_t *expected) {
+/* The text of ids at once, and token by token. */
+static void decode_twice(const struct nb_tokenizer *t, const struct nb_tokens *ids,
+                         struct nb_buf *whole, struct nb_buf *joined) {
     struct nb_error err;
-    struct nb_buf whole = {0}, joined = {0};
-    assert_ok(nb_tokenizer_decode(t, ids->ids, ids->n, &whole, &err), err);
     struct nb_decoder d;
+    nb_buf_clear(whole);
+    nb_buf_clear(joined);
+    assert_ok(nb_tokenizer_decode(t, ids->ids, ids->n, whole, &err), err);
     nb_decoder_start(&d, t);
     for (size_t i = 0; i < ids->n; i++)
-        nb_decoder_add(&d, ids->ids[i], &joined);
-    nb_decoder_finish(&d, &joined);
+        nb_decoder_add(&d, ids->ids[i], joined);
+    nb_decoder_finish(&d, joined);
+}
+
+static void check_decode(const struct nb_tokenizer *t, const char *name,
+                         const struct nb_tokens *ids, const json_t *expected) {
+    struct nb_buf whole = {0}, joined = {0};
+    decode_twice(t, ids, &whole, &joined);
     size_t n = json_string_length(expected);
     if (whole.len != n || (n && memcmp(whole.data, json_string_value(expected), n) != 0)) {
         print_ids("ids", ids);
@@ -144,6 +152,91 @@ static struct nb_tokenizer *open_variant(const char *path, const json_t *patch) 
     return t;
 }
 
+/* ---- Much text, made as tools/golden/tokenizer.py makes it ---- */
+
+static size_t draw(uint64_t *state, size_t n) {
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (size_t)(*state >> 33) % n;
+}
+
+static void add_character(struct nb_buf *out, uint32_t c) {
+    int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3; /* bytes after the first */
+    static const uint8_t first[] = {0, 0xC0, 0xE0, 0xF0};
+    char bytes[4] = {(char)(first[more] | c >> 6 * more)};
+    for (int i = 1; i <= more; i++)
+        bytes[i] = (char)(0x80 | (c >> 6 * (more - i) & 0x3F));
+    nb_buf_add(out, bytes, (size_t)more + 1);
+}
+
+static void make_text(const json_t *cases, const json_t *blocks, uint64_t *state,
+                      struct nb_buf *out) {
+    nb_buf_clear(out);
+    for (size_t n = 1 + draw(state, 200); n; n--) {
+        if (draw(state, 3)) {
+            const json_t *text =
+                json_object_get(json_array_get(cases, draw(state, json_array_size(cases))), "text");
+            nb_buf_add(out, json_string_value(text), json_string_length(text));
+            continue;
+        }
+        const json_t *block = json_array_get(blocks, draw(state, json_array_size(blocks)));
+        size_t low = (size_t)json_integer_value(json_array_get(block, 0)),
+               size = (size_t)json_integer_value(json_array_get(block, 1)) + 1 - low;
+        for (size_t i = 1 + draw(state, 20); i; i--)
+            add_character(out, (uint32_t)(low + draw(state, size)));
+    }
+    assert_false(out->failed);
+}
+
+/* FNV-1a, 64 bits. */
+static uint64_t hash(uint64_t h, const void *data, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ ((const uint8_t *)data)[i]) * UINT64_C(0x100000001B3);
+    return h;
+}
+
+static void expect_hash(const json_t *golden, const char *name, uint64_t found) {
+    char text[32];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)found);
+    if (strcmp(text, json_string_value(json_object_get(golden, name))) != 0)
+        fail_msg("%s of much text: hash %s, expected %s; tools/golden/tokenizer_compare.py finds "
+                 "the text",
+                 name, text, json_string_value(json_object_get(golden, name)));
+}
+
+/* Ids of much text, and what they decode to at once and one by one. */
+static void check_long(const struct nb_tokenizer *t, const json_t *golden, const json_t *cases) {
+    const uint64_t start = UINT64_C(0xCBF29CE484222325);
+    uint64_t plain = start, special = start, decoded = start, state = 1;
+    size_t bytes = 0, texts = 0, all = (size_t)json_integer_value(json_object_get(golden, "bytes"));
+    struct nb_buf text = {0}, whole = {0}, joined = {0};
+    struct nb_tokens ids = {0};
+    struct nb_error err;
+    while (bytes < all) {
+        make_text(cases, json_object_get(golden, "blocks"), &state, &text);
+        ids.n = 0;
+        assert_ok(nb_tokenizer_encode(t, text.data, text.len, 0, &ids, &err), err);
+        plain = hash(plain, ids.ids, ids.n * sizeof *ids.ids);
+        ids.n = 0;
+        assert_ok(nb_tokenizer_encode(t, text.data, text.len, NB_ENCODE_SPECIAL, &ids, &err), err);
+        special = hash(special, ids.ids, ids.n * sizeof *ids.ids);
+        decode_twice(t, &ids, &whole, &joined);
+        assert_int_equal(joined.len, whole.len);
+        assert_memory_equal(joined.data, whole.data, whole.len);
+        decoded = hash(decoded, whole.data, whole.len);
+        bytes += text.len;
+        texts++;
+    }
+    assert_int_equal(bytes, all);
+    assert_int_equal(texts, json_integer_value(json_object_get(golden, "texts")));
+    expect_hash(golden, "plain", plain);
+    expect_hash(golden, "special", special);
+    expect_hash(golden, "decoded", decoded);
+    nb_buf_free(&text);
+    nb_buf_free(&whole);
+    nb_buf_free(&joined);
+    nb_tokens_free(&ids);
+}
+
 static void check_variant(const char *path, const json_t *variant) {
     const char *name = json_string_value(json_object_get(variant, "name"));
     struct nb_tokenizer *t = open_variant(path, json_object_get(variant, "patch"));
@@ -156,6 +249,8 @@ static void check_variant(const char *path, const json_t *variant) {
         check_decode(t, name, &ids, json_object_get(c, "text"));
     }
     nb_tokens_free(&ids);
+    if (json_object_get(variant, "long"))
+        check_long(t, json_object_get(variant, "long"), json_object_get(variant, "cases"));
     nb_tokenizer_close(t);
 }
 

@@ -15,13 +15,15 @@ Needs PyPI's tokenizers and sentencepiece. Writes:
 
 A case is {"text", "plain", "special", "template", "decoded"}: ids without recognising special
 tokens, with, and with what the post-processor adds; absent ones equal the one before. "decoded" is
-the text of "special". "decodes" are {"ids", "text"}: decoding of ids that no text gives.
+the text of "special". "long" is much text that the test makes, too, from the cases and from characters
+of "blocks", and the FNV-1a hashes of its ids and of what they decode to. "decodes" are {"ids", "text"}: decoding of ids that no text gives.
 """
 import io
 import json
 import os
 import random
 import re
+import struct
 import sys
 
 import sentencepiece
@@ -389,18 +391,70 @@ def train_spms():
     return paths
 
 
-def spm_golden(path, some, seed):
+BLOCKS = [(0x20, 0x7E), (0xA0, 0x24F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x4FF), (0x590, 0x6FF),
+          (0x900, 0x97F), (0xE00, 0xE7F), (0x1100, 0x11FF), (0x1E00, 0x1FFF), (0x2000, 0x206F), (0x20A0, 0x2BFF),
+          (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xE000, 0xE010), (0xF900, 0xFFFD),
+          (0x10000, 0x100FF), (0x1D400, 0x1D7FF), (0x1F300, 0x1FAFF), (0, 0x1F), (0x7F, 0xA0)]
+
+
+def long_texts(some, least_bytes):
+    """Texts of at least so many bytes together. tests/test_tokenizer.c makes the same ones."""
+    state = 1
+
+    def draw(n):
+        nonlocal state
+        state = (state * 6364136223846793005 + 1442695040888963407) & (1 << 64) - 1
+        return (state >> 33) % n
+
+    done = 0
+    while done < least_bytes:
+        parts = []
+        for _ in range(1 + draw(200)):
+            if draw(3):
+                parts.append(some[draw(len(some))])
+            else:
+                low, high = BLOCKS[draw(len(BLOCKS))]
+                parts.append("".join(chr(low + draw(high - low + 1)) for _ in range(1 + draw(20))))
+        text = "".join(parts)
+        done += len(text.encode())
+        yield text
+
+
+def fnv(data, h):
+    for byte in data:
+        h = ((h ^ byte) * 0x100000001B3) & (1 << 64) - 1
+    return h
+
+
+def long_golden(some, least_bytes, ways, decode):
+    """ways: name to function, text to ids; decode: of the ids of the last of them."""
+    hashes = dict.fromkeys([*ways, "decoded"], 0xCBF29CE484222325)
+    n_bytes = n_texts = 0
+    for text in long_texts(some, least_bytes):
+        for name, ids_of in ways.items():
+            ids = ids_of(text)
+            hashes[name] = fnv(struct.pack(f"<{len(ids)}i", *ids), hashes[name])
+        hashes["decoded"] = fnv(decode(ids).encode(), hashes["decoded"])
+        n_bytes += len(text.encode())
+        n_texts += 1
+    return {"bytes": n_bytes, "texts": n_texts, "blocks": BLOCKS, **{k: f"{h:016x}" for k, h in hashes.items()}}
+
+
+def spm_golden(path, some, seed, long_bytes=0):
     sp = sentencepiece.SentencePieceProcessor(model_file=path)
     control = {sp.id_to_piece(i): i for i in range(sp.vocab_size()) if sp.is_control(i)}
     pattern = re.compile("|".join(re.escape(c) for c in sorted(control, key=len, reverse=True)))
     cases = []
-    for text in some:
-        plain = sp.encode(text)
-        special, at = [], 0
+
+    def with_special(text):
+        ids, at = [], 0
         for m in pattern.finditer(text):
-            special += sp.encode(text[at:m.start()]) + [control[m.group()]]
+            ids += sp.encode(text[at:m.start()]) + [control[m.group()]]
             at = m.end()
-        special += sp.encode(text[at:])
+        return ids + sp.encode(text[at:])
+
+    for text in some:
+        plain, special = sp.encode(text), with_special(text)
         case = {"text": text, "plain": plain}
         if special != plain:
             case["special"] = special
@@ -416,7 +470,10 @@ def spm_golden(path, some, seed):
         pick = lambda: rng.choice(rng.choice([byte_ids, space_ids, [0, 1, 2], range(sp.vocab_size())]))
         ids = [pick() for _ in range(rng.randrange(1, 9))]
         decodes.append({"ids": ids, "text": sp.decode(ids)})
-    return {"cases": cases, "decodes": decodes}
+    out = {"cases": cases, "decodes": decodes}
+    if long_bytes:
+        out["long"] = long_golden(some, long_bytes, {"plain": sp.encode, "special": with_special}, sp.decode)
+    return out
 
 
 def write_spms():
@@ -430,7 +487,7 @@ def write_spms():
     file = os.path.join("mixtral-8x7b-tokenizer", "tokenizer.model")
     path = os.path.join(data, file)
     if os.path.exists(path):
-        golden = {"name": "mixtral", "file": file, "patch": {}, **spm_golden(path, some, 9)}
+        golden = {"name": "mixtral", "file": file, "patch": {}, **spm_golden(path, some, 9, 10_000_000)}
         write("mixtral.json", {"made_by": MADE_BY, "variants": [golden]})
     else:
         print(f"{path} is absent: mixtral.json not made")
