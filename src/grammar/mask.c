@@ -293,7 +293,7 @@ struct text_walk {
 };
 
 /* Whether a state of the machine, met for the first time, is no dead end. */
-static bool judge_text(struct text_walk *w, uint32_t from, uint32_t to) {
+static bool judge_text(struct text_walk *w, uint32_t to) {
     struct nb_reader *r = w->m->reader;
     if (r->space->failed)
         return false;
@@ -310,8 +310,7 @@ static bool judge_text(struct text_walk *w, uint32_t from, uint32_t to) {
         w->verdicts = more;
         w->n_verdicts = n;
     }
-    bool alive =
-        w->keys ? nb_others_begin(r, w->base->top, to) : nb_string_alive(r, w->base, from, to);
+    bool alive = w->keys ? nb_others_begin(r, w->base->top, to) : nb_string_alive(r, w->base, to);
     w->verdicts[to] = alive ? 1 : 2;
     return alive;
 }
@@ -326,7 +325,7 @@ static inline bool text_next(struct text_walk *w, uint32_t from, uint8_t byte, u
     *to = nb_machine_next(w->m->reader->space, w->machine, from, byte);
     if (*to < w->n_verdicts && w->verdicts[*to])
         return w->verdicts[*to] == 1;
-    return judge_text(w, from, *to);
+    return judge_text(w, *to);
 }
 
 /* Sets the tokens that can be read from `state`; of strings and keys those that do not end them. */

@@ -88,6 +88,7 @@ void nb_reader_free(struct nb_reader *r) {
     nb_arena_free(&r->arena);
     free(r->slots);
     free(r->draft);
+    free(r->known);
     *r = (struct nb_reader){0};
 }
 
@@ -334,6 +335,30 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     }
     out->top = keep(r);
     return out->top;
+}
+
+/* Whether a value for which these roots are false may end here, whatever came before: what
+ * end_value says, but for values that came before. */
+static bool would_end(struct nb_reader *r, const struct nb_state *s, const struct nb_link *link,
+                      const uint64_t *wrong) {
+    const struct nb_frame *top = s->top;
+    bool fails = nb_any_bit(wrong, NB_WORDS(link->site->n_roots));
+    if (!top)
+        return !fails || r->verdict;
+    if (fails && link->all_kill && top->kills)
+        return false;
+    bool array = top->shape->kind == NB_VALUE_ARRAY;
+    if (!fails && (array ? !link->counts : top->shape->conjunction))
+        return true;
+    struct nb_shape *shape = fails ? shape_after(r, top, link, wrong) : top->shape;
+    if (array && shape && link->counts) {
+        struct nb_frame *f = draft_of(r, top);
+        shape = f ? count_contained(r, f, shape, link, wrong) : NULL;
+    } else if (!array && shape) {
+        shape = settle(r, top, shape, top->count, NO_KEY);
+    }
+    return shape &&
+           (shape == top->shape || !nb_state_doomed(r, top->parent, top->link, shape->false_roots));
 }
 
 /* ---- atoms at the end of a container ----------------------------------------------------------
@@ -659,8 +684,20 @@ static bool lose(struct nb_reader *r, const struct nb_state *s, const uint64_t *
 
 static bool lose_only(struct nb_reader *r, struct nb_state *s) {
     static const uint64_t first[1] = {1};
-    s->lost = s->lost || lose(r, s, first);
+    s->lost = s->lost || (lose(r, s, first) && would_end(r, s, s->link, first));
     return s->lost;
+}
+
+/* Whether a string of one root at most, at its beginning, may end as one that fulfils it or as one
+ * that does not. */
+static bool single_alive(struct nb_reader *r, const struct nb_state *s) {
+    static const uint64_t first[1] = {1}, none[1] = {0};
+    const struct nb_shape *shape = s->shape;
+    if (s->kills || s->lost)
+        return true; /* known by other ways */
+    if (shape->string == NB_STRING_FREE)
+        return would_end(r, s, s->link, shape->false_roots);
+    return would_end(r, s, s->link, none) || would_end(r, s, s->link, first);
 }
 
 /* The roots of a string's machine that are false in a state; with `all`, all that do not accept. */
@@ -675,11 +712,47 @@ static void machine_wrong(const struct nb_shape *shape, uint32_t state, bool all
     }
 }
 
-bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t from, uint32_t to) {
+/* Whether a string may end in a state of its machine. */
+static bool machine_ends(struct nb_reader *r, const struct nb_state *s, uint32_t state) {
+    uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, s->shape->n_roots, buffer);
+    if (!wrong)
+        return false;
+    machine_wrong(s->shape, state, true, wrong);
+    bool good =
+        !(s->kills && nb_any_bit(wrong, s->shape->n_words)) && would_end(r, s, s->link, wrong);
+    if (wrong != buffer)
+        free(wrong);
+    return good;
+}
+
+enum { MOST_REACHED = 64 };
+
+/* Whether some state in which the string may end can be reached, as far as a look at some dozens
+ * of states can tell. */
+static bool end_reachable(struct nb_reader *r, const struct nb_state *s, uint32_t from) {
+    struct nb_machine *m = &s->shape->machine;
+    uint32_t met[MOST_REACHED + 1] = {from}, n = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        if (machine_ends(r, s, met[i]))
+            return true;
+        for (int byte = 0; byte < 256; byte++) {
+            uint32_t to = nb_machine_next(r->space, m, met[i], (uint8_t)byte), k = 0;
+            if (r->space->failed)
+                return false;
+            while (k < n && met[k] != to)
+                k++;
+            if (k < n)
+                continue;
+            if (n == MOST_REACHED)
+                return true;
+            met[n++] = to;
+        }
+    }
+    return false;
+}
+
+static bool string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to) {
     const struct nb_shape *shape = s->shape;
-    const struct nb_machine_state *m = shape->machine.states;
-    if (memcmp(m[from].alive, m[to].alive, NB_WORDS(shape->machine.n) * sizeof(uint64_t)) == 0)
-        return true;
     uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer);
     if (!wrong)
         return false;
@@ -687,7 +760,23 @@ bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t fro
     bool good = !nb_any_bit(wrong, shape->n_words) || lose(r, s, wrong);
     if (wrong != buffer)
         free(wrong);
-    return good;
+    return good && end_reachable(r, s, to);
+}
+
+bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to) {
+    if (!r->known && !(r->known = calloc(NB_N_KNOWN, sizeof *r->known))) {
+        r->failed = NB_ERR_MEMORY;
+        return false;
+    }
+    const struct nb_known key = {s->top, s->link, s->shape, to, false};
+    uint64_t hash = mix((uintptr_t)s->top, mix((uintptr_t)s->link ^ (uintptr_t)s->shape, to));
+    struct nb_known *known = &r->known[hash >> 40 & (NB_N_KNOWN - 1)];
+    if (known->shape != key.shape || known->top != key.top || known->link != key.link ||
+        known->at != to || !s->top) {
+        *known = key;
+        known->alive = string_alive(r, s, to);
+    }
+    return known->alive;
 }
 
 static uint64_t text_hash(uint64_t hash, uint8_t byte) {
@@ -708,9 +797,8 @@ static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
 }
 
 static bool follow_machine(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
-    uint32_t from = s->at;
-    s->at = nb_machine_next(r->space, &s->shape->machine, from, byte);
-    return !r->space->failed && nb_string_alive(r, s, from, s->at);
+    s->at = nb_machine_next(r->space, &s->shape->machine, s->at, byte);
+    return !r->space->failed && nb_string_alive(r, s, s->at);
 }
 
 /* One byte of a string's or key's decoded text; `first` of a character. */
@@ -1084,8 +1172,7 @@ bool nb_number_would_do(struct nb_reader *r, const struct nb_state *s, struct nb
         r->space->value[shape->atoms[i]->id] =
             nb_number_holds(shape->atoms[i], v, nb_decimal_is_integer(v));
     judge(r, shape, wrong);
-    return !nb_any_bit(wrong, shape->n_words) ||
-           (!s->kills && !nb_state_doomed(r, s->top, s->link, wrong));
+    return !(s->kills && nb_any_bit(wrong, shape->n_words)) && would_end(r, s, s->link, wrong);
 }
 
 static bool end_number(struct nb_reader *r, struct nb_state *s) {
@@ -1220,7 +1307,8 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         if (shape->string == NB_STRING_SET ? !shape->set.n
                                            : shape->string == NB_STRING_LAZY && !out->at)
             return lose_only(r, out);
-        return true;
+        return shape->string == NB_STRING_MACHINE ? nb_string_alive(r, out, out->at)
+                                                  : single_alive(r, out);
     case NB_VALUE_NUMBER:
         out->mode = NB_MODE_NUMBER;
         out->number = (struct nb_number){.negative = byte == '-'};
@@ -1230,10 +1318,13 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         return number_byte(r, out, byte);
     case NB_VALUE_ARRAY:
     case NB_VALUE_OBJECT:
-        return begin_container(r, out, kind == NB_VALUE_OBJECT);
+        return (shape->n_atoms || would_end(r, out, link, shape->false_roots)) &&
+               begin_container(r, out, kind == NB_VALUE_OBJECT);
     default:
         out->mode = NB_MODE_WORD;
         out->word = 1;
+        if (!would_end(r, out, link, shape->false_roots))
+            return false;
         return !nb_state_once(r, out) || !was_seen(out->top->seen, word_hash(kind));
     }
 }

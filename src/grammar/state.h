@@ -104,6 +104,16 @@ struct nb_state {
     } number;
 };
 
+/* Whether a string of several roots was found to be alive: see nb_string_alive. */
+enum { NB_N_KNOWN = 1024 };
+struct nb_known {
+    const struct nb_frame *top;
+    const struct nb_link *link;
+    const struct nb_shape *shape;
+    uint32_t at;
+    bool alive;
+};
+
 /* Where states are made: one for a sequence, or for a text to validate. */
 struct nb_reader {
     struct nb_space *space;
@@ -119,6 +129,7 @@ struct nb_reader {
     uint32_t n_slots, n_frames;
     struct nb_frame *draft; /* the frame that is being made */
     size_t draft_bytes;
+    struct nb_known *known; /* [NB_N_KNOWN], by hash; NULL until needed */
 };
 
 enum { NB_MAX_NESTING = 1000 };
@@ -154,10 +165,8 @@ bool nb_number_repeats(const struct nb_state *state, struct nb_decimal value);
 bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
                         struct nb_decimal value);
 
-/* Whether a string of several roots, whose machine goes from one state to another, is no dead end
- * there. */
-bool nb_string_alive(struct nb_reader *reader, const struct nb_state *state, uint32_t from,
-                     uint32_t to);
+/* Whether a string of several roots, whose machine comes to state `to`, is no dead end there. */
+bool nb_string_alive(struct nb_reader *reader, const struct nb_state *state, uint32_t to);
 
 /* Whether the number that has been begun can become one that is allowed. */
 bool nb_number_alive(struct nb_reader *reader, const struct nb_state *state);
