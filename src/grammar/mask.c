@@ -281,8 +281,9 @@ static void free_string(struct nb_masker *m, const struct nb_state *s, uint64_t 
  * an object's keys. */
 struct text_walk {
     struct nb_masker *m;
-    const struct nb_state *base; /* the string or key that the walk is in; NULL: no JSON */
-    struct nb_lazy *lazy;        /* or else… */
+    const struct nb_state *base;  /* the string or key that the walk is in; NULL: no JSON */
+    const struct nb_state *named; /* keys: the same, where it may be one that is known by name */
+    struct nb_lazy *lazy;         /* or else… */
     struct nb_machine *machine;
     const struct nb_shape *keys; /* of the object whose keys they are, or NULL */
     uint64_t *bits;
@@ -290,6 +291,9 @@ struct text_walk {
      * alive of a string's roots is all that matters, wherever the walk came from. */
     uint8_t *verdicts;
     uint32_t n_verdicts;
+    /* Keys: how many are taken, at most. Where as many are left or fewer, what came before this
+     * token matters; `left` is the least that are left otherwise. */
+    uint64_t taken, left;
 };
 
 /* Whether a state of the machine, met for the first time, is no dead end. */
@@ -297,7 +301,7 @@ static bool judge_text(struct text_walk *w, uint32_t to) {
     struct nb_reader *r = w->m->reader;
     if (r->space->failed)
         return false;
-    if (w->keys && w->base->top->kills)
+    if (w->keys && w->base->top->kills && !w->taken)
         return nb_shape_other_alive(r->space, (struct nb_shape *)(uintptr_t)w->keys, to);
     if (to >= w->n_verdicts) {
         uint32_t n = to + to / 2 + 64;
@@ -312,7 +316,13 @@ static bool judge_text(struct text_walk *w, uint32_t to) {
     }
     bool alive = w->keys ? nb_others_begin(r, w->base->top, to) : nb_string_alive(r, w->base, to);
     w->verdicts[to] = alive ? 1 : 2;
-    return alive;
+    if (alive && w->taken) {
+        uint64_t left = nb_others_left(r, w->base->top, to, 2 * w->taken + 2);
+        w->left = left < w->left ? left : w->left;
+        if (left <= w->taken)
+            w->verdicts[to] = 3;
+    }
+    return w->verdicts[to] == 1;
 }
 
 /* The next state; false if it is a dead end. The automata accept nothing but UTF-8, so that bytes
@@ -326,6 +336,25 @@ static inline bool text_next(struct text_walk *w, uint32_t from, uint8_t byte, u
     if (*to < w->n_verdicts && w->verdicts[*to])
         return w->verdicts[*to] == 1;
     return judge_text(w, *to);
+}
+
+/* The tokens from step `at` on, below which what was read before counts: from the beginning. */
+static void walk_tight(struct text_walk *w, uint32_t at) {
+    const struct nb_token_path *path = &w->m->vocabulary->path;
+    const struct nb_token_step *step = &path->steps[at];
+    struct nb_state *states = w->m->path;
+    states[0] = *w->named;
+    /* The bytes before it are those of the nearest steps before it that are less deep. */
+    uint32_t above[1024], n = step->depth;
+    for (uint32_t i = at; n > 0 && step->depth <= 1024; i--) {
+        if (path->steps[i].depth + 1u == n)
+            above[--n] = i;
+    }
+    for (uint32_t k = 0; k < step->depth; k++) {
+        if (!nb_state_step(w->m->reader, &states[k], &states[k + 1], path->steps[above[k]].byte))
+            return;
+    }
+    try_child(w->m, &w->m->vocabulary->tokens, step->node, step->depth, w->bits);
 }
 
 /* Sets the tokens that can be read from `state`; of strings and keys those that do not end them. */
@@ -351,6 +380,8 @@ static void walk_text(struct text_walk *w, uint32_t state) {
             continue;
         }
         if (!text_next(w, states[step->depth], step->byte, &to)) {
+            if (w->taken && to < w->n_verdicts && w->verdicts[to] == 3)
+                walk_tight(w, i);
             i = step->end;
             continue;
         }
@@ -365,6 +396,9 @@ static void walk_text(struct text_walk *w, uint32_t state) {
     free(w->verdicts);
     w->verdicts = NULL;
     w->n_verdicts = 0;
+    /* Where it does not matter any more what a text is, it must still be one. */
+    for (uint32_t i = 0; i < w->m->vocabulary->n_words && w->base; i++)
+        w->bits[i] &= w->m->vocabulary->inside[i];
 }
 
 static uint32_t inside_slot(const struct nb_space *space, const void *key, uint32_t state) {
@@ -395,64 +429,69 @@ static bool grow_inside(struct nb_space *space) {
     return true;
 }
 
-/* The tokens that stay inside the text of a walk from `state`: found or kept under `key`; NULL
- * where they cannot be kept. */
-static const uint64_t *inside_mask(struct text_walk *w, const void *key, uint32_t state) {
-    struct nb_masker *m = w->m;
-    struct nb_space *space = m->reader->space;
-    if (w->lazy && nb_lazy_accepts_all(w->lazy, state))
-        return m->vocabulary->plain;
-    if (!grow_inside(space))
+/* What is kept under `key` for a state; NULL if nothing is. */
+static struct nb_inside *find_inside(struct nb_space *space, const void *key, uint32_t state) {
+    if (!space->n_inside_slots)
         return NULL;
-    uint32_t at = inside_slot(space, key, state);
-    if (space->inside[at].key)
-        return space->inside[at].bits;
-    if (space->masks.allocated_bytes > space->max_mask_bytes)
-        return NULL;
-    w->bits = nb_arena_alloc(&space->masks, m->vocabulary->n_words, sizeof *w->bits);
-    if (!w->bits)
-        return NULL;
-    walk_text(w, state);
-    space->inside[at] = (struct nb_inside){key, state, w->bits};
-    space->n_inside++;
-    return w->bits;
+    struct nb_inside *found = &space->inside[inside_slot(space, key, state)];
+    return found->key ? found : NULL;
 }
 
-/* Whether it is over once all roots of an open string are false. */
-static bool all_false_kill(struct nb_masker *m, const struct nb_state *s) {
-    uint64_t wrong[8];
-    if (s->kills)
-        return true;
-    if (s->shape->n_words > 8)
-        return true;
-    memset(wrong, 0xFF, sizeof wrong);
-    if (s->shape->n_roots % 64)
-        wrong[s->shape->n_words - 1] = (UINT64_C(1) << s->shape->n_roots % 64) - 1;
-    return nb_state_doomed(m->reader, s->top, s->link, wrong);
+/* Keeps a mask, where there is room for one more; the copy, or NULL. */
+static const uint64_t *keep_inside(struct nb_masker *m, const void *key, uint32_t state,
+                                   const uint64_t *bits, uint64_t left) {
+    struct nb_space *space = m->reader->space;
+    uint32_t n_words = m->vocabulary->n_words;
+    if (space->masks.allocated_bytes > space->max_mask_bytes || !grow_inside(space))
+        return NULL;
+    uint64_t *copy = nb_arena_alloc(&space->masks, n_words, sizeof *copy);
+    if (!copy)
+        return NULL;
+    memcpy(copy, bits, n_words * sizeof *copy);
+    space->inside[inside_slot(space, key, state)] = (struct nb_inside){key, state, left, copy};
+    space->n_inside++;
+    return copy;
+}
+
+/* The tokens that stay inside the text of a walk from `state`, in bits; they are kept under `key`.
+ */
+static void inside_mask(struct text_walk *w, const void *key, uint32_t state, uint64_t *bits) {
+    struct nb_masker *m = w->m;
+    size_t bytes = m->vocabulary->n_words * sizeof *bits;
+    const struct nb_inside *kept = find_inside(m->reader->space, key, state);
+    if (kept) {
+        memcpy(bits, kept->bits, bytes);
+    } else if (w->lazy && nb_lazy_accepts_all(w->lazy, state)) {
+        memcpy(bits, m->vocabulary->plain, bytes);
+    } else {
+        memset(bits, 0, bytes);
+        w->bits = bits;
+        walk_text(w, state);
+        keep_inside(m, key, state, bits, 0);
+    }
 }
 
 static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
     const struct nb_shape *shape = s->shape;
-    const uint64_t *inside = NULL;
-    if (s->lost || !all_false_kill(m, s) ||
-        (shape->string == NB_STRING_LAZY && shape->language->begins_anyhow))
-        inside = v->plain; /* whatever it becomes, it can be closed */
-    else if (shape->string == NB_STRING_LAZY) {
+    bool fulfilled = true, failed = s->lost;
+    if (!s->kills && !s->lost && shape->string == NB_STRING_LAZY)
+        nb_string_ends(m->reader, s, &fulfilled, &failed);
+    if (shape->string == NB_STRING_LAZY && !fulfilled) {
+        walk_all(m, &v->tokens, s, bits); /* what it must not be is rare */
+        return;
+    }
+    if (failed || (shape->string == NB_STRING_LAZY && shape->language->begins_anyhow)) {
+        /* Whatever it becomes, it can be closed. */
+        memcpy(bits, v->plain, v->n_words * sizeof *bits);
+    } else if (shape->string == NB_STRING_LAZY) {
         struct text_walk w = {.m = m, .base = s, .lazy = shape->language->lazy};
-        inside = inside_mask(&w, w.lazy, s->at);
+        inside_mask(&w, w.lazy, s->at, bits);
     } else {
         /* What follows from a root that is false depends on what is around: not kept. */
         struct text_walk w = {.m = m, .base = s, .machine = &s->shape->machine, .bits = bits};
         walk_text(&w, s->at);
-        walk_all(m, &v->closers, s, bits);
-        return;
     }
-    if (!inside) {
-        walk_all(m, &v->tokens, s, bits);
-        return;
-    }
-    memcpy(bits, inside, v->n_words * sizeof *bits);
     walk_all(m, &v->closers, s, bits);
 }
 
@@ -518,32 +557,43 @@ static void walk_inside_named(struct nb_masker *m, uint32_t node, uint32_t depth
     }
 }
 
-/* Tokens that stay inside keys that no atom names. False if they cannot be told so. */
-static bool inside_others(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
+/* Tokens that stay inside keys that no atom names. */
+static void inside_others(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;
+    struct nb_space *space = m->reader->space;
     struct nb_shape *shape = s->top->shape;
     struct nb_state base = *s;
-    struct text_walk w = {.m = m, .base = &base, .machine = &shape->family->machine, .keys = shape};
-    const uint64_t *inside = v->plain;
+    struct text_walk w = {.m = m,
+                          .base = &base,
+                          .named = s,
+                          .machine = &shape->family->machine,
+                          .keys = shape,
+                          .bits = bits,
+                          .taken = nb_others_taken(s->top),
+                          .left = UINT64_MAX};
     base.node = 0;
     m->others_of = NULL;
-    if (w.machine->n && !nb_others_begin(m->reader, s->top, s->at)) {
-        memset(bits, 0, v->n_words * sizeof *bits);
-        return true;
+    memset(bits, 0, v->n_words * sizeof *bits);
+    if (w.machine->n && !nb_others_begin(m->reader, s->top, s->at))
+        return;
+    if (!w.machine->n || nb_shape_others_free(space, shape, s->at)) {
+        memcpy(bits, v->plain, v->n_words * sizeof *bits);
+        return;
     }
-    if (w.machine->n && !nb_shape_others_free(m->reader->space, shape, s->at)) {
-        if (!s->top->kills) {
-            /* What follows from a root that is false depends on what is around: not kept. */
-            w.bits = bits;
-            walk_text(&w, s->at);
-            return true;
-        }
-        inside = inside_mask(&w, shape, s->at);
+    /* Kept are masks of those that do not depend on what is around, nor on what keys came before.
+     */
+    struct nb_inside *kept = s->top->kills ? find_inside(space, shape, s->at) : NULL;
+    if (kept && (!w.taken || kept->left > w.taken)) {
+        memcpy(bits, kept->bits, v->n_words * sizeof *bits);
+        return;
     }
-    if (!inside)
-        return false;
-    memcpy(bits, inside, v->n_words * sizeof *bits);
-    return true;
+    walk_text(&w, s->at);
+    if (!s->top->kills || (w.taken && w.left <= w.taken))
+        return; /* what came before was looked at, and not everything else */
+    if (kept)
+        kept->left = w.left;
+    else
+        keep_inside(m, shape, s->at, bits, w.taken ? w.left : 0);
 }
 
 static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
@@ -551,11 +601,11 @@ static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_frame *top = s->top;
     const struct nb_family *f = top->shape->family;
     bool escapes = escapes_below(&f->keys, s->node);
-    if (!nb_others_possible(m->reader, top) || escapes || !inside_others(m, s, bits)) {
-        memset(bits, 0, v->n_words * sizeof *bits);
+    if (!nb_others_possible(m->reader, top) || escapes) {
         walk_all(m, &v->tokens, s, bits);
         return;
     }
+    inside_others(m, s, bits);
     m->path[0] = *s;
     m->others_of = NULL;
     if (f->machine.n && s->node)

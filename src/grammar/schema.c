@@ -852,8 +852,11 @@ static struct nb_node *value_node(struct compiler *c, const struct nb_value *val
             node->nodes[at++] = object_value_node(c, v);
         else
             node->kinds |= 1u << v->kind;
-        if (at && !node->nodes[at - 1])
+        if (v->kind < NB_VALUE_ARRAY)
+            continue;
+        if (!node->nodes[at - 1])
             return NULL;
+        ((struct nb_node *)(uintptr_t)node->nodes[at - 1])->value = v;
     }
     return node;
 }

@@ -85,6 +85,7 @@ struct nb_node {
     unsigned kinds;
     const struct nb_atom *atom;
     const struct nb_atom *strings, *numbers;
+    const struct nb_value *value; /* what the node asks for, where it is one of an ENUM's nodes */
 };
 
 /* Text of a document that a reference names; see nb_schema_options. */

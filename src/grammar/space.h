@@ -186,6 +186,9 @@ struct nb_language {
 struct nb_inside {
     const void *key; /* the automaton, or the shape whose keys they are; NULL: a free slot */
     uint32_t state;
+    /* Keys: wherever these tokens lead, there are at least so many keys that begin so; 0: nobody
+     * asked yet. */
+    uint64_t left;
     const uint64_t *bits;
 };
 

@@ -107,6 +107,9 @@ static uint64_t most_items(const struct nb_shape *shape, const struct nb_atom *a
     return most;
 }
 
+static bool item_left(struct nb_reader *r, const struct nb_frame *parent,
+                      const struct nb_link *link, const struct nb_shape *shape);
+
 /* The shape of a container once a member's or item's roots in `wrong` are false. Of an array, `top`
  * has not counted that item yet. */
 static struct nb_shape *shape_after(struct nb_reader *r, const struct nb_frame *top,
@@ -129,6 +132,13 @@ static struct nb_shape *shape_after(struct nb_reader *r, const struct nb_frame *
     return shape;
 }
 
+/* Whether it is all over once a container is of another shape. */
+static bool shape_dooms(struct nb_reader *r, const struct nb_frame *f,
+                        const struct nb_shape *shape) {
+    return nb_state_doomed(r, f->parent, f->link, shape->false_roots) ||
+           !item_left(r, f->parent, f->link, shape);
+}
+
 bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const struct nb_link *link,
                      const uint64_t *wrong) {
     if (!nb_any_bit(wrong, NB_WORDS(link->site->n_roots)))
@@ -138,10 +148,7 @@ bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const s
     if (link->all_kill && parent->kills)
         return true;
     struct nb_shape *shape = shape_after(r, parent, link, wrong);
-    if (!shape)
-        return true;
-    return shape != parent->shape &&
-           nb_state_doomed(r, parent->parent, parent->link, shape->false_roots);
+    return !shape || (shape != parent->shape && shape_dooms(r, parent, shape));
 }
 
 /* ---- the end of a value -----------------------------------------------------------------------
@@ -271,6 +278,10 @@ bool nb_state_once(struct nb_reader *r, const struct nb_state *s) {
     return !shape || nb_state_doomed(r, top->parent, top->link, shape->false_roots);
 }
 
+static uint64_t text_hash(uint64_t hash, uint8_t byte) {
+    return mix(hash, byte + UINT64_C(0x100));
+}
+
 static uint64_t number_hash(struct nb_decimal v) {
     return mix(nb_decimal_hash(v), 3);
 }
@@ -279,8 +290,89 @@ static uint64_t word_hash(enum nb_value_kind kind) {
     return mix(kind, 11);
 }
 
+static uint64_t hash_bytes(const char *text, size_t n) {
+    uint64_t hash = 0;
+    for (size_t i = 0; i < n; i++)
+        hash = text_hash(hash, (uint8_t)text[i]);
+    return hash;
+}
+
+/* Of an array or object, from that of what is in it. */
+static uint64_t container_hash(uint64_t hash, enum nb_value_kind kind) {
+    return mix(hash, kind + UINT64_C(0x51));
+}
+
 bool nb_number_repeats(const struct nb_state *s, struct nb_decimal v) {
     return was_seen(s->top->seen, number_hash(v));
+}
+
+/* As a reader hashes it while it reads. */
+static uint64_t hash_of(const struct nb_value *v) {
+    uint64_t h = 0;
+    switch (v->kind) {
+    case NB_VALUE_NUMBER:
+        return number_hash(nb_decimal_parse(v->text, v->n));
+    case NB_VALUE_STRING:
+        return hash_bytes(v->text, v->n);
+    case NB_VALUE_ARRAY:
+        for (uint32_t i = 0; i < v->n; i++)
+            h = mix(h, hash_of(&v->items[i]));
+        return container_hash(h, v->kind);
+    case NB_VALUE_OBJECT:
+        for (uint32_t i = 0; i < v->n; i++)
+            h += mix(hash_bytes(v->keys[i].text, v->keys[i].n), hash_of(&v->items[i]));
+        return container_hash(h, v->kind);
+    default:
+        return word_hash(v->kind);
+    }
+}
+
+/* Whether a value that is one of an enumeration's can still become what `node` asks for. */
+static bool is_open(const struct nb_shape *shape, const struct nb_node *node) {
+    for (uint32_t i = 0; i < node->n; i++) {
+        for (uint32_t k = 0; k < shape->n_atoms && node->nodes[i]->kind == NB_NODE_ATOM; k++) {
+            if (shape->atoms[k] == node->nodes[i]->atom)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Whether some value that a demand's enumerations allow was not seen. */
+static bool some_unseen(const struct nb_shape *shape, const struct nb_node *node,
+                        const struct nb_seen *seen) {
+    bool left = node->kind != NB_NODE_ENUM;
+    for (uint32_t i = 0; i < node->n && node->kind == NB_NODE_AND; i++) {
+        if (!some_unseen(shape, node->nodes[i], seen))
+            return false;
+    }
+    for (uint32_t i = 0; i < node->n && !left; i++) {
+        const struct nb_value *v = node->nodes[i]->value;
+        left = v && v->kind == shape->kind && is_open(shape, node->nodes[i]) &&
+               !was_seen(seen, hash_of(v));
+    }
+    return left;
+}
+
+/* Whether an array or object below `parent`, which is of this shape by now, can become one that did
+ * not come before, where that is asked and where the values that it can have are listed. */
+static bool item_left(struct nb_reader *r, const struct nb_frame *parent,
+                      const struct nb_link *link, const struct nb_shape *shape) {
+    if (!parent || parent->shape->kind != NB_VALUE_ARRAY || !parent->shape->unique ||
+        !parent->seen || link->site->n_roots != 1 || shape->roots[0] == NB_TRUE)
+        return true;
+    const struct nb_demand *demand = link->site->roots[0];
+    bool left = true;
+    for (uint32_t i = 0; i < demand->n && left; i++)
+        left = some_unseen(shape, demand->nodes[i], parent->seen);
+    if (left)
+        return true;
+    /* Either it is one of those, or it came before. */
+    static const uint64_t first[1] = {1};
+    const struct nb_shape *after = fail_unique(r, parent->shape);
+    bool repeat_dooms =
+        !after || nb_state_doomed(r, parent->parent, parent->link, after->false_roots);
+    return !repeat_dooms || !nb_state_doomed(r, parent, link, first);
 }
 
 /* A value ended, and roots of its link's site in `wrong` are false. */
@@ -327,7 +419,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     if (!shape)
         return false;
     f->shape = shape;
-    if (shape != top->shape && nb_state_doomed(r, top->parent, top->link, shape->false_roots))
+    if (shape != top->shape && shape_dooms(r, top, shape))
         return false;
     if (shape != top->shape) {
         /* Roots that are false and not the end: others may still be. */
@@ -357,8 +449,7 @@ static bool would_end(struct nb_reader *r, const struct nb_state *s, const struc
     } else if (!array && shape) {
         shape = settle(r, top, shape, top->count, NO_KEY);
     }
-    return shape &&
-           (shape == top->shape || !nb_state_doomed(r, top->parent, top->link, shape->false_roots));
+    return shape && (shape == top->shape || !shape_dooms(r, top, shape));
 }
 
 /* ---- atoms at the end of a container ----------------------------------------------------------
@@ -436,7 +527,7 @@ static bool close_container(struct nb_reader *r, struct nb_state *out) {
         good = !nb_state_doomed(r, f->parent, f->link, wrong);
     }
     if (good) {
-        uint64_t hash = mix(f->hash, shape->kind + UINT64_C(0x51));
+        uint64_t hash = container_hash(f->hash, shape->kind);
         out->top = f->parent;
         out->hash = 0;
         good = end_value(r, out, f->link, wrong, hash);
@@ -521,6 +612,11 @@ bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t 
         return false;
     if (presence_dooms(r, f, rank))
         return false;
+    if (f->parent && f->parent->shape->unique) {
+        const struct nb_link *link = nb_link_key(r->space, f->shape, rank);
+        if (!link || !item_left(r, f->parent, f->link, link->after))
+            return false;
+    }
     return counts_allow(r, f, nb_bit(shape->required, rank), place);
 }
 
@@ -551,6 +647,7 @@ static bool named_possible(struct nb_reader *r, const struct nb_frame *f, uint32
         return false;
     bool all_alike = shape->conjunction ? shape->most == UINT32_MAX && shape->least <= f->count + 1
                                         : !settles(shape);
+    all_alike &= !f->parent || !f->parent->shape->unique;
     if (f->kills && any_order(r, f) && all_alike) {
         for (uint32_t w = n->first / 64; w < NB_WORDS(n->end); w++) {
             uint64_t bits = shape->allowed[w] & ~f->extra[w];
@@ -584,12 +681,102 @@ static bool others_allow(struct nb_reader *r, const struct nb_frame *frame, uint
 }
 
 bool nb_others_begin(struct nb_reader *r, const struct nb_frame *frame, uint32_t state) {
+    if (frame->kills)
+        return !frame->shape->family->machine.n ||
+               nb_shape_other_alive(r->space, frame->shape, state);
     return others_allow(r, frame, state, false);
+}
+
+/* ---- keys that are left
+ *
+ * Where patterns leave few keys to choose from, all that begin so may have come before. */
+
+enum { MOST_LEVELS = 64, MOST_AT_A_LEVEL = 64, MOST_TRIED = 20000 };
+
+uint64_t nb_others_taken(const struct nb_frame *frame) {
+    return (uint64_t)frame->count + frame->shape->family->keys.n;
+}
+
+uint64_t nb_others_left(struct nb_reader *r, const struct nb_frame *frame, uint32_t state,
+                        uint64_t want) {
+    struct nb_machine *m = &frame->shape->family->machine;
+    uint32_t at[2][MOST_AT_A_LEVEL] = {{state}}, n[2] = {1, 0};
+    uint64_t ways[2][MOST_AT_A_LEVEL] = {{1}}, whole = 0;
+    for (int level = 0; level < MOST_LEVELS; level++) {
+        int now = level % 2, then = 1 - now;
+        uint64_t begun = 0;
+        n[then] = 0;
+        for (uint32_t i = 0; i < n[now]; i++) {
+            if (others_allow(r, frame, at[now][i], true))
+                whole += ways[now][i];
+            for (int byte = 0; byte < 256 && whole + begun < want; byte++) {
+                uint32_t to = nb_machine_next(r->space, m, at[now][i], (uint8_t)byte), k = 0;
+                if (r->space->failed || !nb_others_begin(r, frame, to))
+                    continue;
+                begun += ways[now][i];
+                while (k < n[then] && at[then][k] != to)
+                    k++;
+                if (k == MOST_AT_A_LEVEL)
+                    return want;
+                if (k == n[then])
+                    ways[then][n[then]++] = 0;
+                at[then][k] = to;
+                ways[then][k] += ways[now][i];
+            }
+            if (whole + begun >= want)
+                return want;
+        }
+        if (!n[then])
+            return whole;
+    }
+    return want;
+}
+
+/* A walk along all keys that go on from a state. */
+struct left {
+    struct nb_reader *r;
+    const struct nb_frame *frame;
+    uint32_t path[MOST_LEVELS]; /* of the machine's states */
+    uint32_t n, tried;
+};
+
+/* Whether there is one that was not seen; where it is too hard to tell, yes. */
+static bool find_left(struct left *l, uint32_t at, uint32_t node, uint64_t hash) {
+    struct nb_family *f = l->frame->shape->family;
+    if (l->n == MOST_LEVELS || ++l->tried > MOST_TRIED)
+        return true;
+    for (uint32_t i = 0; i < l->n; i++) {
+        if (l->path[i] == at)
+            return true; /* around and around: there are any number of them */
+    }
+    bool named = node && f->keys.nodes[node].ends;
+    if (!named && others_allow(l->r, l->frame, at, true) && !was_seen(l->frame->seen, hash))
+        return true;
+    l->path[l->n++] = at;
+    for (int byte = 0; byte < 256; byte++) {
+        uint32_t to = nb_machine_next(l->r->space, &f->machine, at, (uint8_t)byte);
+        if (!l->r->space->failed && nb_others_begin(l->r, l->frame, to) &&
+            find_left(l, to, nb_trie_next(&f->keys, node, (uint8_t)byte),
+                      text_hash(hash, (uint8_t)byte)))
+            return true;
+    }
+    l->n--;
+    return false;
+}
+
+static bool others_left(struct nb_reader *r, const struct nb_state *s) {
+    uint64_t taken = nb_others_taken(s->top);
+    if (!s->top->shape->family->machine.n || !taken ||
+        nb_others_left(r, s->top, s->at, taken + 1) > taken)
+        return true;
+    struct left l = {.r = r, .frame = s->top};
+    return find_left(&l, s->at, s->node, s->hash);
 }
 
 static bool key_alive(struct nb_reader *r, const struct nb_state *s) {
     return named_possible(r, s->top, s->node) ||
-           (nb_others_possible(r, s->top) && others_allow(r, s->top, s->at, false));
+           (nb_others_possible(r, s->top) && others_allow(r, s->top, s->at, false) &&
+            others_left(r, s));
 }
 
 static bool begin_key(struct nb_reader *r, const struct nb_state *in, struct nb_state *out) {
@@ -607,7 +794,12 @@ static bool begin_key(struct nb_reader *r, const struct nb_state *in, struct nb_
 
 /* Whether another member can come at all. */
 static bool more_members(struct nb_reader *r, const struct nb_frame *f) {
-    return keys_ready(r, f) && (named_possible(r, f, NB_TRIE_ROOT) || nb_others_possible(r, f));
+    struct nb_state key = {.top = f, .node = NB_TRIE_ROOT};
+    struct nb_machine *m = &f->shape->family->machine;
+    if (!keys_ready(r, f))
+        return false;
+    key.at = m->n ? nb_machine_start(r->space, m) : 0;
+    return !r->space->failed && key_alive(r, &key);
 }
 
 /* Atoms that one more member is too many for fail. */
@@ -652,7 +844,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
     if (!f->shape)
         return false;
     if (f->shape != shape) {
-        if (nb_state_doomed(r, top->parent, top->link, f->shape->false_roots))
+        if (shape_dooms(r, top, f->shape))
             return false;
         f->kills = top->kills && !nb_any_bit(f->shape->false_roots, f->shape->n_words);
         if (f->shape != link->after || link->after != shape) {
@@ -688,16 +880,23 @@ static bool lose_only(struct nb_reader *r, struct nb_state *s) {
     return s->lost;
 }
 
+void nb_string_ends(struct nb_reader *r, const struct nb_state *s, bool *fulfilled, bool *failed) {
+    static const uint64_t first[1] = {1}, none[1] = {0};
+    *fulfilled = would_end(r, s, s->link, none);
+    *failed = !s->kills && lose(r, s, first) && would_end(r, s, s->link, first);
+}
+
 /* Whether a string of one root at most, at its beginning, may end as one that fulfils it or as one
  * that does not. */
 static bool single_alive(struct nb_reader *r, const struct nb_state *s) {
-    static const uint64_t first[1] = {1}, none[1] = {0};
     const struct nb_shape *shape = s->shape;
     if (s->kills || s->lost)
         return true; /* known by other ways */
     if (shape->string == NB_STRING_FREE)
         return would_end(r, s, s->link, shape->false_roots);
-    return would_end(r, s, s->link, none) || would_end(r, s, s->link, first);
+    bool fulfilled, failed;
+    nb_string_ends(r, s, &fulfilled, &failed);
+    return fulfilled || failed;
 }
 
 /* The roots of a string's machine that are false in a state; with `all`, all that do not accept. */
@@ -779,10 +978,6 @@ bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to)
     return known->alive;
 }
 
-static uint64_t text_hash(uint64_t hash, uint8_t byte) {
-    return mix(hash, byte + UINT64_C(0x100));
-}
-
 /* Whether some string of a set that begins with what leads to `node`, whose hash is given, was not
  * seen. */
 static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
@@ -829,7 +1024,14 @@ static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool fir
         s->at = nb_lazy_next(shape->language->lazy, s->at, byte);
         if (shape->language->lazy->failed)
             r->space->failed = shape->language->lazy->failed;
-        return s->at || lose_only(r, s);
+        if (!s->at)
+            return lose_only(r, s);
+        if (!s->kills && !s->lost && nb_lazy_accepts_all(shape->language->lazy, s->at)) {
+            bool fulfilled, failed; /* it cannot become one that does not any more */
+            nb_string_ends(r, s, &fulfilled, &failed);
+            return fulfilled;
+        }
+        return true;
     case NB_STRING_MACHINE:
         return follow_machine(r, s, byte);
     }
@@ -1247,7 +1449,11 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
     f->hashes = out->hashes;
     if (f->depth > NB_MAX_NESTING)
         return false;
-    out->top = keep(r);
+    const struct nb_frame *parent = f->parent;
+    const struct nb_frame *kept = keep(r);
+    if (!kept || !item_left(r, parent, out->link, shape))
+        return false;
+    out->top = kept;
     if (object && out->top && shape->conjunction && out->kills) {
         if (!keys_ready(r, out->top))
             return false;

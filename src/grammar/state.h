@@ -165,6 +165,9 @@ bool nb_number_repeats(const struct nb_state *state, struct nb_decimal value);
 bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
                         struct nb_decimal value);
 
+/* Whether an open string with one root may end as one that fulfils it, and as one that does not. */
+void nb_string_ends(struct nb_reader *reader, const struct nb_state *state, bool *fulfilled,
+                    bool *failed);
 /* Whether a string of several roots, whose machine comes to state `to`, is no dead end there. */
 bool nb_string_alive(struct nb_reader *reader, const struct nb_state *state, uint32_t to);
 
@@ -180,5 +183,11 @@ bool nb_member_possible(struct nb_reader *reader, const struct nb_frame *frame, 
 bool nb_others_possible(struct nb_reader *reader, const struct nb_frame *frame);
 /* Whether what led the machine of its keys to `state` can be the beginning of such another key. */
 bool nb_others_begin(struct nb_reader *reader, const struct nb_frame *frame, uint32_t state);
+/* How many such keys begin so, of the frame's patterns: exactly, if they are fewer than `want`;
+ * else `want`, or where that is too hard to tell. */
+uint64_t nb_others_left(struct nb_reader *reader, const struct nb_frame *frame, uint32_t state,
+                        uint64_t want);
+/* How many keys may be taken at most, by what came before or because they have names. */
+uint64_t nb_others_taken(const struct nb_frame *frame);
 
 #endif
