@@ -72,6 +72,10 @@ run generate --prompt-ids 1
 expect "generate without a model" both 2 'model'
 run generate --model "$tiny" --prompt-ids 1 --context 100000000
 expect "a context that the model has not" both 1 'context'
+run generate --model "$tiny" --prompt-ids 1,2,3,4,5 --context 4 -n 1
+expect "a prompt longer than the context" both 1 'prompt: 5 tokens, but the context holds 4'
+run generate --model "$tiny" --prompt-ids 1,2,3 --context 16 -n 50 --ignore-eos --json
+expect "a context that fills up ends the answer" json '.finish_reason == "length" and .prompt_tokens == 3 and .tokens == 14'
 run generate --model "$tiny" --prompt-ids 1 --cpu mmx
 expect "a CPU version that there is not" both 1 'mmx'
 

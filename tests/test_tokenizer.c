@@ -349,6 +349,35 @@ static void lookups(void **state) {
     nb_tokenizer_close(NULL);
 }
 
+/* Ids that no token has, as vocabularies that were padded or cut have them, are nothing when they
+ * are decoded, and do not move the others. */
+static void holes(void **state) {
+    (void)state;
+    struct nb_tokenizer *t;
+    struct nb_error err;
+    struct nb_buf text = {0};
+    json_t *base = read_json(test_path("tests/golden/tokenizer/base.json")),
+           *patch = json_pack("{s:i}", "model.vocab.▁the", 2000);
+    int32_t the = (int32_t)json_integer_value(
+        json_object_get(json_object_get(json_object_get(base, "model"), "vocab"), "▁the"));
+    assert_ok(open_patched(base, patch, &t, &err), err);
+    assert_int_equal(nb_tokenizer_size(t), 2001);
+    assert_int_equal(nb_tokenizer_find(t, "▁the"), 2000);
+    const int32_t ids[] = {the, 2000, 1999, 2000};
+    assert_ok(nb_tokenizer_decode(t, ids, 4, &text, &err), err);
+    assert_int_equal(text.len, 7);
+    assert_memory_equal(text.data, "the the", 7);
+    struct nb_tokens found = {0};
+    assert_ok(nb_tokenizer_encode(t, "the", 3, 0, &found, &err), err);
+    assert_int_equal(found.n, 1);
+    assert_int_equal(found.ids[0], 2000);
+    nb_tokens_free(&found);
+    nb_buf_free(&text);
+    nb_tokenizer_close(t);
+    json_decref(patch);
+    json_decref(base);
+}
+
 static void encode(const struct nb_tokenizer *t, const char *text, unsigned flags,
                    struct nb_tokens *out) {
     struct nb_error err;
@@ -747,12 +776,19 @@ static void fast_is_plain(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_cases),       cmocka_unit_test(golden_demo),
-        cmocka_unit_test(golden_byte_level),  cmocka_unit_test(golden_sentencepiece),
-        cmocka_unit_test(golden_mixtral),     cmocka_unit_test(lookups),
-        cmocka_unit_test(continuing),         cmocka_unit_test(bad_text),
-        cmocka_unit_test(wrong_fields),       cmocka_unit_test(wrong_bytes),
-        cmocka_unit_test(text_that_explodes), cmocka_unit_test(damaged_models),
+        cmocka_unit_test(golden_cases),
+        cmocka_unit_test(golden_demo),
+        cmocka_unit_test(golden_byte_level),
+        cmocka_unit_test(golden_sentencepiece),
+        cmocka_unit_test(golden_mixtral),
+        cmocka_unit_test(lookups),
+        cmocka_unit_test(holes),
+        cmocka_unit_test(continuing),
+        cmocka_unit_test(bad_text),
+        cmocka_unit_test(wrong_fields),
+        cmocka_unit_test(wrong_bytes),
+        cmocka_unit_test(text_that_explodes),
+        cmocka_unit_test(damaged_models),
         cmocka_unit_test(fast_is_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
