@@ -124,7 +124,7 @@ i=0
 while [ $i -lt 400 ]; do echo "ITEM $i  QTY 2  PRICE 13.$((i % 90 + 10))  26.40"; i=$((i + 1)); done >long.txt
 printf '"quoted" \\ and \001 {"total":"1"}\n<|answer|> </s> <s>\n' >hostile.txt
 
-keys='["confidence","currency","date","document_type","file","milliseconds","model","party","prompt_tokens","tokens","total","truncated"]'
+keys='["business_relevant","cached_tokens","confidence","confidences","currency","date","document_type","extracted_summary","file","milliseconds","model","party","primary_party","prompt_tokens","reasoning","selected_action","tokens","total","transaction_direction","truncated"]'
 run classify --json good.txt
 expect "classify --json" json "keys == $keys"
 expect "classify exits with 0" exits 0
@@ -145,20 +145,34 @@ expect "a file that is not there" complains 'missing.txt: cannot open'
 code=$?
 expect "standard input" json '.file == "-"'
 run classify good.txt long.txt
-expect "a table" says '^FILE +TYPE +PARTY +DATE +CURRENCY +TOTAL +CONFIDENCE$'
+expect "a table" says '^FILE +TYPE +DIRECTION +PARTY +ROLE +DATE +NUMBER +TOTAL +ACTION +CONFIDENCE$'
 expect "the table has a row for each file" [ "$(grep -cE '^(good|long).txt ' "$tmp/out")" = 2 ]
 run classify
 expect "classify without a file" exits 2
 # On a terminal the head is bold, unless NO_COLOR says no; not on a terminal it never is.
 escape=$(printf '\033')
 expect "no colours into a pipe" [ "$(grep -c "$escape" "$tmp/out")" = 0 ]
+on_terminal() { # COLUMNS COMMAND LINE
+    COLUMNS=$1 script -qec "$2 2>$tmp/err" /dev/null >"$tmp/out" </dev/null
+    code=$?
+    tr -d '\r' <"$tmp/out" >"$tmp/lines" && mv "$tmp/lines" "$tmp/out"
+}
+widest() { grep -v ' documents* in ' "$tmp/out" | LC_ALL=C.UTF-8 wc -L; }
 if command -v script >/dev/null; then
-    script -qec "'$nibble' classify good.txt" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
-    code=$?
+    export TERM=xterm
+    on_terminal 0 "'$nibble' classify good.txt"
     expect "a bold head on a terminal" says "$escape\\[1mFILE"
-    NO_COLOR=1 script -qec "'$nibble' classify good.txt" /dev/null >"$tmp/out" 2>"$tmp/err" </dev/null
-    code=$?
+    NO_COLOR=1 on_terminal 0 "'$nibble' classify good.txt"
     expect "NO_COLOR" says '^FILE'
+    TERM=dumb on_terminal 0 "'$nibble' classify good.txt"
+    expect "a terminal without colours" says '^FILE'
+    cp good.txt a-file-with-a-name-that-is-much-too-long-for-a-narrow-terminal.txt
+    for width in 160 100 70; do
+        NO_COLOR=1 on_terminal $width "'$nibble' classify good.txt a-file-with-a-name-that-is-much-too-long-for-a-narrow-terminal.txt"
+        expect "a table in $width columns" [ "$(widest)" -le $width ]
+        expect "has file, type and total" says '^FILE +TYPE .*TOTAL'
+    done
+    expect "a long name loses its beginning" says '^…[a-z-]*narrow-terminal.txt '
 fi
 run classify --model "$tiny" good.txt
 expect "classify without a tokenizer" both 1 'tokenizer.json'

@@ -1,6 +1,6 @@
 /* Memory that runs out, at every single allocation in turn, as SQLite tests it: the answer is
- * NB_ERR_MEMORY, and nothing is kept. The linker sends nibble's allocations here (--wrap), and
- * jansson is told to allocate here. */
+ * NB_ERR_MEMORY, but for what can be done without, and nothing is kept. The linker sends nibble's
+ * allocations here (--wrap), and jansson is told to allocate here. */
 #include "test.h"
 
 #include "checkpoint.h"
@@ -110,6 +110,7 @@ static void write_tokenizer(const struct checkpoint *c) {
 static void make(struct checkpoint *c) {
     struct checkpoint_shape shape = checkpoint_tiny;
     shape.vocab = 1000;
+    shape.context = 1024;
     checkpoint_make(c, &shape);
     c->shards = 2;
     c->header_padding = 1;
@@ -124,7 +125,8 @@ static void make(struct checkpoint *c) {
                       "{% for message in messages %}<|im_start|>{{ message.role + '\\n' }}"
                       "{{ message.content + '<|im_end|>\\n' }}{% endfor %}"
                       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
-    folder_write_text(&c->folder, "labels.txt", "letter\nbill\n");
+    folder_write_text(&c->folder, "labels.txt", "letter\nbill: to be paid\n");
+    folder_write_text(&c->folder, "classify.txt", "<s>{{company}}{{document}}<|answer|>");
     folder_write_text(&c->folder, "a.txt", "ACME Corp\nTotal  12.50\n");
 }
 
@@ -199,12 +201,18 @@ static void every_allocation(void **state) {
     enum nb_status s = NB_OK;
     struct nb_error err;
     make(&c);
-    long n = 1;
-    for (; fail_at(&c, OURS, n, &s, &err); n++) {
+    long n = 1, n_without = 0;
+    for (; fail_at(&c, OURS, n, &s, &err); n += 1 + n / 64) {
         char label[32];
         snprintf(label, sizeof label, "allocation %ld", n);
-        expect_failure(label, s, &err, NB_ERR_MEMORY, "memory");
+        /* Grammars do without what only makes them quick, and a search for a short text that has no
+         * memory is one that found none. */
+        bool searched = s == NB_ERR_UNSUPPORTED && strstr(err.message, "found");
+        n_without += s == NB_OK || searched;
+        if (s != NB_OK && !searched)
+            expect_failure(label, s, &err, NB_ERR_MEMORY, "memory");
     }
+    assert_true(n_without < n / 3);
     assert_ok(s, err);
     assert_true(n > 100); /* the linker did send them here */
     checkpoint_free(&c);

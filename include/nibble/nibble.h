@@ -239,29 +239,98 @@ enum nb_status nb_choose(struct nb_engine *engine, const struct nb_generate_opti
 /* ---- documents
  * ------------------------------------------------------------------------------------ */
 
+/* A text from a file or a request; `name` begins messages about it. */
+struct nb_named_text {
+    const char *text; /* NULL: not given, which means the default */
+    size_t bytes;
+    const char *name;
+};
+
+/* What is asked of documents. All zero is the default of everything: the files that `prompts/` and
+ * `schemas/` have, which the library carries. */
+struct nb_classify_options {
+    /* Document types, 2 to 64: a line each, "NAME" or "NAME: DESCRIPTION", or a JSON list. Default:
+     * labels.txt of the checkpoint, else prompts/document_types.txt. */
+    struct nb_named_text labels;
+
+    /* {"company": ours, "actions": ["NAME" or {"name", "description"}…], "instructions": text},
+     * every key optional. Default of the actions: prompts/classify-context.json. */
+    struct nb_named_text context;
+
+    /* A JSON Schema that answers fulfil instead of the classification's. */
+    struct nb_named_text schema;
+
+    /* Instructions for models that were not trained on a form of their own, with places such as
+     * {{document}}. Default: prompts/classify.txt, with a schema prompts/classify-schema.txt. */
+    struct nb_named_text prompt;
+};
+
+/* How sure a model is of a closed choice: the probability of what it chose among all that could be
+ * chosen, each scored whole. */
+struct nb_confidence {
+    char *field; /* "document_type", "primary_party.role" */
+    double p;    /* 0 to 1 */
+};
+
 /* What a document is and says. Strings are NULL for what is not there. */
 struct nb_classification {
-    char *document_type; /* one of the labels; never NULL */
+    char *document_type; /* one of the labels; NULL with a schema of the caller's, like all up to
+                          * selected_action */
     double confidence;   /* of the type: its probability among the labels, 0 to 1 */
     char *party;         /* the other business */
     char *date;          /* ISO 8601: 2026-11-22 */
     char *currency;      /* ISO 4217: EUR */
     char *total;         /* a decimal number: 1234.50 */
-    bool truncated;      /* the document did not fit into the context: its middle was left out */
+    char *number;        /* the document's own */
+    bool business_relevant;
+    char *transaction_direction; /* "incoming", "outgoing", "neutral", seen from the own company */
+    char *role;                  /* of the party: "customer", "vendor", "employee", "other" */
+    char *reasoning;             /* a sentence */
+    char *selected_action;       /* one of the actions */
+
+    char *answer; /* what the model answered, JSON: of a caller's schema this is all */
+    struct nb_confidence *confidences;
+    size_t n_confidences;
+
+    bool truncated; /* the document did not fit into the context: its middle was left out */
     size_t prompt_tokens;
-    size_t tokens; /* of the answer, the frame that the program writes included */
+    size_t cached_tokens; /* of them, that an earlier document had computed */
+    size_t tokens;        /* of the answer, the frame that the program writes included */
     double milliseconds;
 };
 
+/* An engine and what is asked of documents, ready for any number of them: what all their prompts
+ * begin with is computed once. One caller at a time, as of the engine, which outlives it. */
+struct nb_classifier;
+
+/* Bad options are NB_ERR_FORMAT or NB_ERR_UNSUPPORTED, and the message names the text and the place
+ * in it. `options` may be NULL; nothing of it is needed afterwards. */
+enum nb_status nb_classifier_open(struct nb_engine *engine,
+                                  const struct nb_classify_options *options,
+                                  struct nb_classifier **out, struct nb_error *err);
+void nb_classifier_close(struct nb_classifier *classifier); /* NULL is allowed */
+
 /* Reads a text file ("-" is standard input) of at most 64 MiB and answers for it. A file that is
- * empty, not UTF-8, or of another format is NB_ERR_FORMAT. */
+ * empty, not UTF-8, or of another format is NB_ERR_FORMAT. The caller frees *out, after NB_OK only.
+ */
+enum nb_status nb_classifier_file(struct nb_classifier *classifier, const char *path,
+                                  struct nb_classification *out, struct nb_error *err);
+
+/* Answers for a text of n bytes of UTF-8. */
+enum nb_status nb_classifier_text(struct nb_classifier *classifier, const char *text, size_t n,
+                                  struct nb_classification *out, struct nb_error *err);
+
+/* The same with the default options, for a single document. */
 enum nb_status nb_classify_file(struct nb_engine *engine, const char *path,
                                 struct nb_classification *out, struct nb_error *err);
-
-/* Answers for a text of n bytes of UTF-8. The caller frees *out, after NB_OK only. */
 enum nb_status nb_classify_text(struct nb_engine *engine, const char *text, size_t n,
                                 struct nb_classification *out, struct nb_error *err);
 void nb_classification_free(struct nb_classification *classification);
+
+/* A classification as one JSON object without line ends, as schemas/classification.json has it, in
+ * a string that the caller frees; NULL if memory ran out. file and model may be NULL. */
+char *nb_classification_json(const struct nb_classification *classification, const char *file,
+                             const char *model);
 
 #ifdef __cplusplus
 }

@@ -145,8 +145,10 @@ enum nb_status nb_grammar_compile(struct nb_engine *engine, const struct nb_stru
     if (status != NB_OK)
         return status;
     make_key(what, &key);
-    if (key.failed)
+    if (key.failed) {
+        nb_buf_free(&key);
         return nb_fail_memory(err, key.len, "a grammar");
+    }
     uint64_t hash = nb_hash_text(key.data, key.len);
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->n_kept && !*out; i++) {

@@ -61,7 +61,8 @@ void nb_route_prompt(struct nb_service *service, struct nb_exchange *exchange, u
 void nb_route_health(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 void nb_route_warmup(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
-/* POST /v1/classify: {"text", …} to what nb_classify_text says. */
+/* POST /v1/classify: {"text", "labels", "context", "schema"} to what nb_classification_json says.
+ */
 void nb_route_classify(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
 #endif

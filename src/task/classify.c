@@ -1,14 +1,14 @@
-/* Classification: a document to its type and fields. The program writes the frame of a JSON object,
- * token by token, and the model the values between; the type is chosen by comparing the
- * probabilities of all labels. A checkpoint made for this has a token "<|answer|>" that ends the
- * document, and may have a labels.txt; another one is asked in words. */
+/* Classification: a document to what it is and says. The model answers JSON under a schema, the
+ * classification's or the caller's; closed choices are scored, label by label, and the rest is
+ * written under the schema's grammar. A checkpoint that was made for this has classify.txt, the
+ * form it was trained on; another one is asked in words, by prompts/classify.txt. */
 #include "base/clock.h"
 #include "base/file.h"
 #include "document/document.h"
-#include "engine/engine.h"
-#include "engine/sampler.h"
-#include "model/json.h"
+#include "grammar/value.h"
+#include "task/answer.h"
 #include "task/fields.h"
+#include "task/prompt.h"
 
 #include <limits.h>
 #include <math.h>
@@ -16,406 +16,434 @@
 #include <stdlib.h>
 #include <string.h>
 
+extern const unsigned char nb_data_prompt_classify[], nb_data_prompt_classify_schema[],
+    nb_data_classify_context[], nb_data_document_types[], nb_data_schema_classify[];
+extern const size_t nb_data_prompt_classify_bytes, nb_data_prompt_classify_schema_bytes,
+    nb_data_classify_context_bytes, nb_data_document_types_bytes, nb_data_schema_classify_bytes;
+
 enum {
-    /* Kept free beside what an answer's parts take, tokenized each on its own: joined they may take
-     * more, and so may what a string's last token holds before the quote. */
-    SPARE_TOKENS = 32,
-    MIN_DOCUMENT_TOKENS = 16,
-    MAX_LABELS = 64,
-    MAX_LABEL_BYTES = 64,
+    ANSWER_TOKENS = 320,    /* of a classification, at most; what is fixed comes on top */
+    SCHEMA_TOKENS = 1536,   /* of an answer to a caller's schema */
+    UNTRAINED_TOKENS = 384, /* the same of a model that was trained on a form of its own: what it
+                             * has not seen by then does not come */
+    PREFIX_TOKENS = 1500,   /* before the document, that a trained form has descriptions in */
+    MAX_FILE_BYTES = 64 * 1024,
 };
 
-/* The fields in the order of the answer, and the most tokens that the model may write for each. */
-enum field { PARTY, DATE, CURRENCY, TOTAL, N_FIELDS };
-static const struct {
-    const char *key;
-    int max_tokens;
-} fields[N_FIELDS] = {{"party", 64}, {"date", 16}, {"currency", 8}, {"total", 20}};
-
-static const char answer_token[] = "<|answer|>";
-static const char default_labels[] = "receipt\ninvoice\ncredit_note\nother\n";
-
-/* One answer being made. */
-struct answer {
+struct nb_classifier {
     struct nb_engine *engine;
-    struct nb_sequence sequence;
-    struct nb_buf label_text; /* the labels' text, each ended by a NUL */
-    const char *labels[MAX_LABELS];
-    int n_labels;
-    struct nb_tokens prompt, scratch;
-    struct nb_buf frame; /* text that is decided but not yet given to the model */
-    bool continues;      /* the frame goes on from text that the model has read */
-    float *logits;       /* after the last token that the model has read */
-    bool truncated;
+    bool custom;     /* the answer is the caller's schema's */
+    bool first_form; /* of models from before classify.txt: five keys */
+    struct nb_names types;
+    struct nb_context context;
+    struct nb_prompt prompt;
+    struct nb_answer_choices choices;
+    struct nb_answer_options answer;
+    size_t room; /* for a prompt */
 };
 
-/* ---- labels ------------------------------------------------------------------------------------
+/* ---- what is asked ------------------------------------------------------------------------------
  */
 
-/* Cuts label_text into lines. Labels are lower-case words, joined by underscores. */
-static enum nb_status split_labels(struct answer *a, const char *name, struct nb_error *err) {
-    char *save = NULL;
-    for (char *line = strtok_r(a->label_text.data, "\r\n", &save); line;
-         line = strtok_r(NULL, "\r\n", &save)) {
-        size_t n = strlen(line);
-        if (n > MAX_LABEL_BYTES || strspn(line, "abcdefghijklmnopqrstuvwxyz0123456789_") != n)
-            return nb_fail(err, NB_ERR_FORMAT,
-                           "%s: label \"%.64s\" is not 1 to %d characters of a-z, 0-9 and _", name,
-                           line, MAX_LABEL_BYTES);
-        if (a->n_labels == MAX_LABELS)
-            return nb_fail(err, NB_ERR_LIMIT, "%s: more than %d labels", name, MAX_LABELS);
-        for (int i = 0; i < a->n_labels; i++) {
-            if (strcmp(a->labels[i], line) == 0)
-                return nb_fail(err, NB_ERR_FORMAT, "%s: label \"%s\" is there twice", name, line);
-        }
-        a->labels[a->n_labels++] = line;
-    }
-    if (a->n_labels == 0)
-        return nb_fail(err, NB_ERR_FORMAT, "%s: has no labels", name);
-    return NB_OK;
+/* The options' text, or what the library carries. */
+static struct nb_named_text or_default(const struct nb_named_text *given, const unsigned char *data,
+                                       size_t n, const char *name) {
+    struct nb_named_text text = {(const char *)data, n, name};
+    if (!given->text)
+        return text;
+    text = *given;
+    text.name = text.name ? text.name : name;
+    return text;
 }
 
-static enum nb_status read_labels(struct answer *a, struct nb_error *err) {
+/* A file of the checkpoint's folder; *text stays as it is where there is none. */
+static enum nb_status read_of_folder(const struct nb_engine *e, const char *name,
+                                     struct nb_buf *bytes, char *path, struct nb_named_text *text,
+                                     struct nb_error *err) {
+    if (!nb_path_join(path, PATH_MAX, e->folder, name) || !nb_is_file(path))
+        return NB_OK;
+    enum nb_status s = nb_read_regular_file(path, MAX_FILE_BYTES, bytes, err);
+    if (s == NB_OK)
+        *text = (struct nb_named_text){bytes->data ? bytes->data : "", bytes->len, path};
+    return s;
+}
+
+static enum nb_status read_types(struct nb_classifier *c, const struct nb_classify_options *o,
+                                 struct nb_error *err) {
     char path[PATH_MAX];
-    if (nb_path_join(path, sizeof path, a->engine->folder, "labels.txt") && nb_is_file(path)) {
-        enum nb_status s = nb_read_file(path, 64 * 1024, &a->label_text, err);
-        if (s != NB_OK)
-            return s;
-        nb_buf_add(&a->label_text, "", 0);
+    struct nb_buf bytes = {0};
+    struct nb_named_text text =
+        or_default(&o->labels, nb_data_document_types, nb_data_document_types_bytes, "labels");
+    enum nb_status s = NB_OK;
+    if (!o->labels.text)
+        s = read_of_folder(c->engine, "labels.txt", &bytes, path, &text, err);
+    if (s == NB_OK)
+        s = nb_labels_read(text.text, text.bytes, text.name, &c->types, err);
+    nb_buf_free(&bytes);
+    return s;
+}
+
+static enum nb_status read_context(struct nb_classifier *c, const struct nb_classify_options *o,
+                                   struct nb_error *err) {
+    bool actions = false;
+    enum nb_status s = NB_OK;
+    if (o->context.text)
+        s = nb_context_read(o->context.text, o->context.bytes,
+                            o->context.name ? o->context.name : "context", &c->context, &actions,
+                            err);
+    if (s != NB_OK || actions)
+        return s;
+    struct nb_context usual;
+    s = nb_context_read((const char *)nb_data_classify_context, nb_data_classify_context_bytes,
+                        "classify-context.json", &usual, &actions, err);
+    if (s == NB_OK) {
+        c->context.actions = usual.actions;
+        usual.actions = (struct nb_names){0};
+    }
+    nb_context_free(&usual);
+    return s;
+}
+
+/* ---- the schema ---------------------------------------------------------------------------------
+ */
+
+/* Makes a member of the schema's properties an enum of these names, and null. False if memory ran
+ * out. */
+static bool set_names(json_t *schema, const char *key, const struct nb_names *names, bool null) {
+    json_t *list = json_array(),
+           *member = json_object_get(json_object_get(schema, "properties"), key);
+    bool good = list && member && json_object_del(member, "type") == 0;
+    for (size_t i = 0; i < names->n && good; i++)
+        good = json_array_append_new(list, json_string(names->of[i].name)) == 0;
+    if (good && null)
+        good = json_array_append_new(list, json_null()) == 0;
+    return json_object_set_new(member, "enum", list) == 0 && good;
+}
+
+/* Models from before classify.txt answer these keys alone. */
+static const char first_schema[] =
+    "{\"type\":\"object\",\"properties\":{\"document_type\":{\"type\":\"string\"},"
+    "\"party\":{\"type\":[\"string\",\"null\"],\"minLength\":1,\"maxLength\":120},"
+    "\"date\":{\"type\":[\"string\",\"null\"],\"format\":\"date\"},"
+    "\"currency\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^[A-Z]{3}$\"},"
+    "\"total\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^-?(0|[1-9][0-9]{0,11})([.][0-9]{1,3})"
+    "?$\"}},\"required\":[\"document_type\",\"party\",\"date\",\"currency\",\"total\"],"
+    "\"additionalProperties\":false}";
+
+/* The schema of a classification with the caller's names in it. */
+static enum nb_status make_schema(struct nb_classifier *c, json_t **out, struct nb_error *err) {
+    const char *text = c->first_form ? first_schema : (const char *)nb_data_schema_classify;
+    size_t n = c->first_form ? sizeof first_schema - 1 : nb_data_schema_classify_bytes;
+    enum nb_status s = nb_json_parse(text, n, "schemas/classify.json", out, err);
+    if (s != NB_OK)
+        return s;
+    json_object_del(*out, "$schema");
+    json_object_del(*out, "$comment");
+    json_object_del(*out, "title");
+    if (!set_names(*out, "document_type", &c->types, false) ||
+        (!c->first_form && !set_names(*out, "selected_action", &c->context.actions, true)))
+        return nb_fail_memory(err, n, "the schema");
+    return NB_OK;
+}
+
+/* A schema need be no object: true is one. */
+static enum nb_status parse_schema(const struct nb_named_text *text, json_t **out,
+                                   struct nb_error *err) {
+    json_error_t e = {0};
+    *out = json_loadb(text->text, text->bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    if (*out || !nb_json_no_memory(&e))
+        return NB_OK; /* what jansson does not read, the grammar may, or says why it does not */
+    return nb_fail_memory(err, text->bytes, text->name);
+}
+
+static enum nb_status compile(struct nb_classifier *c, const struct nb_named_text *schema,
+                              struct nb_error *err) {
+    struct nb_structure what = {
+        .schema = schema->text, .schema_bytes = schema->bytes, .name = schema->name};
+    return nb_grammar_compile(c->engine, &what, &c->answer.grammar, err);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+/* The prompt's template: the checkpoint's own, or the one in words. */
+static enum nb_status open_prompt(struct nb_classifier *c, const struct nb_classify_options *o,
+                                  const char *schema, struct nb_error *err) {
+    struct nb_engine *e = c->engine;
+    char path[PATH_MAX];
+    struct nb_buf bytes = {0};
+    struct nb_chat chat;
+    struct nb_prompt_values values = {.company = c->context.company,
+                                      .instructions = c->context.instructions,
+                                      .schema = schema,
+                                      .document_types = &c->types,
+                                      .actions = &c->context.actions};
+    struct nb_named_text text = {0};
+    enum nb_prompt_form form = NB_PROMPT_TRAINED;
+    enum nb_status s = NB_OK;
+    if (!o->prompt.text)
+        s = read_of_folder(e, "classify.txt", &bytes, path, &text, err);
+    if (s == NB_OK && !text.text && c->first_form)
+        text = (struct nb_named_text){"<s>{{document}}<|answer|>", 25, "the prompt"};
+    if (s == NB_OK && !text.text) {
+        form = nb_chat_open(e->folder, &chat, err) == NB_OK ? NB_PROMPT_CHAT : NB_PROMPT_PLAIN;
+        text = c->custom ? or_default(&o->prompt, nb_data_prompt_classify_schema,
+                                      nb_data_prompt_classify_schema_bytes, "classify-schema.txt")
+                         : or_default(&o->prompt, nb_data_prompt_classify,
+                                      nb_data_prompt_classify_bytes, "classify.txt");
+    }
+    size_t most = (size_t)e->context * 3 / 8;
+    most = most < PREFIX_TOKENS ? most : PREFIX_TOKENS;
+    if (s == NB_OK)
+        s = nb_prompt_open(e, form, form == NB_PROMPT_CHAT ? &chat : NULL, text.text, text.bytes,
+                           text.name, &values, most, &c->prompt, err);
+    c->prompt.leading = c->first_form && form == NB_PROMPT_TRAINED;
+    c->answer.fresh = form == NB_PROMPT_CHAT || c->prompt.leading;
+    nb_buf_free(&bytes);
+    return s;
+}
+
+static bool has_token(const struct nb_engine *e, const char *token) {
+    return nb_tokenizer_find(e->tokenizer, token) >= 0;
+}
+
+/* The schema, its grammar, its choices, the prompt. */
+static enum nb_status open_answer(struct nb_classifier *c, const struct nb_classify_options *o,
+                                  struct nb_error *err) {
+    json_t *schema = NULL;
+    char *written = NULL;
+    struct nb_named_text text = o->schema;
+    enum nb_status s;
+    if (c->custom) {
+        text.name = text.name ? text.name : "schema";
+        s = parse_schema(&text, &schema, err);
     } else {
-        snprintf(path, sizeof path, "labels");
-        nb_buf_add_string(&a->label_text, default_labels);
+        s = make_schema(c, &schema, err);
+        written = s == NB_OK ? json_dumps(schema, JSON_COMPACT) : NULL;
+        if (s == NB_OK && !written)
+            s = nb_fail_memory(err, 1, "the schema");
+        text = (struct nb_named_text){written, written ? strlen(written) : 0, "classify.json"};
     }
-    if (a->label_text.failed)
-        return nb_fail_memory(err, a->label_text.len, path);
-    if (strlen(a->label_text.data) != a->label_text.len)
-        return nb_fail(err, NB_ERR_FORMAT, "%s: byte %zu is NUL, expected lines of text", path,
-                       strlen(a->label_text.data));
-    return split_labels(a, path, err);
-}
-
-/* ---- the prompt --------------------------------------------------------------------------------
- */
-
-static enum nb_status encode(struct answer *a, const char *text, size_t n, unsigned flags,
-                             struct nb_tokens *out, struct nb_error *err) {
-    return nb_tokenizer_encode(a->engine->tokenizer, text, n, flags, out, err);
-}
-
-/* The same for text that the answer needs: no tokens at all is an error. */
-static enum nb_status encode_some(struct answer *a, const char *text, size_t n, unsigned flags,
-                                  struct nb_tokens *out, struct nb_error *err) {
-    size_t before = out->n;
-    enum nb_status s = encode(a, text, n, flags, out, err);
-    if (s == NB_OK && out->n == before)
-        s = nb_fail(err, NB_ERR_UNSUPPORTED, "%s: the tokenizer has no tokens for %.*s",
-                    a->engine->folder, (int)n, text);
-    return s;
-}
-
-/* The most tokens that the answer can take. */
-static enum nb_status count_answer(struct answer *a, size_t *n, struct nb_error *err) {
-    static const char start[] = "{\"document_type\":\"";
-    struct nb_tokens tokens = {0};
-    size_t longest = 0;
-    enum nb_status s = NB_OK;
-    for (int i = 0; i < a->n_labels && s == NB_OK; i++) {
-        tokens.n = 0;
-        s = encode_some(a, a->labels[i], strlen(a->labels[i]), NB_ENCODE_CONTINUE, &tokens, err);
-        longest = tokens.n > longest ? tokens.n : longest;
-    }
-    tokens.n = 0;
     if (s == NB_OK)
-        s = encode_some(a, start, sizeof start - 1, 0, &tokens, err);
-    *n = longest + SPARE_TOKENS;
-    for (int i = 0; i < N_FIELDS && s == NB_OK; i++) {
-        char piece[64];
-        int len = snprintf(piece, sizeof piece, "\",\"%s\":\"", fields[i].key);
-        s = encode_some(a, piece, (size_t)len, NB_ENCODE_CONTINUE, &tokens, err);
-        *n += (size_t)fields[i].max_tokens;
-    }
-    *n += tokens.n;
-    nb_tokens_free(&tokens);
+        s = compile(c, &text, err);
+    if (s == NB_OK)
+        s = nb_answer_find_choices(schema, &c->choices, err);
+    if (s == NB_OK)
+        s = open_prompt(c, o, text.text, err);
+    free(written);
+    json_decref(schema);
     return s;
 }
 
-/* Instructions in words, before the document, for a model that was not made for this task. */
-static void write_instructions(const struct answer *a, struct nb_buf *out) {
-    nb_buf_add_string(out,
-                      "Read the business document below and answer with one line of JSON with the "
-                      "keys document_type (one of");
-    for (int i = 0; i < a->n_labels; i++)
-        nb_buf_printf(out, "%s %s", i ? "," : "", a->labels[i]);
-    nb_buf_add_string(out,
-                      "), party (the business that issued the document), date (of issue, as "
-                      "YYYY-MM-DD), currency (as its ISO 4217 code) and total (the amount to pay, "
-                      "as a decimal number in a string). A field that is not in the document is "
-                      "null.\n\nDocument:\n");
-}
-
-/* Adds the document's tokens: all, or the first two thirds and the last third of those that fit. */
-static enum nb_status add_document(struct answer *a, size_t room, struct nb_error *err) {
-    const struct nb_tokens *d = &a->scratch;
-    size_t head = d->n, tail = 0;
-    if (d->n > room) {
-        head = room * 2 / 3;
-        tail = room - head;
-        a->truncated = true;
-    }
-    for (size_t i = 0; i < head + tail; i++) {
-        int32_t id = d->ids[i < head ? i : d->n - tail + (i - head)];
-        if (!nb_tokens_add(&a->prompt, id))
-            return nb_fail_memory(err, d->n * sizeof id, "the prompt");
-    }
+static enum nb_status open(struct nb_classifier *c, const struct nb_classify_options *o,
+                           struct nb_error *err) {
+    struct nb_engine *e = c->engine;
+    char path[PATH_MAX];
+    if (!e->tokenizer)
+        return nb_fail(err, NB_ERR_UNSUPPORTED,
+                       "%s: has neither tokenizer.json nor tokenizer.model, which text needs",
+                       e->folder);
+    bool trained = nb_path_join(path, sizeof path, e->folder, "classify.txt") && nb_is_file(path);
+    c->custom = o->schema.text != NULL;
+    c->first_form = !trained && has_token(e, "<|answer|>");
+    c->answer.choices = &c->choices;
+    enum nb_status s = read_types(c, o, err);
+    if (s == NB_OK)
+        s = read_context(c, o, err);
+    if (s == NB_OK)
+        s = open_answer(c, o, err);
+    if (s == NB_OK)
+        s = nb_answer_reserve(e, &c->answer, &c->answer.reserve, err);
+    if (s != NB_OK)
+        return s;
+    /* A short context is shared in halves. */
+    size_t context = (size_t)e->context, most = ANSWER_TOKENS;
+    if (c->custom)
+        most = c->prompt.form == NB_PROMPT_TRAINED ? UNTRAINED_TOKENS : SCHEMA_TOKENS;
+    size_t left = context > c->answer.reserve ? context - c->answer.reserve : 0;
+    c->answer.max_tokens = most < left / 4 ? most : left / 4;
+    c->room = left - c->answer.max_tokens;
     return NB_OK;
 }
 
-/* The prompt of a document in normal form: what stands before it, the document, what stands after
- * it. */
-static enum nb_status make_prompt(struct answer *a, const char *text, size_t n,
-                                  struct nb_error *err) {
-    int32_t mark = nb_tokenizer_find(a->engine->tokenizer, answer_token);
-    struct nb_buf before = {0};
-    struct nb_tokens after = {0};
-    if (mark < 0)
-        write_instructions(a, &before);
-    nb_buf_add(&before, "", 0);
-    enum nb_status s =
-        before.failed ? nb_fail_memory(err, before.len, "the prompt")
-                      : encode(a, before.data, before.len, NB_ENCODE_TEMPLATE, &a->prompt, err);
-    if (s == NB_OK)
-        s = encode(a, text, n, mark < 0 ? NB_ENCODE_CONTINUE : 0, &a->scratch, err);
-    if (s == NB_OK && mark < 0) {
-        static const char json[] = "\n\nJSON:\n";
-        s = encode(a, json, sizeof json - 1, NB_ENCODE_CONTINUE, &after, err);
-    } else if (s == NB_OK && !nb_tokens_add(&after, mark)) {
-        s = nb_fail_memory(err, sizeof mark, "the prompt");
-    }
-    a->continues = mark < 0;
-    size_t answer_tokens = 0, context = (size_t)a->engine->context;
-    if (s == NB_OK)
-        s = count_answer(a, &answer_tokens, err);
-    size_t fixed = a->prompt.n + after.n + answer_tokens;
-    if (s == NB_OK && context < fixed + MIN_DOCUMENT_TOKENS)
-        s = nb_fail(err, NB_ERR_LIMIT,
-                    "a context of %zu has no room for a document: instructions and answer take %zu",
-                    context, fixed);
-    if (s == NB_OK)
-        s = add_document(a, context - fixed, err);
-    for (size_t i = 0; s == NB_OK && i < after.n; i++) {
-        if (!nb_tokens_add(&a->prompt, after.ids[i]))
-            s = nb_fail_memory(err, a->prompt.n * sizeof(int32_t), "the prompt");
-    }
-    nb_tokens_free(&after);
-    nb_buf_free(&before);
-    return s;
-}
-
-/* ---- frame and values --------------------------------------------------------------------------
- */
-
-/* Gives the model what the frame holds; logits after it are then in a->logits. */
-static enum nb_status read_frame(struct answer *a, struct nb_error *err) {
-    if (a->frame.failed)
-        return nb_fail_memory(err, a->frame.len, "the answer");
-    a->scratch.n = 0;
-    enum nb_status s = encode_some(a, a->frame.data, a->frame.len,
-                                   a->continues ? NB_ENCODE_CONTINUE : 0, &a->scratch, err);
-    if (s == NB_OK)
-        s = nb_sequence_append(&a->sequence, a->scratch.ids, a->scratch.n, 1, &a->logits, err);
-    nb_buf_clear(&a->frame);
-    a->continues = true;
-    return s;
-}
-
-/* log P(label and its closing quote | what the model has read); `logits` are those after it. */
-static enum nb_status score_label(struct answer *a, const char *label, const float *logits,
-                                  double *score, struct nb_error *err) {
-    char text[MAX_LABEL_BYTES + 2];
-    int n = snprintf(text, sizeof text, "%s\"", label);
-    size_t n_vocab = (size_t)a->engine->model.config.n_vocab;
-    a->scratch.n = 0;
-    enum nb_status s = encode_some(a, text, (size_t)n, NB_ENCODE_CONTINUE, &a->scratch, err);
-    if (s != NB_OK)
+enum nb_status nb_classifier_open(struct nb_engine *engine,
+                                  const struct nb_classify_options *options,
+                                  struct nb_classifier **out, struct nb_error *err) {
+    static const struct nb_classify_options usual = {0};
+    struct nb_classifier *c = calloc(1, sizeof *c);
+    *out = NULL;
+    if (!c)
+        return nb_fail_memory(err, sizeof *c, "a classifier");
+    c->engine = engine;
+    enum nb_status s = open(c, options ? options : &usual, err);
+    if (s != NB_OK) {
+        nb_classifier_close(c);
         return s;
-    const int32_t *ids = a->scratch.ids;
-    *score = nb_log_probability(logits, n_vocab, ids[0]);
-    if (a->scratch.n == 1)
-        return NB_OK;
-    int32_t start = a->sequence.n;
-    float *rows;
-    s = nb_sequence_append(&a->sequence, ids, a->scratch.n - 1, a->scratch.n - 1, &rows, err);
-    for (size_t i = 1; s == NB_OK && i < a->scratch.n; i++)
-        *score += nb_log_probability(rows + (i - 1) * n_vocab, n_vocab, ids[i]);
-    nb_sequence_truncate(&a->sequence, start);
-    return s;
-}
-
-/* The most probable label, and its probability among all of them. */
-static enum nb_status choose_label(struct answer *a, int *best, double *confidence,
-                                   struct nb_error *err) {
-    size_t bytes = (size_t)a->engine->model.config.n_vocab * sizeof(float);
-    float *logits = malloc(bytes); /* a step's logits last until the next step */
-    if (!logits)
-        return nb_fail_memory(err, bytes, "the labels' probabilities");
-    memcpy(logits, a->logits, bytes);
-    double scores[MAX_LABELS], sum = 0;
-    enum nb_status s = NB_OK;
-    *best = 0;
-    for (int i = 0; i < a->n_labels && s == NB_OK; i++) {
-        s = score_label(a, a->labels[i], logits, &scores[i], err);
-        if (s == NB_OK && scores[i] > scores[*best])
-            *best = i;
     }
-    free(logits);
-    if (s != NB_OK)
-        return s;
-    for (int i = 0; i < a->n_labels; i++)
-        sum += exp(scores[i] - scores[*best]);
-    *confidence = isfinite(sum) ? 1 / sum : 1.0 / a->n_labels;
+    *out = c;
     return NB_OK;
 }
 
-/* Whether the model would rather write null than a string, after a key. */
-static enum nb_status prefers_null(struct answer *a, bool *null, struct nb_error *err) {
-    a->scratch.n = 0;
-    enum nb_status s = encode_some(a, "null", 4, NB_ENCODE_CONTINUE, &a->scratch, err);
-    size_t second = a->scratch.n;
-    if (s == NB_OK)
-        s = encode_some(a, "\"", 1, NB_ENCODE_CONTINUE, &a->scratch, err);
-    if (s == NB_OK)
-        *null = a->logits[a->scratch.ids[0]] > a->logits[a->scratch.ids[second]];
-    return s;
+void nb_classifier_close(struct nb_classifier *c) {
+    if (!c)
+        return;
+    nb_grammar_release(c->answer.grammar);
+    nb_answer_free_choices(&c->choices);
+    nb_prompt_close(&c->prompt);
+    nb_context_free(&c->context);
+    nb_names_free(&c->types);
+    free(c);
 }
 
-static bool ends_answer(const struct answer *a, int32_t id) {
-    return nb_config_is_end(&a->engine->model.config, id) ||
-           nb_tokenizer_is_special(a->engine->tokenizer, id);
+/* ---- from the answer to its fields --------------------------------------------------------------
+ */
+
+static const struct nb_value *member(const struct nb_value *object, const char *a, const char *b) {
+    const struct nb_value *v = nb_value_get(object, a);
+    return b ? nb_value_get(v, b) : v;
 }
 
-/* Lets the model write a string up to its closing quote, at most max_tokens of it, into *raw:
- * JSON's escapes and all. What a last token holds before the quote goes into the frame, the model
- * not having read it. */
-static enum nb_status write_string(struct answer *a, int max_tokens, struct nb_buf *raw,
-                                   struct nb_error *err) {
-    bool escaped = false;
-    for (int i = 0; i < max_tokens; i++) {
-        struct nb_sampler greedy = {.n_vocab = (size_t)a->engine->model.config.n_vocab};
-        int32_t id = nb_sample(&greedy, a->logits);
-        if (ends_answer(a, id))
-            break;
-        size_t n, used = 0;
-        const char *bytes = nb_tokenizer_bytes(a->engine->tokenizer, id, &n);
-        for (; used < n && (escaped || bytes[used] != '"'); used++)
-            escaped = !escaped && bytes[used] == '\\';
-        nb_buf_add(raw, bytes, used);
-        if (used < n) {
-            nb_buf_add(&a->frame, bytes, used);
-            break;
-        }
-        enum nb_status s = nb_sequence_append(&a->sequence, &id, 1, 1, &a->logits, err);
-        if (s != NB_OK)
-            return s;
-    }
-    return raw->failed ? nb_fail_memory(err, raw->len, "a value") : NB_OK;
-}
-
-/* `"key":` is in the frame. The model's value for it: *out is NULL for null and for what is not
- * valid in that field. */
-static enum nb_status write_field(struct answer *a, enum field field, char **out,
-                                  struct nb_error *err) {
-    bool null = true;
-    enum nb_status s = read_frame(a, err);
-    if (s == NB_OK)
-        s = prefers_null(a, &null, err);
-    if (s != NB_OK)
-        return s;
-    if (null) {
-        nb_buf_add_string(&a->frame, "null");
+/* A string, or a number as it is written; NULL for null and for what `valid` refuses. */
+static enum nb_status copy(const struct nb_value *v, bool (*valid)(const char *), char **out,
+                           struct nb_error *err) {
+    *out = NULL;
+    if (!nb_value_is(v, NB_VALUE_STRING) && !nb_value_is(v, NB_VALUE_NUMBER))
         return NB_OK;
-    }
-    struct nb_buf raw = {0};
-    nb_buf_add_string(&a->frame, "\"");
-    s = read_frame(a, err);
-    if (s == NB_OK)
-        s = write_string(a, fields[field].max_tokens, &raw, err);
-    if (s == NB_OK)
-        s = nb_field_text(raw.data ? raw.data : "", raw.len, out, err);
-    nb_buf_free(&raw);
-    if (s != NB_OK)
-        return s;
-    nb_buf_add_string(&a->frame, "\"");
-    static bool (*const valid[N_FIELDS])(const char *) = {nb_field_is_text, nb_field_is_date,
-                                                          nb_field_is_currency, nb_field_is_amount};
-    if (!valid[field](*out)) {
+    enum nb_status s = nb_field_clean(v->text, v->n, out, err);
+    if (s == NB_OK && valid && !valid(*out)) {
         free(*out);
         *out = NULL;
     }
-    return NB_OK;
-}
-
-static enum nb_status write_answer(struct answer *a, struct nb_classification *out,
-                                   struct nb_error *err) {
-    nb_buf_add_string(&a->frame, "{\"document_type\":\"");
-    int label = 0;
-    enum nb_status s = read_frame(a, err);
-    if (s == NB_OK)
-        s = choose_label(a, &label, &out->confidence, err);
-    if (s != NB_OK)
-        return s;
-    out->document_type = strdup(a->labels[label]);
-    if (!out->document_type)
-        return nb_fail_memory(err, MAX_LABEL_BYTES, "the answer");
-    nb_buf_printf(&a->frame, "%s\"", a->labels[label]);
-    char **values[N_FIELDS] = {&out->party, &out->date, &out->currency, &out->total};
-    for (int i = 0; i < N_FIELDS && s == NB_OK; i++) {
-        nb_buf_printf(&a->frame, ",\"%s\":", fields[i].key);
-        s = write_field(a, (enum field)i, values[i], err);
-    }
     return s;
 }
 
-static enum nb_status answer(struct answer *a, const char *text, size_t n,
+static enum nb_status read_fields(const struct nb_classifier *c, const struct nb_value *a,
+                                  struct nb_classification *out, struct nb_error *err) {
+    bool first = c->first_form;
+    const char *sum = first ? NULL : "extracted_summary";
+    const struct field {
+        const struct nb_value *value;
+        bool (*valid)(const char *);
+        char **to;
+    } fields[] = {
+        {member(a, "document_type", NULL), NULL, &out->document_type},
+        {member(a, "transaction_direction", NULL), NULL, &out->transaction_direction},
+        {first ? member(a, "party", NULL) : member(a, "primary_party", "name"), nb_field_is_text,
+         &out->party},
+        {member(a, "primary_party", "role"), NULL, &out->role},
+        {first ? member(a, "total", NULL) : member(a, sum, "total_amount"), nb_field_is_amount,
+         &out->total},
+        {first ? member(a, "currency", NULL) : member(a, sum, "currency"), nb_field_is_currency,
+         &out->currency},
+        {first ? member(a, "date", NULL) : member(a, sum, "document_date"), nb_field_is_date,
+         &out->date},
+        {first ? NULL : member(a, sum, "document_number"), nb_field_is_text, &out->number},
+        {member(a, "reasoning", NULL), nb_field_is_text, &out->reasoning},
+        {member(a, "selected_action", NULL), NULL, &out->selected_action},
+    };
+    enum nb_status s = NB_OK;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields && s == NB_OK; i++)
+        s = copy(fields[i].value, fields[i].valid, fields[i].to, err);
+    out->business_relevant = first
+                                 ? out->document_type && strcmp(out->document_type, "other") != 0
+                                 : nb_value_is(member(a, "business_relevant", NULL), NB_VALUE_TRUE);
+    return s;
+}
+
+/* Notes how sure the model was of what it chose. */
+static enum nb_status read_confidences(const struct nb_classifier *c, struct nb_classification *out,
+                                       struct nb_error *err) {
+    if (!c->choices.n)
+        return NB_OK;
+    out->confidences = calloc(c->choices.n, sizeof *out->confidences);
+    if (!out->confidences)
+        return nb_fail_memory(err, c->choices.n * sizeof *out->confidences, "the answer");
+    for (size_t i = 0; i < c->choices.n; i++) {
+        const struct nb_answer_choice *choice = &c->choices.of[i];
+        if (choice->chosen < 0)
+            continue;
+        struct nb_confidence *to = &out->confidences[out->n_confidences++];
+        *to = (struct nb_confidence){strdup(choice->name), choice->p[choice->chosen]};
+        if (!to->field)
+            return nb_fail_memory(err, strlen(choice->name), "the answer");
+        if (strcmp(to->field, "document_type") == 0)
+            out->confidence = to->p;
+    }
+    return NB_OK;
+}
+
+static enum nb_status read_answer(const struct nb_classifier *c, struct nb_buf *text,
+                                  struct nb_classification *out, struct nb_error *err) {
+    struct nb_arena arena = {0};
+    struct nb_value value;
+    enum nb_status s = NB_OK;
+    if (!c->custom) {
+        s = nb_value_parse(text->data, text->len, "the answer", &arena, &value, err);
+        if (s == NB_OK)
+            s = read_fields(c, &value, out, err);
+    }
+    nb_arena_free(&arena);
+    if (s == NB_OK)
+        s = read_confidences(c, out, err);
+    out->answer = text->data;
+    *text = (struct nb_buf){0};
+    return s;
+}
+
+/* ---- documents ---------------------------------------------------------------------------------
+ */
+
+/* Starts a sequence with what every prompt begins with, in pages that others can use, too: always
+ * computed alone, so that the same document gives the same numbers whether they are found or not.
+ */
+static enum nb_status begin(const struct nb_classifier *c, struct nb_sequence *sequence,
+                            const struct nb_tokens *prompt, size_t *cached, struct nb_error *err) {
+    size_t fixed = c->prompt.fixed / NB_PAGE_TOKENS * NB_PAGE_TOKENS;
+    enum nb_status s = nb_sequence_open(c->engine, sequence, err);
+    if (s != NB_OK)
+        return s;
+    *cached = (size_t)nb_sequence_reuse(sequence, prompt->ids, prompt->n);
+    if (*cached >= fixed)
+        return NB_OK;
+    s = nb_sequence_append(sequence, prompt->ids + *cached, fixed - *cached, 0, NULL, err);
+    if (s == NB_OK)
+        nb_sequence_publish(sequence, prompt->ids);
+    return s;
+}
+
+static enum nb_status answer(struct nb_classifier *c, const char *text, size_t n,
                              struct nb_classification *out, struct nb_error *err) {
-    if (!a->engine->tokenizer)
-        return nb_fail(err, NB_ERR_UNSUPPORTED,
-                       "%s: has neither tokenizer.json nor tokenizer.model, which text needs",
-                       a->engine->folder);
-    enum nb_status s = read_labels(a, err);
+    struct nb_tokens prompt = {0};
+    struct nb_sequence sequence = {0};
+    struct nb_buf json = {0};
+    enum nb_status s = nb_prompt_make(&c->prompt, text, n, c->room, &prompt, &out->truncated, err);
     if (s == NB_OK)
-        s = make_prompt(a, text, n, err);
+        s = begin(c, &sequence, &prompt, &out->cached_tokens, err);
     if (s == NB_OK)
-        s = nb_sequence_open(a->engine, &a->sequence, err);
+        s = nb_answer_make(&sequence, prompt.ids + sequence.n, prompt.n - (size_t)sequence.n,
+                           &c->answer, &json, &out->tokens, err);
     if (s == NB_OK)
-        s = nb_sequence_append(&a->sequence, a->prompt.ids, a->prompt.n, 0, NULL, err);
-    if (s == NB_OK)
-        s = write_answer(a, out, err);
-    out->truncated = a->truncated;
-    out->prompt_tokens = a->prompt.n;
-    out->tokens = s == NB_OK ? (size_t)a->sequence.n - a->prompt.n : 0;
+        s = read_answer(c, &json, out, err);
+    out->prompt_tokens = prompt.n;
+    nb_sequence_close(&sequence);
+    nb_tokens_free(&prompt);
+    nb_buf_free(&json);
     return s;
 }
 
 /* Answers for a text in normal form. */
-static enum nb_status classify(struct nb_engine *engine, const char *text, size_t n,
+static enum nb_status classify(struct nb_classifier *c, const char *text, size_t n,
                                struct nb_classification *out, struct nb_error *err) {
-    *out = (struct nb_classification){0};
     int64_t start = nb_now_us();
-    struct answer a = {.engine = engine};
-    enum nb_status s = answer(&a, text, n, out, err);
-    nb_sequence_close(&a.sequence);
-    nb_tokens_free(&a.prompt);
-    nb_tokens_free(&a.scratch);
-    nb_buf_free(&a.frame);
-    nb_buf_free(&a.label_text);
+    enum nb_status s = answer(c, text, n, out, err);
     out->milliseconds = (double)(nb_now_us() - start) / 1000;
     if (s != NB_OK)
         nb_classification_free(out);
     return s;
 }
 
-enum nb_status nb_classify_text(struct nb_engine *engine, const char *text, size_t n,
-                                struct nb_classification *out, struct nb_error *err) {
+enum nb_status nb_classifier_text(struct nb_classifier *c, const char *text, size_t n,
+                                  struct nb_classification *out, struct nb_error *err) {
     *out = (struct nb_classification){0};
     struct nb_buf normal = {0};
     enum nb_status s = nb_text_normalize(text, n, "document", &normal, err);
@@ -423,27 +451,53 @@ enum nb_status nb_classify_text(struct nb_engine *engine, const char *text, size
         s = nb_fail(err, NB_ERR_FORMAT, "document: %s",
                     n ? "holds nothing but spaces" : "is empty");
     if (s == NB_OK)
-        s = classify(engine, normal.data, normal.len, out, err);
+        s = classify(c, normal.data, normal.len, out, err);
     nb_buf_free(&normal);
     return s;
 }
 
-enum nb_status nb_classify_file(struct nb_engine *engine, const char *path,
-                                struct nb_classification *out, struct nb_error *err) {
+enum nb_status nb_classifier_file(struct nb_classifier *c, const char *path,
+                                  struct nb_classification *out, struct nb_error *err) {
     *out = (struct nb_classification){0};
     struct nb_buf text = {0};
     enum nb_status s = nb_document_read(path, &text, err);
-    if (s == NB_OK && (s = classify(engine, text.data, text.len, out, err)) != NB_OK)
+    if (s == NB_OK && (s = classify(c, text.data, text.len, out, err)) != NB_OK)
         nb_fail_prefix(err, s, "%s", path);
     nb_buf_free(&text);
     return s;
 }
 
+enum nb_status nb_classify_text(struct nb_engine *engine, const char *text, size_t n,
+                                struct nb_classification *out, struct nb_error *err) {
+    struct nb_classifier *c;
+    *out = (struct nb_classification){0};
+    enum nb_status s = nb_classifier_open(engine, NULL, &c, err);
+    if (s == NB_OK)
+        s = nb_classifier_text(c, text, n, out, err);
+    nb_classifier_close(c);
+    return s;
+}
+
+enum nb_status nb_classify_file(struct nb_engine *engine, const char *path,
+                                struct nb_classification *out, struct nb_error *err) {
+    struct nb_classifier *c;
+    *out = (struct nb_classification){0};
+    enum nb_status s = nb_classifier_open(engine, NULL, &c, err);
+    if (s == NB_OK)
+        s = nb_classifier_file(c, path, out, err);
+    nb_classifier_close(c);
+    return s;
+}
+
 void nb_classification_free(struct nb_classification *c) {
-    free(c->document_type);
-    free(c->party);
-    free(c->date);
-    free(c->currency);
-    free(c->total);
+    char *const strings[] = {c->document_type, c->party,          c->date,
+                             c->currency,      c->total,          c->number,
+                             c->role,          c->reasoning,      c->transaction_direction,
+                             c->answer,        c->selected_action};
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        free(strings[i]);
+    for (size_t i = 0; i < c->n_confidences; i++)
+        free(c->confidences[i].field);
+    free(c->confidences);
     *c = (struct nb_classification){0};
 }

@@ -2,23 +2,9 @@
 
 #include "base/buf.h"
 #include "base/utf8.h"
-#include "model/json.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Takes raw for JSON; *out is NULL if it is none, or holds control characters. False if memory ran
- * out. */
-static bool parse(const char *raw, size_t n, json_t **out) {
-    struct nb_buf quoted = {0};
-    nb_buf_add(&quoted, "\"", 1);
-    nb_buf_add(&quoted, raw, n);
-    nb_buf_add(&quoted, "\"", 1);
-    json_error_t e = {0};
-    *out = quoted.failed ? NULL : json_loadb(quoted.data, quoted.len, JSON_DECODE_ANY, &e);
-    nb_buf_free(&quoted);
-    return *out || !nb_json_no_memory(&e);
-}
 
 /* Adds UTF-8 without control characters. */
 static void add_clean(struct nb_buf *out, const char *text, size_t n) {
@@ -33,17 +19,10 @@ static void add_clean(struct nb_buf *out, const char *text, size_t n) {
     }
 }
 
-enum nb_status nb_field_text(const char *raw, size_t n, char **out, struct nb_error *err) {
-    *out = NULL;
+enum nb_status nb_field_clean(const char *text, size_t n, char **out, struct nb_error *err) {
     struct nb_buf clean = {0};
-    json_t *value;
-    if (!parse(raw, n, &value))
-        return nb_fail_memory(err, n, "a value");
-    if (json_is_string(value))
-        add_clean(&clean, json_string_value(value), json_string_length(value));
-    else
-        add_clean(&clean, raw, n);
-    json_decref(value);
+    *out = NULL;
+    add_clean(&clean, text, n);
     size_t begin = 0, end = clean.len;
     while (begin < end && clean.data[begin] == ' ')
         begin++;

@@ -7,10 +7,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* raw[0..n), written as the inside of a JSON string, to text: *out, which the caller frees. Valid
- * escapes are resolved; where the whole is no valid JSON string, backslashes stand for themselves,
- * bytes that are no UTF-8 become U+FFFD, and control characters go. Spaces at both ends go. */
-enum nb_status nb_field_text(const char *raw, size_t n, char **out, struct nb_error *err);
+/* text[0..n) without control characters and without spaces at both ends: *out, which the caller
+ * frees. Bytes that are no UTF-8 become U+FFFD. */
+enum nb_status nb_field_clean(const char *text, size_t n, char **out, struct nb_error *err);
 
 bool nb_field_is_text(const char *text);     /* not empty */
 bool nb_field_is_date(const char *text);     /* YYYY-MM-DD, a day of the Gregorian calendar */
