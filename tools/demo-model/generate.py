@@ -17,7 +17,6 @@ import re
 
 import words as W
 
-LABELS = ["receipt", "invoice", "credit_note", "other"]
 MONTHS = "JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER OCTOBER NOVEMBER DECEMBER".split()
 MONTHS_IN = {
     "DE": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
@@ -40,12 +39,6 @@ def normalize(text):
     text = NOTHING.sub("", SPACES.sub(" ", text))
     lines = (re.sub(" {2,}", "  ", line.strip(" ")) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
-
-
-def answer(expected):
-    """The model's answer: compact JSON, keys in this order."""
-    keys = ("document_type", "party", "date", "currency", "total")
-    return json.dumps({k: expected[k] for k in keys}, ensure_ascii=False, separators=(",", ":"))
 
 
 def held(receipt_id):
@@ -465,7 +458,7 @@ def basket(r, most=9):
 
 
 def body_my(r, d, drop_date=False, drop_total=False):
-    """The rows below the head of a Malaysian receipt. Returns (rows, total in cents)."""
+    """The rows below the head of a Malaysian receipt. Returns (rows, total in cents, number if one stands there)."""
     style = date_style(r, "MY")
     day = show_date(d, style)
     rows, bill = [], []
@@ -592,20 +585,21 @@ def body_my(r, d, drop_date=False, drop_total=False):
         rows.append(r.choice((f"{day} {clock(r)}", f"CLOSED: 1  {day}  {clock(r)}", f"PRINTED ON {day}")))
     for _ in range(r.choice((0, 0, 1, 1, 2, 3, 5))):
         rows.append(r.choice(W.FOOTERS))
-    return rows, total
+    return rows, total, inv if any(inv in x for x in rows) else None
 
 
 def receipt_my(r, name):
     d, drop = some_date(r), r.random()
     rows = header_my(r, name) if drop > .015 else (address_my(r) if chance(r, .5) else [])
-    body, total = body_my(r, d, .015 < drop < .03, .03 < drop < .05)
+    body, total, no = body_my(r, d, .015 < drop < .03, .03 < drop < .05)
     text = rows + body
-    expected = dict(document_type="receipt", party=name if drop > .015 else None, date=None if .015 < drop < .03 else d.isoformat(),
+    expected = dict(number=no, document_type="receipt", party=name if drop > .015 else None, date=None if .015 < drop < .03 else d.isoformat(),
                     currency="MYR", total=None if .03 < drop < .05 else plain(total))
     if chance(r, .15):      # the same in mixed or lower case
         lower = r.choice((str.title, str.title, str.lower))
         text = [lower(x).replace("Rm", "RM") for x in text]
-        expected["party"] = name and lower(name)
+        for k in ("party", "number"):
+            expected[k] = expected[k] and lower(expected[k])
     return text, expected
 
 
@@ -687,10 +681,10 @@ class Money:
         return f"{text} {self.column}" if self.column and len(self.column) > 1 else f"{text} ({self.column})" if self.column else text
 
 
-def lines_of(r, lang, money, most=8, scales=(800, 3000, 9000, 30000, 90000)):
+def lines_of(r, lang, money, most=8, scales=(800, 3000, 9000, 30000, 90000), count=0):
     out, cents = [], 1 if money.style[1] != "0" else 100
     scale = r.choice(scales)
-    for _ in range(min(1 + int(r.expovariate(.45)), most)):
+    for _ in range(count or min(1 + int(r.expovariate(.45)), most)):
         x = r.random()
         if lang != "EN" and x < .6:
             pool = {"DE": W.GERMAN, "FR": W.FRENCH, "ES": W.SPANISH}[lang]
@@ -828,7 +822,8 @@ def commercial(r, kind):
         meta = []
         if has_date:
             meta.append(r.choice((f"{day} {clock(r, False)}", f"{day}  {clock(r, False)}", f"{w['date'] if lang != 'EN' else 'Date'}{colon}{day}", f"{day}")))
-        meta += [x for x in (f"{r.choice(('Receipt', 'Order', 'Table', 'Till', 'Ticket', 'Check'))} {r.choice(('#', '', 'No. '))}{digits(r, 4)}", f"{r.choice(('Server', 'Cashier', 'Served by'))}{colon}{r.choice(W.GIVEN)}") if chance(r, .5)]
+        no = digits(r, 4)
+        meta += [x for x in (f"{r.choice(('Receipt', 'Ticket', 'Check', 'Receipt'))} {r.choice(('#', '', 'No. '))}{no}", f"{r.choice(('Server', 'Cashier', 'Served by'))}{colon}{r.choice(W.GIVEN)}") if chance(r, .5)]
         r.shuffle(meta)
         if chance(r, .75):
             rows += meta + rows_items + tail + foot
@@ -879,11 +874,12 @@ def commercial(r, kind):
         code = money.code
         if code in ("SGD", "AUD", "CAD") and not any(x in "\n".join(rows) for x in [code] + c["name"].split("|") + ([" GST", "Pty"] if code == "AUD" else [])):
             rows.append(f"All amounts in {code}")
-    expected = dict(document_type=kind, party=seller, date=d.isoformat() if has_date else None, currency=money.code, total=plain(sign * total) if has_total else None)
+    expected = dict(document_type=kind, party=seller, date=d.isoformat() if has_date else None, currency=money.code, total=plain(sign * total) if has_total else None,
+                    number=no if kind != "receipt" or any(x.endswith(no) and x in meta for x in rows) else None, recipient=buyer if kind != "receipt" else None, title=title if any(title in x for x in rows) else None)
     if not has_date:
         rows = [x for x in rows if day not in x]
     if upper:
-        rows, expected["party"] = [x.upper() for x in rows], seller.upper()
+        rows, expected = [x.upper() for x in rows], dict(expected, **{k: expected[k] and expected[k].upper() for k in ("party", "number", "recipient", "title")})
     return rows, expected
 
 
@@ -957,48 +953,55 @@ def mail(r):
 
 
 def near_business(r):
-    """Papers that look like an invoice but are none: delivery note, order, quotation, statement, reminder, packing list, bank statement."""
+    """Papers that look like business and are nothing to book: price lists, menus, timetables, inventories."""
     country = r.choice(WORLD)
-    c, money, d = W.COUNTRIES[country], Money(r, country), some_date(r)
-    style = date_style(r, country, False)
-    day = show_date(d, style)
-    a, b = firm(r, country), firm(r, country)
-    colon = r.choice((": ", ":  ", "  "))
-    kind = r.choice(("delivery", "order", "quote", "statement", "packing", "bank", "payslip", "reminder", "menu", "timetable"))
-    items = lines_of(r, "EN", money, 10)
-    rows = [a] + address(r, country)
-    title = {"delivery": "Delivery Note|DELIVERY NOTE|Delivery list|Lieferschein|Bon de livraison|DELIVERY ORDER|Goods received note", "order": "Purchase Order|PURCHASE ORDER|Order confirmation|Bestellung|Bon de commande|Sales order", "quote": "Quotation|QUOTE|Estimate|Offer|Angebot|Devis|Proposal",
-             "statement": "Statement of Account|ACCOUNT STATEMENT|Statement|Customer statement", "packing": "Packing List|PACKING SLIP|Pick list|Packliste", "bank": "Bank Statement|Account statement|Kontoauszug|Relevé de compte", "payslip": "Payslip|Pay statement|Gehaltsabrechnung|Salary slip",
-             "reminder": "Payment reminder|Reminder|Mahnung|Second notice", "menu": "Menu|Price list|Our dishes|Speisekarte", "timetable": "Timetable|Schedule|Agenda|Inventory|Shopping list"}[kind]
-    title = r.choice(title.split("|"))
-    rows = ([title] + rows) if chance(r, .5) else rows + [title]
-    if kind not in ("menu", "timetable"):
-        rows += [f"{r.choice(('No.', 'Number', 'Reference', title + ' No'))}{colon}{digits(r, 6)}", f"Date{colon}{day}"]
-        if chance(r, .7):
-            rows += [r.choice(("To:", "Ship to:", "Deliver to:", "Customer:", "Supplier:"))] + [b] + address(r, country)
-    if kind in ("delivery", "packing"):
-        rows.append(r.choice(("Qty  Description", "Item  Description  Quantity  Weight", "Pos.  Article  Quantity")))
-        rows += [r.choice((f"{q}  {n}", f"{i + 1}  {n}  {q}  {r.randint(1, 90)} kg")) for i, (n, q, p) in enumerate(items)]
-        rows += r.sample(["Received in good order", "Signature: ____________", f"Driver: {person(r)}", f"Parcels: {r.randint(1, 9)}", f"Total weight: {r.randint(2, 400)} kg", f"Order no. {digits(r, 6)}"], r.randint(1, 4))
-    elif kind in ("order", "quote"):
-        rows.append("Item  Description  Qty  Unit price  Amount")
-        rows += [f"{i + 1}  {n}  {q}  {money.item(p)}  {money.item(q * p)}" for i, (n, q, p) in enumerate(items)]
-        net = sum(q * p for _, q, p in items)
-        rows += [f"Subtotal  {money.full(net)}", f"{money.label('Total')}  {money.full(net)}"]
-        rows.append(r.choice((f"Valid until {day}", "This quotation is valid for 30 days.", "We look forward to your order.", "Please deliver by " + day, "Please confirm receipt of this order.", "Authorized by: " + person(r)))) if chance(r, .8) else None
-    elif kind in ("statement", "bank", "reminder"):
-        rows.append(r.choice(("Date  Description  Debit  Credit  Balance", "Date  Reference  Amount  Balance", "Invoice  Date  Due  Open amount")))
-        balance = r.randint(0, 500000)
-        for _ in range(r.randint(2, 12)):
-            x = r.randint(-90000, 90000)
-            balance += x
-            rows.append(f"{show_date(d - datetime.timedelta(days=r.randint(0, 60)), style)}  {r.choice((firm(r, country), 'INV-' + digits(r, 5), 'Payment received', 'Card payment', 'Standing order', 'Invoice ' + digits(r, 5)))}  {money.num(x)}  {money.num(balance)}")
-        rows.append(r.choice((f"Closing balance  {money.full(balance)}", f"Balance due  {money.full(balance)}", f"Total outstanding  {money.full(balance)}", f"New balance {money.full(balance)}")))
-    elif kind == "payslip":
-        rows += [f"Employee{colon}{person(r)}", f"Basic salary  {money.full(r.randint(200000, 900000))}", f"Overtime  {money.num(r.randint(0, 50000))}", f"Deductions  {money.num(r.randint(10000, 90000))}", f"Net pay  {money.full(r.randint(150000, 700000))}"]
+    money, items = Money(r, country), lines_of(r, "EN", Money(r, country), 10)
+    title, rows = r.choice(("Menu", "Price list", "Our dishes", "Speisekarte", "Price list 2024", "Tariff")), [firm(r, country)] + address(r, country)
+    if chance(r, .4):
+        title = r.choice(("Timetable", "Schedule", "Agenda", "Inventory", "Shopping list", "Opening hours", "Programme"))
+        rows += [title] + [f"{clock(r)}  {n}" if chance(r, .8) else n for n, _, _ in items]
     else:
-        rows += [f"{n}  {money.item(p)}" if kind == "menu" else f"{clock(r)}  {n}" if chance(r, .8) else n for n, _, p in items]
-    return [x for x in rows if x]
+        rows += [title] + [f"{n}  {money.item(p)}" for n, _, p in items]
+    return rows
+
+
+def note(r):
+    """Mails and letters that speak of business papers without being one, and notices of machines."""
+    d = lambda: show_date(some_date(r), date_style(r, r.choice(WORLD), False))
+    amount = lambda: f"{r.choice(('EUR', '$', '£', 'RM', 'USD', 'CHF'))} {number(r.randint(500, 900000))}"
+    no = lambda: r.choice((digits(r, 5), f"INV-{digits(r, 4)}", f"{scramble(r, 2)}{digits(r, 4)}"))
+    a, b, f = person(r), person(r), firm(r, r.choice(WORLD))
+    x = r.randrange(14)
+    if x == 0:
+        body = [f"please find attached our invoice {no()} of {d()} over {amount()}.", "If you have any questions, please call me."]
+    elif x == 1:
+        body = [f"thank you for your payment of {amount()}, which we received on {d()}."]
+    elif x == 2:
+        body = [f"could you please send me a copy of invoice {no()}? I cannot find it in my files.", r.choice(("It should be from March.", f"The amount was {amount()}."))]
+    elif x == 3:
+        body = [f"your parcel {digits(r, 12)} has been handed over to {f} and will arrive on {d()}.", "You can follow it on our web site."]
+    elif x == 4:
+        body = [f"your password was changed on {d()} at {clock(r)}. If this was not you, contact us at once.", f"Code: {digits(r, 6)}"]
+    elif x == 5:
+        body = [f"thank you for your application of {d()}. We would like to invite you to an interview.", f"Your travel costs, up to {amount()}, will be paid."]
+    elif x == 6:
+        body = [f"we will move on {d()}. Our new address is:"] + address(r, r.choice(WORLD)) + ["Telephone numbers stay the same."]
+    elif x == 7:
+        body = [f"from {d()} our prices rise by {r.randint(2, 9)} %. The new price list is attached.", sentence(r)]
+    elif x == 8:
+        body = [f"the contract for {r.choice(W.SERVICES).lower()} ends on {d()}. Do we want to go on with {f}?", sentence(r)]
+    elif x == 9:
+        body = [f"please order {r.randint(2, 90)} {goods(r).lower()} for the office. We have a budget of {amount()}.", sentence(r)]
+    elif x == 10:
+        return [f"Minutes of the meeting of {d()}", f"Present: {a}, {b}, {person(r)}"] + [f"{i}. {sentence(r)}" for i in range(1, r.randint(3, 8))] + [f"Next meeting: {d()}"]
+    elif x == 11:
+        return [a, *address(r, r.choice(WORLD)), f"Born {d()}", r.choice(("Curriculum vitae", "Résumé", "Lebenslauf"))] + [f"{r.randint(1995, 2010)} - {r.randint(2011, 2024)}  {r.choice(W.TRADES_EN)}, {firm(r, r.choice(WORLD))}" for _ in range(r.randint(2, 5))] + [f"Languages: English, German"]
+    elif x == 12:
+        return [f"{r.choice(('Ticket', 'Boarding pass', 'Voucher', 'Invitation', 'Certificate', 'Membership card', 'Prescription', 'Warranty card'))}", f, f"{r.choice(('Valid on', 'Date', 'Valid until'))} {d()}", f"{r.choice(('Name', 'Visitor', 'Holder'))}: {a}", f"No. {no()}", r.choice(("Please show this page at the door.", "Keep this card in a safe place.", sentence(r)))]
+    else:
+        return [r.choice(("Terms and Conditions", "General conditions of sale", "Allgemeine Geschäftsbedingungen", "Privacy notice", "Instructions for use", "Safety data sheet", "Conditions of carriage")), f] + [f"{i}. {sentence(r)} {r.choice(('Invoices are payable within 30 days.', 'Orders are binding once confirmed.', 'Goods remain our property until paid.', sentence(r)))}" for i in range(1, r.randint(3, 9))]
+    rows = [h for h in (f"From: {a}", f"To: {b}", f"Date: {d()}", f"Subject: {r.choice(('Re: ', 'Fwd: ', ''))}{r.choice(('Invoice ' + no(), 'Your order', 'Payment received', 'Our contract', 'Receipt attached', 'Credit note', 'Delivery', 'News', 'Salary', 'Offer', sentence(r)[:-1]))}") if chance(r, .7)]
+    return rows + [r.choice((f"Dear {b},", f"Hi {b.split()[0]},", "Hello,", "Dear Sir or Madam,", "Sehr geehrte Damen und Herren,"))] + body + ([sentence(r)] if chance(r, .4) else []) + [r.choice(("Regards,", "Best wishes", "Yours sincerely,", "Thanks,", "Mit freundlichen Grüßen")), a] + ([f] if chance(r, .5) else [])
 
 
 def code(r):
@@ -1022,10 +1025,12 @@ def other(r):
     x = r.random()
     if x < .2:
         return letter(r)
-    if x < .36:
+    if x < .33:
         return mail(r)
-    if x < .68:
+    if x < .43:
         return near_business(r)
+    if x < .68:
+        return note(r)
     if x < .83:
         rows = [sentence(r).rstrip(".;!?").title()] if chance(r, .7) else []
         if chance(r, .3):
@@ -1371,8 +1376,8 @@ class Source:
                 spans = y.party[0]
                 parts = wrapped(r, name, len(spans))
                 head = apply(head, [(i, s, t, p) for (i, s, t), p in zip(spans, parts + [""] * len(spans))])
-            body, total = body_my(r, d)
-            rows, e = head + body, dict(document_type="receipt", party=name, date=d.isoformat(), currency="MYR", total=plain(total))
+            body, total, no = body_my(r, d)
+            rows, e = head + body, dict(number=no, document_type="receipt", party=name, date=d.isoformat(), currency="MYR", total=plain(total))
         else:
             rows, e = self.made_over(r)
         rows = "\n".join(rows).split("\n")
@@ -1390,37 +1395,67 @@ class Source:
             rows, e["party"] = [low(x) for x in rows], e["party"] and low(e["party"])
         return rows, e
 
-    def document(self, i, kind=None):
-        """Document number i. kind, if given: "real", "receipt", "world_receipt", "invoice", "credit_note" or "other"."""
+    def document(self, i, kind=None, held=False, plain=False):
+        """Document number i. kind, if given: "real", "receipt", "world_receipt", "invoice", "credit_note" (made row by row), "other",
+        "composed", or one of compose.KINDS. held: of a structure that training never sees, and names of actions likewise.
+        Returns {"kind", "text", "company", "actions", "expected", "number_known"}."""
         r = random.Random(self.seed * 1_000_003 + i)
         if kind is None:
             x = r.random()
             if x < self.share and self.real:
                 kind = "real"
             else:
-                kind = r.choices(("receipt", "world_receipt", "invoice", "credit_note", "other"), (44, 8, 20, 10, 18))[0]
-        if kind == "real":
-            rows, e = self.real_document(r)
-        elif kind == "receipt":
-            rows, e = receipt_my(r, self.new_party(r) if chance(r, .3) and self.real else firm_my(r))
-        elif kind == "other":
-            rows, e = other(r), dict(document_type="other", party=None, date=None, currency=None, total=None)
-            if chance(r, .12):
-                rows = [x.upper() for x in rows]
+                kind = r.choices(("receipt", "world_receipt", "invoice", "credit_note", "other", "composed"), (9, 3, 4, 3, 19, 62))[0]
+        if kind == "composed":
+            kind = r.choices(list(COMPOSED), COMPOSED.values())[0]
+        known = True
+        if kind in COMPOSED:
+            rows, facts = compose.compose(r, compose.Template(r.randrange(1 << 40), held), kind)
+            rows = compose.roughen(r, rows, facts)
         else:
-            rows, e = commercial(r, "receipt" if kind == "world_receipt" else kind)
-        if kind != "other" and chance(r, .025):         # a long one: more rows of no consequence at the end
-            for _ in range(r.randint(10, 140)):
-                rows.append(r.choice((r.choice(W.FOOTERS), sentence(r), digits(r, 12))))
-        elif kind == "other" and chance(r, .04):
-            for _ in range(r.randint(5, 30)):
-                rows += paragraph(r, 4)
-        if chance(r, .4):
-            rows = scanned(r, rows, e, r.choice((.004, .01, .02, .04)))
+            if kind == "real":
+                rows, e = self.real_document(r)
+            elif kind == "receipt":
+                rows, e = receipt_my(r, self.new_party(r) if chance(r, .3) and self.real else firm_my(r))
+            elif kind == "other":
+                rows, e = other(r), dict(document_type="other", party=None, date=None, currency=None, total=None)
+                if chance(r, .12):
+                    rows = [x.upper() for x in rows]
+            else:
+                rows, e = commercial(r, "receipt" if kind == "world_receipt" else kind)
+            if kind != "other" and chance(r, .025):         # a long one: more rows of no consequence at the end
+                for _ in range(r.randint(10, 140)):
+                    rows.append(r.choice((r.choice(W.FOOTERS), sentence(r), digits(r, 12))))
+            elif kind == "other" and chance(r, .04):
+                for _ in range(r.randint(5, 30)):
+                    rows += paragraph(r, 4)
+            if chance(r, .4):
+                rows = scanned(r, rows, e, r.choice((.004, .01, .02, .04)))
+            facts = dict(compose.FACTS, type=e["document_type"], sub=kind, issuer=e["party"] and re.sub(r"\s+", " ", e["party"]).strip(), recipient=e.get("recipient"), date=e["date"], currency=e["currency"],
+                         total=e["total"], number=e.get("number"), title=e.get("title"), issuer_known=kind != "real")
+            if kind in ("real", "receipt"):
+                facts["title"] = next((x for x in TITLES_MY if any(row.strip(" *") == x for row in rows)), None)
+                if kind == "real":
+                    facts["number"], known = printed_number(rows)
         text = normalize("\n".join(rows))
-        if e["party"]:
-            e["party"] = re.sub(r"\s+", " ", e["party"]).strip()
-        return {"kind": kind, "text": text, "expected": e}
+        for k in ("issuer", "recipient", "number", "title"):
+            facts[k] = facts[k] and re.sub(r"\s+", " ", facts[k]).strip()
+        company, actions, expected = task.pose(r, facts, held, plain)
+        return {"kind": kind, "text": text, "company": company, "actions": actions, "expected": expected, "number_known": known}
+
+
+TITLES_MY = ("SIMPLIFIED TAX INVOICE", "TAX INVOICE", "CASH BILL", "OFFICIAL RECEIPT", "CASH RECEIPT", "CASH SALES", "RECEIPT", "INVOICE", "GUEST CHECK", "SALES RECEIPT", "CASH SALE")
+PRINTED_NUMBER = re.compile(r"\b(?:TAX INVOICE|INVOICE|INV|RECEIPT|RCPT|BILL|DOC|DOCUMENT|SLIP|CASH BILL|CASH SALES|CHECK|CB|CS)\b ?(?:NO|NUMBER|#|ID|NUM)?[ .]*(?:[:#]|(?<=NO)|(?<=NO\.)) *#? *([A-Z0-9][A-Z0-9/\-]{2,})\b", re.I)
+
+
+def printed_number(rows):
+    """A real receipt's number, by its label: (number, whether it is certain). The published labels have none."""
+    found = {m[1] for row in rows for m in PRINTED_NUMBER.finditer(row) if any(c.isdigit() for c in m[1]) and not re.search(r"[/-]\d\d?[/-]", m[1])}
+    return (found.pop(), True) if len(found) == 1 else (None, False)
+
+
+# How often each kind is composed.
+COMPOSED = {"invoice": 21, "receipt": 13, "credit_note": 11, "purchase_order": 10, "bank_statement": 10, "payslip": 9, "contract": 10, "quotation": 6, "delivery": 5, "reminder": 5, "confirmation": 3, "open_items": 2, "remittance": 1}
 
 
 def main():
@@ -1428,12 +1463,17 @@ def main():
     p.add_argument("--receipts", help="receipts.jsonl; its training part is made over")
     p.add_argument("--count", type=int, default=5)
     p.add_argument("--first", type=int, default=0)
-    p.add_argument("--kind", choices=("real", "receipt", "world_receipt", "invoice", "credit_note", "other"))
+    p.add_argument("--kind")
+    p.add_argument("--held", action="store_true", help="of structures that training does not see")
     a = p.parse_args()
     source = Source(load_receipts(a.receipts, "train") if a.receipts else [])
     for i in range(a.first, a.first + a.count):
-        d = source.document(i, a.kind)
-        print(f"----- {i} {d['kind']} {answer(d['expected'])}\n{d['text']}")
+        d = source.document(i, a.kind, a.held)
+        print(f"----- {i} {d['kind']}\n{task.prompt_prefix(d['company'], d['actions'])}\n--\n{d['text']}\n--\n{''.join(x for x, _ in task.answer_parts(d['expected'], d['number_known']))}")
+
+
+import compose     # at the end: both use what is above
+import task
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, EXPERTS, EXPERT_WIDTH, CONTEXT = 10, 320, 10, 5, 32, 8, 256, 2048
+LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, EXPERTS, EXPERT_WIDTH, CONTEXT = 10, 320, 10, 5, 32, 8, 256, 4096
 ROPE_BASE, EPS = 10000.0, 1e-5
 
 
@@ -71,12 +71,42 @@ def rounded(w, share):
     return w + share * delta
 
 
+def layer(x, cos, sin, starts, norm1, norm2, q, k, v, o, router, w1, w3, w2):
+    """One layer: x [T, D] -> (x [T, D], load-balance loss). Weights as above, of this layer, in x's type but for router and norms."""
+    T, kind = x.shape[0], x.dtype
+    h = rms_norm(x, norm1)
+    query = rotate((h @ q.T).view(T, HEADS, HEAD), cos, sin)
+    key = rotate((h @ k.T).view(T, KV_HEADS, HEAD), cos, sin)
+    value = (h @ v.T).view(T, KV_HEADS, HEAD)
+    key, value = (y.repeat_interleave(HEADS // KV_HEADS, 1) for y in (key, value))
+    x = x + attend(query, key, value, starts).reshape(T, WIDTH) @ o.T
+
+    h = rms_norm(x, norm2)
+    logits = h.float() @ router.T
+    first = logits.amax(-1, keepdim=True)
+    second = logits.masked_fill(logits >= first, -1e30).amax(-1, keepdim=True)
+    chosen = logits >= second
+    gate = torch.where(chosen, (logits - first).exp(), 0.0)
+    gate = (gate / gate.sum(-1, keepdim=True)).to(kind)
+    balance = EXPERTS * (chosen.float().mean(0) * logits.softmax(-1).mean(0)).sum()
+    up = h @ w3.reshape(-1, WIDTH).T
+    act = F.silu(h @ w1.reshape(-1, WIDTH).T) * up
+    act = (act.view(T, EXPERTS, EXPERT_WIDTH) * gate[:, :, None]).reshape(T, -1)
+    return x + act @ w2.reshape(-1, WIDTH), balance
+
+
+def head_loss(h, embed, targets):
+    """Cross entropy of each target: h [T, D], embed [V, D] in h's type, targets [T] -> [T]."""
+    return F.cross_entropy((h @ embed.T).float(), targets, reduction="none")
+
+
 class Model(nn.Module):
     # The matrices that NF4 will hold; all but the router are trained by Muon.
     MATRICES = ("q", "k", "v", "o", "w1", "w3", "w2")
 
     def __init__(self, vocab):
         super().__init__()
+        self.one_layer, self.head_loss, self.round = layer, head_loss, rounded
         L, D, E, W = LAYERS, WIDTH, EXPERTS, EXPERT_WIDTH
 
         def normal(*shape, std=0.02):
@@ -91,6 +121,10 @@ class Model(nn.Module):
         self.norm1, self.norm2 = nn.Parameter(torch.ones(L, D)), nn.Parameter(torch.ones(L, D))
         self.norm = nn.Parameter(torch.ones(D))
 
+    def compile_parts(self):
+        """Compiles a layer, the head and the rounding each once, instead of all layers as one: ready four times as soon, a little slower."""
+        self.one_layer, self.head_loss, self.round = (torch.compile(f, dynamic=False) for f in (layer, head_loss, rounded))
+
     def weights(self, nf4):
         """The matrices of every layer in bf16 (on a CPU: fp32); rounded to NF4 first unless nf4 is None."""
         kind = torch.bfloat16 if self.embed.is_cuda else torch.float32
@@ -98,46 +132,27 @@ class Model(nn.Module):
         for name in self.MATRICES + ("router",):
             w = getattr(self, name)
             if nf4 is not None:
-                w = rounded(w.transpose(-1, -2), nf4).transpose(-1, -2) if name == "w2" else rounded(w, nf4)
+                w = self.round(w.transpose(-1, -2), nf4).transpose(-1, -2) if name == "w2" else self.round(w, nf4)
             out[name] = (w if name == "router" else w.to(kind)).unbind(0)
         return out, kind
 
     def forward(self, ids, positions, starts, nf4=None):
         """ids, positions [T] -> (hidden states [T, D] after the last norm, load-balance loss)."""
         w, kind = self.weights(nf4)
-        T = ids.shape[0]
         freq = ROPE_BASE ** (-torch.arange(0, HEAD, 2, device=ids.device).float() / HEAD)
         angle = positions.float()[:, None] * freq
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         x = F.embedding(ids, self.embed.to(kind))
         balance = 0.0
         for l in range(LAYERS):
-            h = rms_norm(x, self.norm1[l])
-            q = rotate((h @ w["q"][l].T).view(T, HEADS, HEAD), cos, sin)
-            k = rotate((h @ w["k"][l].T).view(T, KV_HEADS, HEAD), cos, sin)
-            v = (h @ w["v"][l].T).view(T, KV_HEADS, HEAD)
-            k, v = (y.repeat_interleave(HEADS // KV_HEADS, 1) for y in (k, v))
-            x = x + attend(q, k, v, starts).reshape(T, WIDTH) @ w["o"][l].T
-
-            h = rms_norm(x, self.norm2[l])
-            logits = h.float() @ w["router"][l].T
-            first = logits.amax(-1, keepdim=True)
-            second = logits.masked_fill(logits >= first, -1e30).amax(-1, keepdim=True)
-            chosen = logits >= second
-            gate = torch.where(chosen, (logits - first).exp(), 0.0)
-            gate = (gate / gate.sum(-1, keepdim=True)).to(kind)
-            balance = balance + EXPERTS * (chosen.float().mean(0) * logits.softmax(-1).mean(0)).sum() / LAYERS
-            up = h @ w["w3"][l].reshape(-1, WIDTH).T
-            act = F.silu(h @ w["w1"][l].reshape(-1, WIDTH).T) * up
-            act = (act.view(T, EXPERTS, EXPERT_WIDTH) * gate[:, :, None]).reshape(T, -1)
-            x = x + act @ w["w2"][l].reshape(-1, WIDTH)
+            x, b = self.one_layer(x, cos, sin, starts, self.norm1[l], self.norm2[l], *(w[name][l] for name in ("q", "k", "v", "o", "router", "w1", "w3", "w2")))
+            balance = balance + b / LAYERS
         return rms_norm(x, self.norm), balance
 
     def loss(self, ids, targets, weights, positions, starts, nf4=None):
         """The sum of weighted cross entropies, and the load-balance loss."""
         h, balance = self(ids, positions, starts, nf4)
-        logits = h @ self.embed.to(h.dtype).T
-        ce = F.cross_entropy(logits.float(), targets, reduction="none")
+        ce = self.head_loss(h, self.embed.to(h.dtype), targets)
         return (ce * weights).sum(), balance, ce
 
     def hf_state(self):

@@ -20,6 +20,7 @@ import os
 import re
 
 UNK, BOS, EOS, ANSWER = 0, 1, 2, 3
+DOCUMENT = "<|document|>"
 SPECIALS = ["<unk>", "<s>", "</s>", "<|answer|>"]
 FIRST_PIECE = len(SPECIALS) + 256
 SPACE = "▁"
@@ -109,6 +110,7 @@ class Encoder:
         self.rank = {tuple(m if isinstance(m, list) else m.split(" ")): i for i, m in enumerate(model["merges"])}
         self.known = {}         # unit -> its ids
         self.size = len(self.vocab)
+        self.document = self.vocab.get(DOCUMENT)
 
     def _unit(self, unit):
         parts = list(unit)
@@ -148,7 +150,7 @@ class Encoder:
             p = self.pieces[i]
             if len(SPECIALS) <= i < FIRST_PIECE:
                 out.append(i - len(SPECIALS))
-            elif i >= FIRST_PIECE:
+            elif i >= FIRST_PIECE and p != DOCUMENT:
                 out += p.replace(SPACE, " ").encode()
         text = out.decode("utf-8", "replace")
         return text[1:] if text.startswith(" ") else text
@@ -180,14 +182,47 @@ def write(out, pieces, merges):
     return path
 
 
+def extend(folder, out):
+    """The tokenizer in `folder` with the special token <|document|> in the place of its last merge, so that all other ids stay."""
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
+        text = f.read()
+    whole = json.loads(text)
+    if DOCUMENT in whole["model"]["vocab"]:
+        raise SystemExit(f"{folder} has {DOCUMENT} already")
+    vocab, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    parts = lambda m: m if isinstance(m, list) else m.split(" ")
+    last = "".join(parts(merges.pop()))
+    assert all("".join(parts(m)) != last and last not in parts(m) for m in merges), last
+    at = vocab.pop(last)
+    vocab[DOCUMENT] = at
+    whole["model"]["vocab"] = dict(sorted(vocab.items(), key=lambda x: x[1]))
+    whole["added_tokens"].append({"id": at, "content": DOCUMENT, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True})
+    os.makedirs(out, exist_ok=True)
+    with open(os.path.join(out, "tokenizer.json"), "w", encoding="utf-8") as f:
+        json.dump(whole, f, ensure_ascii=False, indent=1)
+        f.write("\n")
+    with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    config["added_tokens_decoder"][str(at)] = {"content": DOCUMENT, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config["additional_special_tokens"] = ["<|answer|>", DOCUMENT]
+    config["model_max_length"] = 4096
+    with open(os.path.join(out, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+        json.dump(config, f, ensure_ascii=False, indent=2)
+        f.write("\n")
+    print(f"{out}: {DOCUMENT} is {at}, in the place of {last!r}")
+
+
 def main():
     import generate
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--receipts", required=True, help="receipts.jsonl; only its training part is read")
+    p.add_argument("--extend", help="a folder with a tokenizer that gets <|document|>, instead of training a new one")
+    p.add_argument("--receipts", help="receipts.jsonl; only its training part is read")
     p.add_argument("--out", required=True)
     p.add_argument("--size", type=int, default=4096, help="ids in all (4096)")
     p.add_argument("--documents", type=int, default=20000, help="made-up documents to learn from (20000)")
     a = p.parse_args()
+    if a.extend:
+        return extend(a.extend, a.out)
     real = generate.load_receipts(a.receipts, "train")
     source = generate.Source(real)
 
