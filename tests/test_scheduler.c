@@ -5,6 +5,9 @@
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 
+#include "engine/sampler.h"
+
+#include <math.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -158,6 +161,107 @@ static void same_as_alone(struct nb_scheduler_options options, int32_t sequences
     assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
     nb_engine_close(engine);
     nb_engine_close(alone);
+}
+
+/* Log probabilities of the last n tokens of a prompt, by a sequence of its own. */
+static void score_alone(struct nb_engine *alone, const struct prompt *p, size_t n, double *out) {
+    struct nb_sequence sequence;
+    struct nb_error err;
+    float *logits;
+    size_t n_vocab = (size_t)alone->model.config.n_vocab, all = p->options.n_prompt_ids;
+    assert_ok(nb_sequence_open(alone, &sequence, &err), err);
+    assert_ok(nb_sequence_append(&sequence, p->ids, all - 1, n, &logits, &err), err);
+    for (size_t i = 0; i < n; i++)
+        out[i] = nb_log_probability(logits + i * n_vocab, n_vocab, p->ids[all - n + i]);
+    nb_sequence_close(&sequence);
+}
+
+/* Scores among answers, with scarce pages: each as it would be alone. */
+static void scores_as_alone(void **state) {
+    (void)state;
+    enum { N = 120 };
+    struct nb_error err;
+    struct nb_engine *alone = open_engine(256, 1), *engine = open_engine(256, 2);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = 12});
+    static struct prompt prompts[N];
+    static struct result results[N];
+    static double scores[N][MOST_PROMPT];
+    uint64_t random = 11;
+    for (int i = 0; i < N; i++) {
+        make_prompt(&prompts[i], alone->model.config.n_vocab, &random);
+        result_open(&results[i]);
+        size_t all = prompts[i].options.n_prompt_ids;
+        struct nb_request request = {.options = prompts[i].options,
+                                     .n_scores =
+                                         i % 4 == 0 || all < 2 ? 0 : 1 + next(&random) % (all - 1),
+                                     .scores = scores[i],
+                                     .on_done = on_done,
+                                     .context = &results[i]};
+        results[i].stop_after = (int)request.n_scores;
+        assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    }
+    for (int i = 0; i < N; i++) {
+        wait_for(&results[i]);
+        size_t n = (size_t)results[i].stop_after;
+        if (results[i].status != NB_OK)
+            fail_msg("request %d: %s", i, results[i].message);
+        if (n) {
+            double want[MOST_PROMPT];
+            score_alone(alone, &prompts[i], n, want);
+            assert_int_equal(results[i].generation.n_tokens, 0);
+            for (size_t k = 0; k < n; k++) {
+                if (fabs(scores[i][k] - want[k]) > 1e-9)
+                    fail_msg("request %d, score %zu of %zu: %f, alone %f", i, k, n, scores[i][k],
+                             want[k]);
+            }
+        }
+        result_close(&results[i]);
+    }
+    assert_true(nb_scheduler_drain(scheduler, 10000));
+    struct nb_request all = {.options = prompts[1].options,
+                             .n_scores = prompts[1].options.n_prompt_ids,
+                             .scores = scores[1]};
+    nb_scheduler_close(scheduler);
+    scheduler = open_scheduler(engine, (struct nb_scheduler_options){0});
+    assert_int_equal(nb_scheduler_submit(scheduler, &all, NULL, &err), NB_ERR_ARGUMENT);
+    nb_scheduler_close(scheduler);
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
+    nb_engine_close(engine);
+    nb_engine_close(alone);
+}
+
+/* Prompts that begin alike and come at once are read once: all but what is their own. */
+static void a_prefix_is_read_once(void **state) {
+    (void)state;
+    enum { N = 8, PREFIX = 208, ALL = 220 };
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, N);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = N});
+    static struct result results[N];
+    int32_t ids[N][ALL];
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < ALL; k++)
+            ids[i][k] = k < PREFIX ? 3 + k % 50 : 3 + i;
+        result_open(&results[i]);
+        struct nb_request request = {
+            .options = {.prompt_ids = ids[i], .n_prompt_ids = ALL, .max_tokens = 2},
+            .on_done = on_done,
+            .context = &results[i]};
+        assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    }
+    size_t cached = 0;
+    for (int i = 0; i < N; i++) {
+        wait_for(&results[i]);
+        assert_int_equal(results[i].status, NB_OK);
+        cached += results[i].cached_tokens;
+        result_close(&results[i]);
+    }
+    /* Of each but the first, less what the threshold lets go. */
+    assert_true(cached >= (N - 1) * (PREFIX - 64));
+    nb_scheduler_close(scheduler);
+    nb_engine_close(engine);
 }
 
 static void plenty_of_pages(void **state) {
@@ -332,6 +436,8 @@ int main(void) {
         cmocka_unit_test(scarce_pages),
         cmocka_unit_test(scarce_pages_without_cache),
         cmocka_unit_test(one_at_a_time),
+        cmocka_unit_test(scores_as_alone),
+        cmocka_unit_test(a_prefix_is_read_once),
         cmocka_unit_test(cancelling),
         cmocka_unit_test(refusals),
         cmocka_unit_test(clients_share),

@@ -19,6 +19,8 @@ enum {
     LEAST_CHUNK = 16, /* prompt tokens that a step takes at least, whoever waits */
     PATIENCE = 2,     /* a step may take this much longer for prompts than for answers alone, */
     LEAST_PATIENCE_US = 10000, /* or this long, if that is more */
+    SCORED_ROWS = 32,          /* rows of logits that a step takes of a request for scores */
+    WORTH_WAITING = 64,        /* tokens of a prompt that another is about to have read */
 };
 
 /* A request on its way. */
@@ -30,6 +32,7 @@ struct item {
     struct nb_sequence sequence; /* open while it runs */
     struct nb_tokens tokens; /* all that belong into the sequence: the prompt, and what was drawn */
     size_t chunk;            /* of them in this step */
+    size_t scored_from;      /* of a request for scores: the first token that gets one */
     bool cancelled;          /* under the lock */
     bool begun;              /* has been in a step, so that it goes on before others begin */
     int64_t submitted, deadline; /* microseconds; deadline 0: none */
@@ -143,6 +146,32 @@ static void end_running(struct nb_scheduler *s, size_t i, enum nb_status status,
  * ------------------------------------------------------------------------------------
  */
 
+/* Tokens that are to be appended to the sequence. The last one that gets a score is not: nothing
+ * comes after it. */
+static size_t left(const struct item *item) {
+    return item->tokens.n - (item->request.n_scores ? 1 : 0) - (size_t)item->sequence.n;
+}
+
+/* Whether the beginning of a prompt is being read now, as another's, so that waiting for that
+ * spares reading it twice. */
+static bool is_being_read(const struct nb_scheduler *s, const struct item *item) {
+    if (s->no_prefix_cache || item->begun)
+        return false;
+    for (size_t i = 0; i < s->n_running; i++) {
+        const struct item *other = s->running[i];
+        if (other->first_token || left(other) < 2)
+            continue;
+        size_t most = item->tokens.n - 1 < other->tokens.n ? item->tokens.n - 1 : other->tokens.n;
+        size_t n = 0;
+        while (n < most && item->tokens.ids[n] == other->tokens.ids[n])
+            n++;
+        n -= n % NB_PAGE_TOKENS;
+        if (n >= (size_t)other->sequence.n + WORTH_WAITING)
+            return true;
+    }
+    return false;
+}
+
 /* Under the lock: the item that goes next, as the address of the pointer to it. One that has begun
  * and had to give its pages back, first; then of the client with the fewest running; then the
  * oldest. */
@@ -155,10 +184,12 @@ static struct item **choose(struct nb_scheduler *s) {
         size_t n = 0;
         for (size_t i = 0; i < s->n_running; i++)
             n += s->running[i]->request.client == (*at)->request.client;
-        if (!best || n < best_running) {
-            best = at;
-            best_running = n;
-        }
+        if (best && n >= best_running)
+            continue;
+        if (is_being_read(s, *at))
+            continue;
+        best = at;
+        best_running = n;
         if (n == 0)
             break;
     }
@@ -200,7 +231,8 @@ static enum nb_status begin(struct nb_scheduler *s, struct item *item, struct nb
         return status;
     int32_t cached = 0;
     if (!s->no_prefix_cache)
-        cached = nb_sequence_reuse(&item->sequence, item->tokens.ids, item->tokens.n);
+        cached = nb_sequence_reuse(&item->sequence, item->tokens.ids,
+                                   item->request.n_scores ? item->scored_from : item->tokens.n);
     size_t need = pages_for(&item->sequence, item->tokens.n - (size_t)cached),
            available = nb_pages_available(&s->engine->pages),
            spare = s->n_running * (item->begun ? SPARE_AGAIN : SPARE);
@@ -290,10 +322,6 @@ static void end_cancelled(struct nb_scheduler *s) {
  * --------------------------------------------------------------------------------------
  */
 
-static size_t left(const struct item *item) {
-    return item->tokens.n - (size_t)item->sequence.n;
-}
-
 /* How many tokens of prompts this step takes: all that fit into a batch if nobody is answering,
  * else as many as do not keep those who are waiting long. */
 static size_t prompt_budget(const struct nb_scheduler *s, size_t answering) {
@@ -306,6 +334,23 @@ static size_t prompt_budget(const struct nb_scheduler *s, size_t answering) {
         patience = LEAST_PATIENCE_US;
     double n = patience / s->prompt_token_us;
     return n < LEAST_CHUNK ? LEAST_CHUNK : n > (double)most ? most : (size_t)n;
+}
+
+/* How many tokens of an item a step may take. */
+static size_t most_chunk(const struct item *item) {
+    size_t n = (size_t)item->sequence.n, all = left(item);
+    if (!item->request.n_scores)
+        return all;
+    size_t plain = item->scored_from - 1 > n ? item->scored_from - 1 - n : 0;
+    return all < plain + SCORED_ROWS ? all : plain + SCORED_ROWS;
+}
+
+/* Rows of logits that an item's chunk is asked for: those after its last tokens. */
+static size_t wanted_rows(const struct item *item) {
+    if (!item->request.n_scores)
+        return item->chunk == left(item);
+    size_t n = (size_t)item->sequence.n, end = n + item->chunk, first = item->scored_from - 1;
+    return end <= first ? 0 : first > n ? end - first : item->chunk;
 }
 
 /* Sets every item's chunk. Prompts share the budget evenly; what short ones leave goes to the
@@ -324,14 +369,14 @@ static void set_chunks(struct nb_scheduler *s) {
         prompts = 0;
         for (size_t i = 0; i < s->n_running && budget; i++) {
             struct item *item = s->running[i];
-            size_t more = left(item) - item->chunk;
+            size_t more = most_chunk(item) - item->chunk;
             if (!more)
                 continue;
             more = more < share ? more : share;
             more = more < budget ? more : budget;
             item->chunk += more;
             budget -= more;
-            prompts += left(item) > item->chunk;
+            prompts += most_chunk(item) > item->chunk;
         }
     }
 }
@@ -368,7 +413,7 @@ static size_t make_parts(struct nb_scheduler *s) {
             .sequence = &item->sequence,
             .tokens = item->tokens.ids + item->sequence.n,
             .n = item->chunk,
-            .n_logits = item->chunk == left(item),
+            .n_logits = wanted_rows(item),
         };
     }
     return n;
@@ -429,6 +474,32 @@ static void take(struct nb_scheduler *s, struct item *item, float *logits) {
         end_running(s, index_of(s, item), status, &err);
 }
 
+/* Scores from rows [n_rows] of logits after the last of an item's tokens that were appended. */
+static void take_scores(struct nb_scheduler *s, struct item *item, const float *logits,
+                        size_t n_rows) {
+    size_t n_vocab = (size_t)s->engine->model.config.n_vocab;
+    size_t next = (size_t)item->sequence.n + 1 - n_rows; /* the token that the first row is about */
+    if (!item->first_token)
+        item->first_token = nb_now_us();
+    for (size_t i = 0; i < n_rows; i++)
+        item->request.scores[next + i - item->scored_from] =
+            nb_log_probability(logits + i * n_vocab, n_vocab, item->tokens.ids[next + i]);
+    if (left(item))
+        return;
+    struct nb_error err;
+    item->generator.finish = NB_FINISH_STOP;
+    end_running(s, index_of(s, item), NB_OK, &err);
+}
+
+/* Lets others begin with what has been read of a long prompt. */
+static void publish_progress(struct nb_scheduler *s, struct item *item) {
+    pthread_mutex_lock(&s->lock);
+    bool waited_for = s->n_waiting > 0;
+    pthread_mutex_unlock(&s->lock);
+    if (waited_for && !s->no_prefix_cache)
+        nb_sequence_publish(&item->sequence, item->tokens.ids);
+}
+
 static void step(struct nb_scheduler *s) {
     set_chunks(s);
     make_room(s);
@@ -444,10 +515,16 @@ static void step(struct nb_scheduler *s) {
         struct item *item = s->in_step[i];
         if (status != NB_OK) {
             end_running(s, index_of(s, item), status, &err);
-        } else if (s->parts[i].n_logits) {
-            take(s, item, logits);
-            logits += s->engine->model.config.n_vocab;
+            continue;
         }
+        size_t rows = s->parts[i].n_logits;
+        if (!item->first_token && s->parts[i].n > 1)
+            publish_progress(s, item);
+        if (rows && item->request.n_scores)
+            take_scores(s, item, logits, rows);
+        else if (rows)
+            take(s, item, logits);
+        logits += rows * (size_t)s->engine->model.config.n_vocab;
     }
 }
 
@@ -592,6 +669,12 @@ static enum nb_status make_item(struct nb_scheduler *s, const struct nb_request 
         if (!nb_tokens_add(&item->tokens, item->generator.next[i]))
             status = nb_fail_memory(err, item->generator.n_next * sizeof(int32_t), "a prompt");
     }
+    if (status == NB_OK && request->n_scores >= item->tokens.n)
+        status = nb_fail(err, NB_ERR_ARGUMENT,
+                         "prompt: %zu tokens, all of which are to be scored: at least one must "
+                         "stand before them",
+                         item->tokens.n);
+    item->scored_from = item->tokens.n - request->n_scores;
     size_t pages = nb_div_up(item->tokens.n, NB_PAGE_TOKENS);
     if (status == NB_OK && pages > s->engine->pages.n_pages)
         status = nb_fail(err, NB_ERR_LIMIT,

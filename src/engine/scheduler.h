@@ -2,7 +2,8 @@
  *
  * A thread of the scheduler's own runs the steps; it alone uses the engine. A step takes one token
  * of every sequence that is answering and some of the prompts of those that are not yet: as many
- * as keep the step short for the others. Prompts that begin as earlier ones did share their pages.
+ * as keep the step short for the others. Prompts that begin as earlier ones did share their pages;
+ * one that begins as another that is being read waits until that is read so far.
  * When pages run out, the sequence that came last gives its own back and waits; what it had is
  * computed again, or found again, later. Of the requests that wait, those of clients with the
  * fewest running go first, then the oldest.
@@ -41,6 +42,11 @@ struct nb_request {
     /* options.on_token is called on the scheduler's thread and must not wait for anything. What the
      * options point to, the prompt aside, must stay until on_done. */
     struct nb_generate_options options;
+    /* Instead of an answer: the log probabilities of the prompt's last n_scores tokens, each after
+     * all that stand before it, into scores [n_scores]; at least one token stands before them. Of
+     * the options the prompt counts alone; the generation has no tokens. 0: an answer. */
+    size_t n_scores;
+    double *scores;
     uint64_t client;   /* whose it is: clients share fairly */
     double timeout_ms; /* 0: none; NB_ERR_STOPPED after it */
     /* Called once, on the scheduler's thread, if nb_scheduler_submit succeeded. */
