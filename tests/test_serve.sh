@@ -76,6 +76,25 @@ ask /v1/completions -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], max_tokens: 
 ask /v1/completions -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], max_tokens: 1}')"
 expect "a prompt that came before is found again" answers 200 '.usage.prompt_tokens == 300 and .usage.prompt_tokens_details.cached_tokens == 288'
 
+# Log probabilities of given continuations: those of the tokens when they are drawn.
+ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 12, "temperature": 0, "logprobs": 0}'
+cp "$tmp/out" "$tmp/drawn"
+jq '{prompt: "Invoice", continuations: [.choices[0].text, "No: 17", " ", .choices[0].text]}' "$tmp/drawn" >"$tmp/body"
+ask /v1/score -d @"$tmp/body"
+expect "scores" answers 200 '(.data | length) == 4 and all(.data[]; (.tokens | length) == (.token_logprobs | length) and (.logprob - (.token_logprobs | add) | fabs) < 1e-6) and .data[0].token_logprobs == .data[3].token_logprobs and .usage.prompt_tokens > 0'
+expect "are those of a completion" jq -es '.[0].choices[0].logprobs as $l | .[1].data[0] | [.token_logprobs, $l.token_logprobs] | transpose | length == 12 and all(.[]; (.[0] - .[1] | fabs) < 0.001)' "$tmp/drawn" "$tmp/out"
+ask /v1/score -d "$(jq -n '{prompt: [range(300) | 5 + . % 7], continuations: [range(20) | [6, 7 + .]]}')"
+expect "a prompt that continuations share is read once" answers 200 '(.data | length) == 20 and .data[3].token_ids == [6, 10] and .usage.prompt_tokens_details.cached_tokens > 250'
+for body in '{"prompt": "a"}' '{"continuations": ["a"]}' '{"prompt": "a", "continuations": []}' '{"prompt": "a", "continuations": [""]}' '{"prompt": "a", "continuations": [3]}' \
+    '{"prompt": "a", "continuations": [[99999999]]}' '{"prompt": "a", "messages": [], "continuations": ["a"]}' '{"prompt": [], "continuations": ["a"]}' '{"messages": [{"role": "user", "content": "a"}], "continuations": ["a"]}'; do
+    ask /v1/score -d "$body"
+    expect "no scores for $body" answers 422 '.error.message | length > 10'
+done
+ask /v1/score -d "$(jq -n '{prompt: "a", continuations: [range(65) | "a"]}')"
+expect "too many continuations" answers 422 '.error.message | contains("1 to 64")'
+ask /v1/score -d "$(jq -n '{prompt: [range(2047) | 5], continuations: [[5], [5, 6]]}')"
+expect "a continuation that is too long" answers 400 '.error.code == "context_length_exceeded"'
+
 # A document, as the command line classifies it.
 document=$(ls "$root"/samples/*.txt | head -1)
 run classify --model "$root/models/demo" --json "$document"

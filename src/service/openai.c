@@ -249,13 +249,14 @@ static enum nb_status read_stream(struct nb_answering *a, struct openai *o, stru
     return s;
 }
 
-static enum nb_status check_model(const struct nb_answering *a, struct nb_error *err) {
-    const json_t *model = field(a->body, "model");
+enum nb_status nb_check_model(const struct nb_service *service, const json_t *body,
+                              struct nb_error *err) {
+    const json_t *model = field(body, "model");
     if (model && !json_is_string(model))
         return nb_fail(err, NB_ERR_ARGUMENT, "model: expected a string");
-    if (model && strcmp(json_string_value(model), a->service->options.model_name) != 0)
+    if (model && strcmp(json_string_value(model), service->options.model_name) != 0)
         return nb_fail(err, NB_ERR_ARGUMENT, "model: there is no \"%.100s\" here, only \"%.100s\"",
-                       json_string_value(model), a->service->options.model_name);
+                       json_string_value(model), service->options.model_name);
     return NB_OK;
 }
 
@@ -346,9 +347,7 @@ static json_t *frame(const struct nb_answering *a, json_t *choices, json_t *usag
     return body;
 }
 
-/* A token's text, which need not be UTF-8, as a string: bytes that are no character become U+FFFD.
- */
-static json_t *token_string(const struct nb_service *s, int32_t id) {
+json_t *nb_token_json(const struct nb_service *s, int32_t id) {
     size_t n;
     const char *text = nb_token_text(s->engine, id, &n);
     json_t *exact = json_stringn(text, n);
@@ -370,7 +369,7 @@ static double bounded(double logprob) {
 }
 
 static json_t *chat_logprob(const struct nb_service *s, int32_t id, double logprob) {
-    return json_pack("{s:o, s:f, s:o}", "token", token_string(s, id), "logprob", bounded(logprob),
+    return json_pack("{s:o, s:f, s:o}", "token", nb_token_json(s, id), "logprob", bounded(logprob),
                      "bytes", token_bytes(s, id));
 }
 
@@ -396,11 +395,11 @@ static void add_logprob(const struct nb_service *s, const struct openai *o, json
     nb_token_text(s->engine, id, &n);
     json_t *top = json_object();
     for (size_t j = 0; j < n_top; j++) {
-        json_t *name = token_string(s, top_ids[j]);
+        json_t *name = nb_token_json(s, top_ids[j]);
         json_object_set_new(top, json_string_value(name), json_real(bounded(top_logprobs[j])));
         json_decref(name);
     }
-    json_array_append_new(json_object_get(to, "tokens"), token_string(s, id));
+    json_array_append_new(json_object_get(to, "tokens"), nb_token_json(s, id));
     json_array_append_new(json_object_get(to, "token_logprobs"), json_real(bounded(logprob)));
     json_array_append_new(json_object_get(to, "top_logprobs"), top);
     json_array_append_new(json_object_get(to, "text_offset"), json_integer(*offset));
@@ -680,7 +679,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     if (s == NB_OK) {
         status = 404;
         code = "model_not_found";
-        s = check_model(a, &err);
+        s = nb_check_model(service, a->body, &err);
     }
     if (s == NB_OK) {
         status = 0;

@@ -194,6 +194,7 @@ static const struct route routes[] = {
     {"POST", "/v1/completions", false, nb_route_completions},
     {"POST", "/v1/chat/completions", false, nb_route_chat},
     {"POST", "/v1/classify", false, nb_route_classify},
+    {"POST", "/v1/score", false, nb_route_score},
     {"POST", "/prompt", false, nb_route_prompt},
     {"GET", "/health", true, nb_route_health},
     {"POST", "/warmup", false, nb_route_warmup},

@@ -61,6 +61,17 @@ void nb_route_prompt(struct nb_service *service, struct nb_exchange *exchange, u
 void nb_route_health(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 void nb_route_warmup(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
+/* Log probabilities of given continuations. */
+void nb_route_score(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
+
+/* That a body's `model`, if it has one, is the one that there is. */
+enum nb_status nb_check_model(const struct nb_service *service, const json_t *body,
+                              struct nb_error *err);
+
+/* A token's text, which need not be UTF-8, as a string: bytes that are no character become U+FFFD.
+ */
+json_t *nb_token_json(const struct nb_service *service, int32_t id);
+
 /* POST /v1/classify: {"text", "labels", "context", "schema"} to what nb_classification_json says.
  */
 void nb_route_classify(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
