@@ -44,3 +44,17 @@ sleep 1
 echo "{\"idle_connections\": 1000, \"bytes\": $(($(memory) - before))}"
 wait $! || true
 stop
+
+# A prefix of 8,500 tokens that comes again, with 20 tokens of its own behind it each time.
+start --synthetic mixtral-8x7b:1 --context 8704 --max-sequences 2
+ask() { # prefix's first token, the tail's: seconds to an answer of one token
+    jq -n --argjson a "$1" --argjson b "$2" '{prompt: ([range(8500) | 5 + (. * 7 + $a) % 9000] + [range(20) | 10000 + $b]), max_tokens: 1, temperature: 0,
+        ignore_eos: true}' |
+        curl -s -o "$tmp/answer" -w '%{time_total}' -d @- "http://127.0.0.1:$port/v1/completions"
+}
+for i in 1 2 3; do
+    first=$(ask $i 1)
+    again=$(for k in 2 3 4 5 6; do ask $i $k; echo; done | sort -g | sed -n 3p)
+    echo "{\"prefix_tokens\": 8500, \"first_s\": $first, \"again_s\": $again}" | jq -c '. + {times: (.first_s / .again_s)}'
+done
+stop

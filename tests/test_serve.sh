@@ -4,33 +4,7 @@ set -u
 . "$(dirname "$0")/program.sh"
 "$nibble" help serve >/dev/null 2>&1 || { echo "1..0 # SKIP this build has no libmicrohttpd"; exit 0; }
 
-server=
-trap 'kill -9 $server 2>/dev/null; rm -rf "$tmp"' EXIT
-# start OPTIONS…: a server on a free port, in $url.
-start() {
-    "$nibble" serve --port 0 "$@" >"$tmp/server.out" 2>"$tmp/server.err" &
-    server=$!
-    for i in $(seq 100); do
-        url=$(sed -n 's/.* listens on //p' "$tmp/server.out")
-        [ -n "$url" ] && return
-        sleep 0.1
-    done
-    echo "Bail out! the server does not start: $(cat "$tmp/server.err")"
-    exit 1
-}
-stop() { # its exit code in $code
-    kill -TERM "$server"
-    wait "$server"
-    code=$?
-}
-# ask PATH [CURL OPTIONS…]: the answer in $tmp/out, headers in $tmp/headers, the status in $status.
-ask() {
-    path=$1
-    shift
-    status=$(curl -s -m 60 -o "$tmp/out" -D "$tmp/headers" -w '%{http_code}' "$@" "$url$path" 2>"$tmp/err")
-    code=$status
-}
-answers() { [ "$status" = "$1" ] && json "$2"; }
+. "$(dirname "$0")/server.sh"
 
 start --model "$root/models/demo" --max-sequences 4 --prompts "$root/prompts" --schemas "$root/schemas" --actions "$tmp/actions"
 ask /healthz

@@ -40,7 +40,8 @@ bool nb_cli_number(const char *command, const char *option, const char *text, do
 /* What --model, --threads, --cpu, --weights, --quantize, --context and those of GPUs say; used
  * with getopt_long. */
 struct nb_cli_engine {
-    const char *model; /* NULL: the model that comes with the program */
+    const char *model;     /* NULL: the model that comes with the program */
+    const char *synthetic; /* instead: random weights in a model's shape, "mixtral-8x7b:1" */
     struct nb_options options;
 };
 enum {

@@ -2,7 +2,10 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/pool.h"
 #include "base/utf8.h"
+#include "engine/engine.h"
+#include "model/synthetic.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -190,11 +193,22 @@ static void show_loading(void *context, uint64_t done, uint64_t total) {
     nb_progress_show(context, "loading %.0f of %.0f MB", (double)done / 1e6, (double)total / 1e6);
 }
 
+static enum nb_status open_synthetic(const char *shape, const struct nb_options *options,
+                                     struct nb_engine **out, struct nb_error *err) {
+    struct nb_pool *pool = NULL;
+    struct nb_model model;
+    enum nb_status s = nb_pool_create(options->threads, &pool, err);
+    if (s == NB_OK)
+        s = nb_model_synthetic(shape, pool, &model, err);
+    nb_pool_free(pool);
+    return s == NB_OK ? nb_engine_open_model(&model, shape, options, out, err) : s;
+}
+
 enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
                                   struct nb_error *err) {
     char folder[PATH_MAX];
     const char *model = how->model;
-    if (!model) {
+    if (!model && !how->synthetic) {
         if (!nb_cli_default_model(folder, sizeof folder, err))
             return NB_ERR_IO;
         model = folder;
@@ -205,7 +219,8 @@ enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_eng
     nb_cli_engine_defaults(&options);
     options.progress = show_loading;
     options.progress_context = &progress;
-    enum nb_status s = nb_engine_open(model, &options, out, err);
+    enum nb_status s = how->synthetic ? open_synthetic(how->synthetic, &options, out, err)
+                                      : nb_engine_open(model, &options, out, err);
     nb_progress_clear(&progress);
     return s;
 }

@@ -18,6 +18,9 @@ static const char help[] =
     "/prompt, /health and /warmup are those of the service that nibble replaces.\n"
     "SIGTERM ends it once everything that runs is answered; SIGHUP reads the keys again.\n\n"
     "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
+    "  --synthetic SHAPE   random weights instead, such as mixtral-8x7b:1, to measure the "
+    "service;\n"
+    "                      prompts are token ids then\n"
     "  --host ADDRESS      to listen on (default: 127.0.0.1)\n"
     "  --port N            0 takes a free one (default: 8080)\n"
     "  --api-key-file FILE a line a key: NAME KEY [requests_per_minute=N] [max_running=N]\n"
@@ -28,6 +31,9 @@ static const char help[] =
     "  --max-body SIZE     of a request (default: 8MiB)\n"
     "  --max-connections N (default: 4096)\n"
     "  --timeout SECONDS   of an answer (default: 600)\n"
+    "  --idle SECONDS      that a connection may say nothing, that a request's head and its body "
+    "may\n"
+    "                      take to come, and the rest of a whole answer to be read (default: 75)\n"
     "  --drain SECONDS     that SIGTERM waits for what runs (default: 30)\n"
     "  --prompts FOLDER    instructions of /prompt's stages, STAGE.txt (default: those that come\n"
     "                      with the program)\n"
@@ -55,7 +61,8 @@ static bool number(const char *option, int64_t min, int64_t max, int64_t *out) {
 
 static bool parse(int argc, char **argv, struct request *r) {
     enum {
-        HOST = NB_OPT_COMMAND,
+        SYNTHETIC = NB_OPT_COMMAND,
+        HOST,
         PORT,
         KEYS,
         NAME,
@@ -64,6 +71,7 @@ static bool parse(int argc, char **argv, struct request *r) {
         BODY,
         CONNECTIONS,
         TIMEOUT,
+        IDLE,
         DRAIN,
         CORS,
         PROMPTS,
@@ -72,6 +80,7 @@ static bool parse(int argc, char **argv, struct request *r) {
     };
     static const struct option options[] = {
         NB_CLI_ENGINE_OPTIONS,
+        {"synthetic", required_argument, NULL, SYNTHETIC},
         {"host", required_argument, NULL, HOST},
         {"port", required_argument, NULL, PORT},
         {"api-key-file", required_argument, NULL, KEYS},
@@ -81,6 +90,7 @@ static bool parse(int argc, char **argv, struct request *r) {
         {"max-body", required_argument, NULL, BODY},
         {"max-connections", required_argument, NULL, CONNECTIONS},
         {"timeout", required_argument, NULL, TIMEOUT},
+        {"idle", required_argument, NULL, IDLE},
         {"drain", required_argument, NULL, DRAIN},
         {"cors", required_argument, NULL, CORS},
         {"prompts", required_argument, NULL, PROMPTS},
@@ -100,7 +110,9 @@ static bool parse(int argc, char **argv, struct request *r) {
             continue;
         int64_t n = 0;
         uint64_t bytes = 0;
-        if (code == HOST) {
+        if (code == SYNTHETIC) {
+            r->how.synthetic = optarg;
+        } else if (code == HOST) {
             r->options.host = optarg;
         } else if (code == PORT) {
             fine = number("--port", 0, 65535, &n);
@@ -123,6 +135,9 @@ static bool parse(int argc, char **argv, struct request *r) {
             r->options.max_connections = (unsigned)n;
         } else if (code == TIMEOUT) {
             fine = nb_cli_number("serve", "--timeout", optarg, 0.001, 1e6, &r->options.timeout_s);
+        } else if (code == IDLE) {
+            fine = number("--idle", 1, 86400, &n);
+            r->options.idle_s = (unsigned)n;
         } else if (code == DRAIN) {
             fine = nb_cli_number("serve", "--drain", optarg, 0, 1e6, &r->drain_s);
         } else if (code == CORS) {
@@ -137,6 +152,10 @@ static bool parse(int argc, char **argv, struct request *r) {
     }
     if (fine && optind < argc) {
         nb_cli_usage("serve", "%s: expected options only", argv[optind]);
+        return false;
+    }
+    if (fine && r->how.model && r->how.synthetic) {
+        nb_cli_usage("serve", "expected one of --model and --synthetic");
         return false;
     }
     r->options.max_running = (size_t)r->how.options.sequences;

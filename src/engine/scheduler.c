@@ -554,13 +554,13 @@ static void run_calls(struct nb_scheduler *s) {
 /* Waits for something to do; false when the scheduler is to end. */
 static bool wait_for_work(struct nb_scheduler *s) {
     pthread_mutex_lock(&s->lock);
+    s->stats.pages_free = s->engine->pages.n_free;
+    s->stats.pages_cached = s->engine->pages.n_unused;
     while (!s->stop && !s->first && !s->n_running && !s->calls) {
         pthread_cond_broadcast(&s->idle);
         pthread_cond_wait(&s->wake, &s->lock);
     }
     bool go_on = !s->stop || s->first || s->n_running || s->calls;
-    s->stats.pages_free = s->engine->pages.n_free;
-    s->stats.pages_cached = s->engine->pages.n_unused;
     pthread_mutex_unlock(&s->lock);
     return go_on;
 }

@@ -24,6 +24,15 @@ enum {
         1 << 20 /* of a body that is too long, read and thrown away for a polite answer */
 };
 
+/* A connection, for as long as it is open. Under http->lock. */
+struct connection {
+    struct connection *next, *previous;
+    int fd;
+    bool answering;   /* a whole request is with a handler, or its answer on its way */
+    bool closed;      /* by the client, as the last look saw it */
+    int64_t since_us; /* else: when it was opened, a head was there, or the last answer was sent */
+};
+
 /* An exchange as this file knows it. It has two owners: the connection, until it is over, and the
  * handler. */
 struct exchange {
@@ -41,8 +50,9 @@ struct exchange {
 
     /* Under the exchange's lock. */
     bool suspended, queued;
-    size_t sent;    /* of public.out, by a stream */
-    uint64_t bytes; /* in all */
+    int64_t ended_us; /* when the answer was there to its end */
+    size_t sent;      /* of public.out, by a stream */
+    uint64_t bytes;   /* in all */
 
     struct exchange *next, *previous; /* of all that are with a handler; under http->lock */
     bool listed;
@@ -59,6 +69,7 @@ struct nb_http {
     pthread_cond_t wake;
     bool stop;
     struct exchange *exchanges; /* with a handler */
+    struct connection *open;
 };
 
 /* ---- exchanges
@@ -80,6 +91,8 @@ static const char *header(const struct nb_exchange *exchange, const char *name) 
 /* Under the exchange's lock: lets the connection go on if it waits. */
 static void resume(struct nb_exchange *exchange) {
     struct exchange *x = (struct exchange *)exchange;
+    if (exchange->ended && !x->ended_us)
+        x->ended_us = nb_now_us();
     if (x->suspended && !exchange->over) {
         x->suspended = false;
         MHD_resume_connection(x->connection);
@@ -230,6 +243,19 @@ static enum MHD_Result refuse(struct exchange *x, int status, const char *why) {
     return queue_answer(x);
 }
 
+/* Says that a connection's request got further. */
+static void note(struct nb_http *http, struct MHD_Connection *connection, bool answering) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct connection *c = info ? info->socket_context : NULL;
+    if (!c)
+        return;
+    pthread_mutex_lock(&http->lock);
+    c->answering = answering;
+    c->since_us = nb_now_us();
+    pthread_mutex_unlock(&http->lock);
+}
+
 /* ---- requests
  * ------------------------------------------------------------------------------------
  */
@@ -312,24 +338,27 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         *connection_context = x;
         if (!x)
             return MHD_NO;
+        note(http, connection, false);
         check_head(x);
         /* A body that is too long is refused before it is sent. */
         return x->refused ? refuse(x, x->refused, x->why) : MHD_YES;
     }
     if (*n)
         return take_body(x, data, n);
-    if (!x->dispatched)
+    if (!x->dispatched) {
+        note(http, connection, true);
         return dispatch(x);
+    }
     return go_on(x);
 }
 
 static void on_completed(void *context, struct MHD_Connection *connection,
                          void **connection_context, enum MHD_RequestTerminationCode code) {
-    (void)connection;
     struct nb_http *http = context;
     struct exchange *x = *connection_context;
     if (!x)
         return;
+    note(http, connection, false);
     *connection_context = NULL;
     pthread_mutex_lock(&x->public.lock);
     x->public.over = true;
@@ -360,8 +389,34 @@ static size_t waiting(struct nb_http *http, struct exchange **out, size_t max) {
     return n;
 }
 
+static int64_t patience_us(const struct nb_http *http) {
+    return (int64_t)http->options.idle_timeout_s * 1000000;
+}
+
+/* Under http->lock: closes connections whose next request does not come. MHD closes those that say
+ * nothing; but not those that say little at a time, and those that were closed by the client in the
+ * middle of a head only in the end. */
+static void close_idle(struct nb_http *http, struct pollfd *fds, size_t max) {
+    int64_t now = nb_now_us(), patience = patience_us(http);
+    size_t n = 0;
+    for (struct connection *c = http->open; c && n < max; c = c->next)
+        fds[n++] = (struct pollfd){.fd = c->answering ? -1 : c->fd, .events = POLLRDHUP};
+    if (n)
+        poll(fds, n, 0);
+    n = 0;
+    for (struct connection *c = http->open; c && n < max; c = c->next, n++) {
+        bool closed = fds[n].revents & (POLLRDHUP | POLLHUP | POLLERR);
+        /* What was sent before the end is read first: until the next look. */
+        if (!c->answering && ((closed && c->closed) || now - c->since_us > patience))
+            shutdown(c->fd, SHUT_RDWR);
+        c->closed = closed;
+    }
+}
+
 static void look(struct nb_http *http, struct exchange **kept, struct pollfd *fds, size_t max) {
+    int64_t now = nb_now_us(), patience = patience_us(http);
     pthread_mutex_lock(&http->lock);
+    close_idle(http, fds, max);
     size_t n = waiting(http, kept, max);
     pthread_mutex_unlock(&http->lock);
     for (size_t i = 0; i < n; i++)
@@ -373,6 +428,10 @@ static void look(struct nb_http *http, struct exchange **kept, struct pollfd *fd
         pthread_mutex_lock(&x->public.lock);
         bool gone =
             !x->public.over && x->suspended && fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR);
+        /* An answer that is whole must be taken: a client may read as slowly as it likes until
+         * then, for the answer may be slow, too. */
+        if (!x->public.over && x->ended_us && now - x->ended_us > patience)
+            shutdown(x->fd, SHUT_RDWR);
         pthread_mutex_unlock(&x->public.lock);
         if (gone) {
             nb_exchange_tell_gone(&x->public);
@@ -414,12 +473,40 @@ static void *watch(void *context) {
 
 static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode code) {
-    (void)connection, (void)socket_context;
     struct nb_http *http = context;
-    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+    struct connection *c = *socket_context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         atomic_fetch_add(&http->connections, 1);
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        c = info ? calloc(1, sizeof *c) : NULL; /* without, nobody watches it */
+        *socket_context = c;
+        if (!c)
+            return;
+        c->fd = info->connect_fd;
+        c->since_us = nb_now_us();
+        pthread_mutex_lock(&http->lock);
+        c->next = http->open;
+        if (c->next)
+            c->next->previous = c;
+        http->open = c;
+        pthread_mutex_unlock(&http->lock);
+        return;
+    }
+    atomic_fetch_sub(&http->connections, 1);
+    if (!c)
+        return;
+    /* Before MHD closes the socket, so that its number is nobody else's while it is in the list. */
+    pthread_mutex_lock(&http->lock);
+    if (c->previous)
+        c->previous->next = c->next;
     else
-        atomic_fetch_sub(&http->connections, 1);
+        http->open = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    pthread_mutex_unlock(&http->lock);
+    *socket_context = NULL;
+    free(c);
 }
 
 static void on_mhd_message(void *context, const char *format, va_list arguments) {

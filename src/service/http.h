@@ -21,7 +21,9 @@ struct nb_http_options {
     uint16_t port;    /* 0: any that is free, see nb_http_port */
     size_t max_body_bytes;
     unsigned max_connections;
-    unsigned idle_timeout_s; /* a connection that says nothing, or does not read, is closed */
+    unsigned idle_timeout_s; /* a connection that says nothing, or does not read, is closed; so is
+                              * one whose head, or whose body, is not there after as long, or which
+                              * has not taken an answer that long after its end */
     unsigned threads;
     const char *allow_origin; /* CORS: an origin or "*"; NULL: none */
 

@@ -20,7 +20,7 @@ struct scoring;
 
 struct continuation {
     struct scoring *scoring;
-    uint64_t id; /* of the scheduler's */
+    uint64_t id;          /* of the scheduler's */
     struct nb_tokens ids; /* of the prompt and of this */
     size_t n;             /* the last ones, which get scores */
     double *scores;       /* [n] */
@@ -69,9 +69,8 @@ static enum nb_status read_tokens(const struct scoring *s, const json_t *value, 
         if (!engine->tokenizer)
             return nb_fail(err, NB_ERR_UNSUPPORTED,
                            "%s: this model has no tokenizer; give token ids", where);
-        enum nb_status status =
-            nb_tokenizer_encode(engine->tokenizer, json_string_value(value),
-                                json_string_length(value), flags, out, err);
+        enum nb_status status = nb_tokenizer_encode(engine->tokenizer, json_string_value(value),
+                                                    json_string_length(value), flags, out, err);
         if (status != NB_OK)
             return nb_fail_prefix(err, status, "%s", where);
     } else if (json_is_array(value)) {

@@ -14,7 +14,7 @@ enum {
     DEFAULT_BODY_BYTES = 8 << 20,
     DEFAULT_CONNECTIONS = 4096,
     DEFAULT_TIMEOUT_S = 600,
-    IDLE_S = 75,
+    DEFAULT_IDLE_S = 75,
     HTTP_THREADS = 2,
     LEAST_SEND_MS = 1000,
 };
@@ -129,11 +129,24 @@ static void route_alive(struct nb_service *s, struct nb_exchange *x, uint64_t cl
     nb_answer_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }
 
+/* Whether the files that the model is mapped from were written to: then no answer can be trusted.
+ */
+static bool model_changed(struct nb_service *s) {
+    struct nb_error err;
+    bool changed = s->files && nb_files_check(s->files, &err) != NB_OK;
+    if (changed && !atomic_exchange(&s->changed, true))
+        nb_log(NB_LOG_ERROR, "event=model %s", err.message);
+    return changed;
+}
+
 static void route_ready(struct nb_service *s, struct nb_exchange *x, uint64_t client) {
     (void)client;
-    bool draining = atomic_load(&s->draining);
-    nb_answer_json(x, draining ? 503 : 200,
-                   json_pack("{s:s}", "status", draining ? "draining" : "ready"));
+    bool draining = atomic_load(&s->draining), changed = model_changed(s);
+    nb_answer_json(x, draining || changed ? 503 : 200,
+                   json_pack("{s:s}", "status",
+                             draining  ? "draining"
+                             : changed ? "the model's files were written to: restart"
+                                       : "ready"));
 }
 
 static void write_metrics(struct nb_service *s, struct nb_buf *out) {
@@ -165,6 +178,15 @@ static void write_metrics(struct nb_service *s, struct nb_buf *out) {
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         nb_metrics_value(out, values[i].name, values[i].type, values[i].help, values[i].value);
+    struct nb_device device;
+    nb_engine_device(s->engine, &device);
+    if (!device.memory_bytes)
+        return;
+    nb_metrics_value(out, "nibble_gpu_memory_bytes", "gauge", "Memory of the GPU.",
+                     (double)device.memory_bytes);
+    nb_metrics_value(out, "nibble_gpu_memory_used_bytes", "gauge",
+                     "Of it, allocated by this program: weights, pages and scratch.",
+                     (double)device.used_bytes);
 }
 
 static void route_metrics(struct nb_service *s, struct nb_exchange *x, uint64_t client) {
@@ -298,6 +320,8 @@ static void set_defaults(struct nb_service *s, const struct nb_service_options *
         s->options.max_body_bytes = DEFAULT_BODY_BYTES;
     if (!s->options.max_connections)
         s->options.max_connections = DEFAULT_CONNECTIONS;
+    if (!s->options.idle_s)
+        s->options.idle_s = DEFAULT_IDLE_S;
     if (s->options.timeout_s <= 0)
         s->options.timeout_s = DEFAULT_TIMEOUT_S;
     const char *paths[] = {s->engine->folder, options->prompts, options->schemas, options->actions};
@@ -309,6 +333,8 @@ static void set_defaults(struct nb_service *s, const struct nb_service_options *
 
 static enum nb_status start(struct nb_service *s, struct nb_error *err) {
     enum nb_status status = nb_auth_open(s->options.api_key_file, &s->auth, err);
+    if (status == NB_OK && s->engine->folder[0])
+        status = nb_files_open(s->engine->folder, &s->files, err);
     if (status != NB_OK)
         return status;
     s->has_chat = nb_engine_has_tokenizer(s->engine) &&
@@ -325,7 +351,7 @@ static enum nb_status start(struct nb_service *s, struct nb_error *err) {
         .port = s->options.port,
         .max_body_bytes = s->options.max_body_bytes,
         .max_connections = s->options.max_connections,
-        .idle_timeout_s = IDLE_S,
+        .idle_timeout_s = s->options.idle_s,
         .threads = HTTP_THREADS,
         .allow_origin = s->options.allow_origin,
         .handle = handle,
@@ -345,6 +371,7 @@ enum nb_status nb_service_open(struct nb_engine *engine, const struct nb_service
     s->engine = engine;
     s->created = (int64_t)time(NULL);
     atomic_init(&s->draining, false);
+    atomic_init(&s->changed, false);
     nb_metrics_open(&s->metrics);
     set_defaults(s, options);
     enum nb_status status = start(s, err);
@@ -385,5 +412,6 @@ void nb_service_close(struct nb_service *s) {
     nb_scheduler_close(s->scheduler);
     nb_auth_close(s->auth);
     nb_metrics_close(&s->metrics);
+    nb_files_close(s->files);
     free(s);
 }

@@ -17,6 +17,7 @@ struct nb_service_options {
     size_t max_body_bytes;    /* 0: 8 MiB */
     unsigned max_connections; /* 0: 4096 */
     double timeout_s;         /* of an answer; 0: 600 */
+    unsigned idle_s;          /* of a connection, see http.h; 0: 75 */
     const char *prompts; /* folders of /prompt: STAGE.txt and STAGE.json; NULL: it is not there */
     const char *schemas;
     const char *actions; /* SOFTWARE/ACTION.json: schemas of single actions; NULL: none */

@@ -6,6 +6,7 @@
 #include "engine/scheduler.h"
 #include "model/chat.h"
 #include "service/auth.h"
+#include "service/files.h"
 #include "service/http.h"
 #include "service/metrics.h"
 #include "service/service.h"
@@ -22,10 +23,11 @@ struct nb_service {
     struct nb_metrics metrics;
     struct nb_chat chat;
     bool has_chat;
-    struct nb_error no_chat; /* why not */
-    int64_t created;         /* seconds since 1970 */
-    atomic_bool draining;
-    const char *private_paths[5]; /* that clients need not know, up to a NULL */
+    struct nb_error no_chat;       /* why not */
+    int64_t created;               /* seconds since 1970 */
+    struct nb_files *files;        /* of the model; NULL: it was made, not read */
+    atomic_bool draining, changed; /* changed: it was logged that the model's files have */
+    const char *private_paths[5];  /* that clients need not know, up to a NULL */
 };
 
 /* A message without the paths of exchange->private_paths: of what lies in them the name alone is
