@@ -118,7 +118,8 @@ expect "no headers, no libraries to link with" sh -c "[ -z \"\$(find '$out' -nam
 port=$((20000 + $$ % 20000))
 within() { env -i PATH="$out/usr/local/bin:/usr/bin:/bin" LD_LIBRARY_PATH="$libraries" NIBBLE_PORT=$port "$@"; }
 expect "health says no where nothing listens" sh -c "! '$out/usr/local/bin/nibble-entrypoint' health"
-within NIBBLE_OPTIONS="--max-sequences 2 --drain 5" nibble-entrypoint >"$tmp/out" 2>"$tmp/err" &
+(exec env -i PATH="$out/usr/local/bin:/usr/bin:/bin" LD_LIBRARY_PATH="$libraries" NIBBLE_PORT=$port \
+    NIBBLE_OPTIONS="--max-sequences 2 --drain 5" nibble-entrypoint >"$tmp/out" 2>"$tmp/err") &
 server=$!
 for _ in $(seq 300); do grep -q listens "$tmp/out" && break; sleep 0.1; done
 expect "it serves" grep -q "0.0.0.0:$port" "$tmp/out"
