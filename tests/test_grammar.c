@@ -207,11 +207,75 @@ static void test_masks(void **state) {
     nb_tokenizer_close(tokenizer);
 }
 
+/* What closes a text is as short as can be. `most` bytes are needed: nothing of `alphabet` that is
+ * shorter does, by the validator. */
+static void test_shortest(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *text;
+        size_t need;
+        const char *alphabet; /* NULL: not tried */
+    } rows[] = {
+        {"{\"type\":\"string\",\"pattern\":\"^(abcdef|xy|ab)$\"}", "\"a", 2, "abcdefxy\""},
+        {"{\"type\":\"array\",\"items\":{\"enum\":[1234,\"x\",null,[7,8]]},\"minItems\":2}",
+         "[1234", 5, "1247x,]\"[nul8"},
+        {"{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"long\",\"s\"]},\"n\":{"
+         "\"minimum\":10,\"type\":\"integer\"}},\"required\":[\"k\",\"n\"]}",
+         "{", 15, NULL},
+        /* The shorter word asks for more afterwards. */
+        {"{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"a\",\"bbb\"]},\"v\":{\"type\":"
+         "\"string\",\"minLength\":9}},\"required\":[\"k\"],\"if\":{\"properties\":{\"k\":{"
+         "\"const\":"
+         "\"a\"}}},\"then\":{\"required\":[\"v\"]}}",
+         "{\"k\":", 6, NULL},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[1,22,\"z\"]},\"minItems\":"
+         "3}",
+         "[1", 8, NULL},
+        {"{\"anyOf\":[{\"type\":\"object\",\"required\":[\"abcdefgh\"]},{\"type\":\"object\","
+         "\"minProperties\":2}]}",
+         "{\"q\":1", 6, "\",:1ab}0"},
+        {"{\"type\":\"number\",\"multipleOf\":0.25,\"exclusiveMinimum\":2}", "2", 1, "0123456789."},
+        {"{\"type\":\"string\",\"format\":\"date\"}", "\"2024-0", 5, NULL},
+        {"true", "{\"a\":[{\"b\":\"x", 4, "\"]}x,"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct nb_error err;
+        struct nb_matcher *m;
+        struct nb_buf text = {0};
+        struct nb_grammar *g = compile(rows[i].schema, NULL, NULL);
+        size_t where, begun = strlen(rows[i].text), tried = 1;
+        bool valid;
+        assert_ok(nb_matcher_open(g, &m, &err), err);
+        assert_true(nb_matcher_accept_bytes(m, rows[i].text, begun));
+        nb_buf_add_string(&text, rows[i].text);
+        assert_true(nb_matcher_finish_shortest(m, &text));
+        assert_ok(nb_grammar_validate(g, text.data, text.len, &valid, &where, &err), err);
+        if (!valid || text.len - begun != rows[i].need)
+            fail_msg("%s: \"%s\" is closed as \"%s\", by %zu bytes, expected %zu", rows[i].schema,
+                     rows[i].text, text.data, text.len - begun, rows[i].need);
+        size_t n = rows[i].alphabet ? strlen(rows[i].alphabet) : 0;
+        for (size_t len = 0; n && len < rows[i].need && tried < 1000 * 1000; len++, tried *= n)
+            for (size_t k = 0; k < tried; k++) {
+                char shorter[64];
+                memcpy(shorter, rows[i].text, begun);
+                for (size_t j = 0, rest = k; j < len; j++, rest /= n)
+                    shorter[begun + j] = rows[i].alphabet[rest % n];
+                nb_grammar_validate(g, shorter, begun + len, &valid, &where, &err);
+                if (valid)
+                    fail_msg("%s: %.*s is shorter", rows[i].schema, (int)(begun + len), shorter);
+            }
+        nb_buf_free(&text);
+        nb_matcher_close(m);
+        nb_grammar_release(g);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_shortest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

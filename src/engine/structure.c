@@ -345,7 +345,7 @@ bool nb_follower_ended(struct nb_follower *f) {
 
 bool nb_follower_finish(struct nb_follower *f, struct nb_tokens *tokens) {
     struct nb_buf rest = {0};
-    bool good = nb_matcher_finish(f->matcher, &rest);
+    bool good = nb_matcher_finish_shortest(f->matcher, &rest);
     size_t held = tokens->n;
     if (good && rest.len) {
         /* What begins within a character is no text of its own: then token by token. */

@@ -49,7 +49,7 @@ enum nb_status nb_follower_take(struct nb_follower *follower, struct nb_tokens *
 /* Whether the answer is whole, and nothing more may come. */
 bool nb_follower_ended(struct nb_follower *follower);
 
-/* Appends the tokens of a short text that ends the answer; false if none was found. */
+/* Appends the tokens of the shortest text that ends the answer; false if none was found. */
 bool nb_follower_finish(struct nb_follower *follower, struct nb_tokens *tokens);
 
 #endif

@@ -330,6 +330,13 @@ bool nb_matcher_finish(struct nb_matcher *m, struct nb_buf *out) {
     return found;
 }
 
+bool nb_matcher_finish_shortest(struct nb_matcher *m, struct nb_buf *out) {
+    pthread_mutex_lock(&m->grammar->lock);
+    bool found = nb_complete_shortest(&m->reader, &m->state, out);
+    pthread_mutex_unlock(&m->grammar->lock);
+    return found;
+}
+
 struct nb_matcher_mark nb_matcher_mark(const struct nb_matcher *m) {
     return (struct nb_matcher_mark){m->state};
 }

@@ -94,6 +94,8 @@ bool nb_matcher_viable(struct nb_matcher *matcher, int32_t token);
 
 /* Appends a short text that brings what has been accepted to an end. False if none was found. */
 bool nb_matcher_finish(struct nb_matcher *matcher, struct nb_buf *out);
+/* The shortest, as nb_complete_shortest has it: for an answer's end, not for each token. */
+bool nb_matcher_finish_shortest(struct nb_matcher *matcher, struct nb_buf *out);
 
 /* Places to go back to: valid as long as the matcher. */
 struct nb_matcher_mark {
