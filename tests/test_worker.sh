@@ -18,8 +18,8 @@ expect "a queue that is none" both 2 'runpod'
 RUNPOD_WEBHOOK_PING= run worker runpod --model "$root/models/demo" --outbox "$tmp/o" --allow-hosts '10.0.0.0/40'
 expect "hosts that are none" both 1 '10.0.0.0/40'
 
-start_queue
-start_worker one --max-sequences 4 --allow-hosts "127.0.0.1:${url##*:}" --timeout 20
+start_queue --poll-ms 1100
+start_worker one --max-sequences 4 --allow-hosts "127.0.0.1:${url##*:}"
 one=$worker
 
 # Inputs.
@@ -58,9 +58,9 @@ stats
 expect "all in the queue's own words" json '.unauthorized == 0 and .malformed == 0 and .repeated == 0 and .pings > 0 and .batch_takes > 0 and .stop_polls > 0 and .strangers == 0'
 
 # As wide as the free slots.
-sleep 2.2 # a poll for all four slots
+sleep 1.3 # a poll for all four slots
 post '/fill?n=12' '{"prompt": "Invoice", "max_tokens": 60, "ignore_eos": true}'
-expect "twelve jobs" until_ 60 counts '.completed >= 17 and .queued == 0 and .in_progress == 0'
+expect "twelve jobs" until_ 120 counts '.completed >= 17 and .queued == 0 and .in_progress == 0'
 expect "taken four at a time" counts '.largest_batch == 4 and .redelivered == 0'
 
 # What the worker's parser cannot read, and the queue's could.

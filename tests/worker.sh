@@ -85,9 +85,9 @@ until_() {
 }
 is() { status "$1" && json "$2"; }
 counts() { stats && json "$1"; }
-# answered ID CONDITION: within 30 s the job has ended, and the condition holds of its status.
+# answered ID CONDITION: the job ends (within two minutes, for sanitizers), and the condition holds of its status.
 answered() {
-    until_ 30 is "$1" '.status | IN("COMPLETED", "FAILED")'
+    until_ 120 is "$1" '.status | IN("COMPLETED", "FAILED")'
     is "$1" "$2"
 }
 logged() { grep -qE "$2" "$tmp/$1.err"; }
