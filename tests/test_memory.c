@@ -75,7 +75,8 @@ static void *jansson_malloc(size_t n) {
 
 /* ---- what is done with little memory ---- */
 
-/* The demo tokenizer, cut down to its single characters and the first of its merges. */
+/* The demo tokenizer, cut down to its special tokens, its single characters and the first of its
+ * merges. */
 static void write_tokenizer(const struct checkpoint *c) {
     size_t n, i;
     char *text = read_source("models/demo/tokenizer.json", &n);
@@ -85,10 +86,16 @@ static void write_tokenizer(const struct checkpoint *c) {
     const char *key;
     json_object_foreach(json_object_get(model, "vocab"), key, value) {
         uint32_t cp;
-        if (json_integer_value(value) < 300 || !key[nb_utf8_decode(key, strlen(key), &cp)])
+        if (json_integer_value(value) < 300 || strncmp(key, "<|", 2) == 0 ||
+            !key[nb_utf8_decode(key, strlen(key), &cp)])
             json_object_set_new(kept, key, json_integer((json_int_t)json_object_size(kept)));
     }
     assert_true(json_object_size(kept) <= (size_t)c->shape.vocab);
+    json_array_foreach(json_object_get(whole, "added_tokens"), i, value) {
+        json_t *id = json_object_get(kept, json_string_value(json_object_get(value, "content")));
+        assert_non_null(id);
+        json_object_set(value, "id", id);
+    }
     json_array_foreach(json_object_get(model, "merges"), i, value) {
         char left[64], right[64], joined[128];
         assert_int_equal(sscanf(json_string_value(value), "%63s %63s", left, right), 2);
