@@ -265,6 +265,10 @@ expect "ends with 0" [ "$code" = 0 ]
 
 run serve --model "$root/models/demo" --api-key-file "$tmp/keys"
 expect "a bad file of keys" both 1 'keys:1: expected a name, a key'
+start --model "$root/models/demo"
+run serve --model "$root/models/demo" --port "${url##*:}"
+expect "a port that is taken" both 1 'cannot listen'
+stop
 run serve --port 99999
 expect "a bad port" both 2 'port'
 run serve --model "$root/models/demo" --host nowhere --port 0

@@ -10,7 +10,7 @@ soak=${NB_TEST_SOAK:-$(dirname "$nibble")/tests/soak}
 seconds=${NB_SOAK_SECONDS:-10}
 sanitized() { grep -q __asan_init "$nibble" || grep -q __tsan_init "$nibble"; }
 
-start --model "$root/models/demo" --max-sequences 8 --max-waiting 48 --max-connections 512 --threads "${NB_SOAK_THREADS:-2}"
+start --model "$root/models/demo" --context 2048 --max-sequences 8 --max-waiting 48 --max-connections 512 --threads "${NB_SOAK_THREADS:-2}"
 answer() { ask /v1/completions -d '{"prompt": "Invoice", "max_tokens": 24, "temperature": 0}'; jq -r '.choices[0].text' "$tmp/out"; }
 before=$(answer)
 files=$(files_open)

@@ -550,8 +550,7 @@ static enum nb_status start(struct nb_http *http, struct nb_error *err) {
         o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, o->idle_timeout_s,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
         on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
-        MHD_OPTION_THREAD_POOL_SIZE, o->threads, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
-        MHD_OPTION_END);
+        MHD_OPTION_THREAD_POOL_SIZE, o->threads, MHD_OPTION_END);
     if (!http->daemon)
         return nb_fail(err, NB_ERR_IO, "cannot listen on %s port %u: %s", o->host, o->port,
                        errno ? strerror(errno) : "libmicrohttpd refused");
