@@ -558,7 +558,7 @@ static enum nb_status put_batch(struct cuda *c, const struct nb_batch *b, struct
 
 static cudaError_t run_step(struct cuda *c, const struct nb_cuda_step *step) {
     enum way way = c->has[BATCH] ? BATCH : PLAIN;
-    if (c->has[DECODE] && step->n_tokens <= NB_CUDA_DECODE_TOKENS)
+    if (c->has[DECODE] && step->n_tokens <= NB_CUDA_DECODE_GIVEN)
         way = DECODE;
     switch (way) {
     case DECODE:
