@@ -159,15 +159,6 @@ static size_t draw(uint64_t *state, size_t n) {
     return (size_t)(*state >> 33) % n;
 }
 
-static void add_character(struct nb_buf *out, uint32_t c) {
-    int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3; /* bytes after the first */
-    static const uint8_t first[] = {0, 0xC0, 0xE0, 0xF0};
-    char bytes[4] = {(char)(first[more] | c >> 6 * more)};
-    for (int i = 1; i <= more; i++)
-        bytes[i] = (char)(0x80 | (c >> 6 * (more - i) & 0x3F));
-    nb_buf_add(out, bytes, (size_t)more + 1);
-}
-
 static void make_text(const json_t *cases, const json_t *blocks, uint64_t *state,
                       struct nb_buf *out) {
     nb_buf_clear(out);
@@ -182,7 +173,7 @@ static void make_text(const json_t *cases, const json_t *blocks, uint64_t *state
         size_t low = (size_t)json_integer_value(json_array_get(block, 0)),
                size = (size_t)json_integer_value(json_array_get(block, 1)) + 1 - low;
         for (size_t i = 1 + draw(state, 20); i; i--)
-            add_character(out, (uint32_t)(low + draw(state, size)));
+            nb_buf_add_utf8(out, (uint32_t)(low + draw(state, size)));
     }
     assert_false(out->failed);
 }
