@@ -12,12 +12,14 @@
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t n);
+void *__real_aligned_alloc(size_t alignment, size_t n);
 char *__real_strdup(const char *text);
 char *__real_strndup(const char *text, size_t n);
 void __real_free(void *p);
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t n);
+void *__wrap_aligned_alloc(size_t alignment, size_t n);
 char *__wrap_strdup(const char *text);
 char *__wrap_strndup(const char *text, size_t n);
 void __wrap_free(void *p);
@@ -53,6 +55,10 @@ void *__wrap_realloc(void *p, size_t n) {
     if (!allow(OURS))
         return NULL;
     return p ? __real_realloc(p, n) : count(__real_realloc(p, n));
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t n) {
+    return allow(OURS) ? count(__real_aligned_alloc(alignment, n)) : NULL;
 }
 
 char *__wrap_strdup(const char *text) {
