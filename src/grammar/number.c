@@ -129,6 +129,11 @@ static bool try_number(const struct bounds *b, struct nb_decimal v) {
     const struct nb_number *n = &s->number;
     v = nb_decimal_normal(v);
     v.negative = n->negative && !is_zero(v);
+    /* What would have too many digits is not written. */
+    int digits = count_digits(v.digits);
+    if (v.exponent < 0 ? digits > NB_MOST_FRACTION_DIGITS
+                       : digits + v.exponent > NB_DECIMAL_DIGITS - 1)
+        return false;
     if (s->phase != NB_NUMBER_MINUS) {
         /* Digits before the point decide how many more were to come. */
         int whole = count_digits(v.digits) + v.exponent;

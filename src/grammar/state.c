@@ -1408,8 +1408,6 @@ static bool end_number(struct nb_reader *r, struct nb_state *s) {
     return good;
 }
 
-enum { MOST_FRACTION_DIGITS = 24 }; /* a double has 17 that count */
-
 /* Spellings that are not for writing: see NB_READ_ANY_SPELLING. */
 static bool number_spelling(const struct nb_state *s) {
     const struct nb_number *n = &s->number;
@@ -1418,9 +1416,9 @@ static bool number_spelling(const struct nb_state *s) {
                n->n_exponent <= 3;
     /* Where a digit must come, there is room for it. */
     if (s->phase == NB_NUMBER_POINT)
-        return n->n_digits < MOST_FRACTION_DIGITS;
+        return n->n_digits < NB_MOST_FRACTION_DIGITS;
     return n->n_digits <=
-               (s->phase == NB_NUMBER_FRACTION ? MOST_FRACTION_DIGITS : NB_DECIMAL_DIGITS - 1) &&
+               (s->phase == NB_NUMBER_FRACTION ? NB_MOST_FRACTION_DIGITS : NB_DECIMAL_DIGITS - 1) &&
            n->scale > -60;
 }
 

@@ -134,6 +134,9 @@ struct nb_reader {
 
 enum { NB_MAX_NESTING = 1000 };
 
+/* Digits that count of a number that is written with a point; a double has 17. */
+enum { NB_MOST_FRACTION_DIGITS = 24 };
+
 /* The state before any byte. */
 void nb_state_start(struct nb_reader *reader, struct nb_state *out);
 void nb_reader_free(struct nb_reader *reader);
