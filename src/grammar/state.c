@@ -1460,6 +1460,17 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
                 return false;
         }
     }
+    if (!object && shape->conjunction && out->kills) {
+        /* Items that must be, and no value can be. */
+        uint64_t least = 0;
+        for (uint32_t i = 0; i < shape->n_atoms; i++)
+            least = shape->atoms[i]->min > least ? shape->atoms[i]->min : least;
+        for (uint64_t i = 0; i < least && i <= shape->family->n_prefix; i++) {
+            const struct nb_link *link = nb_link_item(r->space, shape, i);
+            if (!link || link->dead)
+                return false;
+        }
+    }
     out->mode = object ? NB_MODE_MEMBER : NB_MODE_ITEM;
     out->link = NULL;
     out->shape = NULL;
