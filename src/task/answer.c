@@ -10,6 +10,7 @@ enum {
     MAX_LABELS = 64,
     MAX_DEPTH = 4, /* of objects in objects whose members may be choices */
     MAX_FORCED_BYTES = 4096,
+    MAX_COPIES = 64, /* tokens that are tried for one that copies */
     MAX_REDRAWS = 8, /* each may take milliseconds */
 };
 
@@ -188,6 +189,8 @@ struct run {
     struct nb_follower follower;
     struct place place;
     struct nb_answer_choice *choice; /* whose value comes next, or NULL */
+    bool copied; /* the value being written, from `value` on in the text, has the document's words */
+    size_t value;
     struct nb_buf *text;             /* the answer begins at `begin` */
     size_t begin;
     struct nb_tokens queue; /* decided, and not yet given to the model: */
@@ -201,24 +204,30 @@ static enum nb_status no_memory(const struct run *r, struct nb_error *err) {
     return nb_fail_memory(err, r->text->len, "the answer");
 }
 
-/* The choice that the keys before here lead to. */
-static struct nb_answer_choice *choice_here(const struct run *r) {
-    for (size_t i = 0; i < r->how->choices->n; i++) {
-        struct nb_answer_choice *c = &r->how->choices->of[i];
-        const char *path = c->path;
-        size_t left = strlen(path);
-        bool same = true;
-        for (int d = 1; d <= r->place.depth && same; d++) {
-            const struct level *l = &r->place.levels[d];
-            same = l->object && l->value && l->n <= left &&
-                   memcmp(path, r->text->data + l->key, l->n) == 0;
-            path += same ? l->n : 0;
-            left -= same ? l->n : 0;
-        }
-        if (same && left == 0)
-            return c;
+/* Whether the keys before here are those of a path. */
+static bool is_here(const struct run *r, const char *path) {
+    size_t left = strlen(path);
+    for (int d = 1; d <= r->place.depth; d++) {
+        const struct level *l = &r->place.levels[d];
+        if (!l->object || !l->value || l->n > left ||
+            memcmp(path, r->text->data + l->key, l->n) != 0)
+            return false;
+        path += l->n;
+        left -= l->n;
     }
-    return NULL;
+    return left == 0;
+}
+
+/* The text has come to a value. */
+static void enter_value(struct run *r, size_t at) {
+    for (size_t i = 0; i < r->how->choices->n && !r->choice; i++) {
+        if (is_here(r, r->how->choices->of[i].path))
+            r->choice = &r->how->choices->of[i];
+    }
+    r->value = at;
+    r->copied = false;
+    for (size_t i = 0; i < r->how->n_copied; i++)
+        r->copied |= is_here(r, r->how->copied[i]);
 }
 
 /* Goes on by bytes that the grammar allows, up to where a choice begins. *used: how many. */
@@ -231,7 +240,7 @@ static enum nb_status take(struct run *r, const char *bytes, size_t n, size_t *u
     while (k < n && !r->choice) {
         size_t at = before + k;
         if (follow(&r->place, bytes[k++], at))
-            r->choice = choice_here(r);
+            enter_value(r, at + 1);
     }
     r->text->len = before + k;
     r->text->data[r->text->len] = 0;
@@ -442,6 +451,75 @@ static enum nb_status choose(struct run *r, struct nb_error *err) {
 
 /* ---- what is not chosen --------------------------------------------------------------------- */
 
+static bool in_word(char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c & 0x80;
+}
+
+/* Whether the document has the word, or, unless `whole`, one that begins with it. */
+static bool has_word(const char *word, size_t n, bool whole, const char *document,
+                     size_t n_document) {
+    const char *at = document, *end = document + n_document;
+    while ((at = memmem(at, (size_t)(end - at), word, n))) {
+        bool begins = at == document || !in_word(at[-1]);
+        if (begins && (!whole || at + n == end || !in_word(at[n])))
+            return true;
+        at++;
+    }
+    return false;
+}
+
+bool nb_answer_is_copied(const char *text, size_t n, bool whole, const char *document,
+                         size_t n_document) {
+    for (size_t i = 0; i < n;) {
+        size_t from = i;
+        while (i < n && in_word(text[i]))
+            i++;
+        if (i > from && !has_word(text + from, i - from, whole || i < n, document, n_document))
+            return false;
+        i += i < n && !in_word(text[i]);
+    }
+    return true;
+}
+
+/* Whether the value being written may go on by a token, its words being the document's. Values with
+ * escapes are let through. */
+static bool is_copied(const struct run *r, int32_t id) {
+    char value[1024];
+    size_t n, old = r->text->len - r->value;
+    const char *bytes = nb_tokenizer_bytes(r->sequence->engine->tokenizer, id, &n);
+    if (!r->place.in_string || old + n > sizeof value)
+        return true;
+    memcpy(value, r->text->data + r->value, old);
+    memcpy(value + old, bytes, n);
+    const char *inside = memchr(value, '"', old);
+    if (!inside || memchr(value, '\\', old + n))
+        return true;
+    inside++;
+    size_t left = old + n - (size_t)(inside - value);
+    const char *quote = memchr(inside, '"', left);
+    return nb_answer_is_copied(inside, quote ? (size_t)(quote - inside) : left, quote != NULL,
+                               r->how->document, r->how->n_document);
+}
+
+/* The most probable token of `logits` that copies, or where none of the first ones does, *id. */
+static int32_t copy_of(struct run *r, const struct nb_sampler *how, int32_t id) {
+    int32_t skipped[MAX_COPIES];
+    float kept[MAX_COPIES];
+    struct nb_sampler greedy = *how;
+    int32_t found = id;
+    int n = 0;
+    while (n < MAX_COPIES && r->logits[found] > -INFINITY && !is_copied(r, found)) {
+        skipped[n] = found;
+        kept[n++] = r->logits[found];
+        r->logits[found] = -INFINITY;
+        found = nb_sample(&greedy, r->logits);
+    }
+    bool good = r->logits[found] > -INFINITY && is_copied(r, found);
+    while (n--)
+        r->logits[skipped[n]] = kept[n];
+    return good ? found : id;
+}
+
 /* The most probable token that leads somewhere; -1 if only the end may come. */
 static enum nb_status draw(struct run *r, int32_t *id, struct nb_error *err) {
     struct nb_sampler greedy = {.n_vocab = (size_t)r->sequence->engine->model.config.n_vocab};
@@ -451,6 +529,8 @@ static enum nb_status draw(struct run *r, int32_t *id, struct nb_error *err) {
     if (s != NB_OK || only_end)
         return s;
     *id = nb_sample(&greedy, r->logits);
+    if (r->copied)
+        *id = copy_of(r, &greedy, *id);
     for (int i = 0; r->logits[*id] == -INFINITY || isnan(r->logits[*id]) ||
                     !nb_follower_viable(&r->follower, *id);
          i++) {

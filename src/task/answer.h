@@ -37,6 +37,12 @@ struct nb_answer_options {
     struct nb_answer_choices *choices;
     size_t max_tokens; /* drawn ones; then the answer is finished in a short way */
     size_t reserve;    /* positions of the context kept free for that: nb_answer_reserve */
+    /* Members, by their path, whose words must be words of the document: a small model copies what
+     * it reads, but slips on rare words. NULL: none. */
+    const char *const *copied; /* [n_copied] */
+    size_t n_copied;
+    const char *document; /* [n_document] */
+    size_t n_document;
     bool fresh;        /* the answer is a text of its own for the tokenizer: with its leading space,
                         * where it has one; else it goes on from the prompt's text */
 };
@@ -52,5 +58,10 @@ enum nb_status nb_answer_reserve(struct nb_engine *engine, const struct nb_answe
 enum nb_status nb_answer_make(struct nb_sequence *sequence, const int32_t *prompt, size_t n,
                               const struct nb_answer_options *options, struct nb_buf *text,
                               size_t *n_tokens, struct nb_error *err);
+
+/* Whether every word of text[0..n) is a word of the document; the last one need only begin one, unless
+ * `whole`. A word is a run of letters, digits and all that is not ASCII. */
+bool nb_answer_is_copied(const char *text, size_t n, bool whole, const char *document,
+                         size_t n_document);
 
 #endif

@@ -413,6 +413,14 @@ static enum nb_status begin(const struct nb_classifier *c, struct nb_sequence *s
 
 static enum nb_status answer(struct nb_classifier *c, const char *text, size_t n,
                              struct nb_classification *out, struct nb_error *err) {
+    static const char *const copied[] = {"\"primary_party\"\"name\"",
+                                         "\"extracted_summary\"\"document_number\""};
+    if (c->prompt.form == NB_PROMPT_TRAINED && !c->custom) {
+        c->answer.copied = copied;
+        c->answer.n_copied = sizeof copied / sizeof *copied;
+        c->answer.document = text;
+        c->answer.n_document = n;
+    }
     struct nb_tokens prompt = {0};
     struct nb_sequence sequence = {0};
     struct nb_buf json = {0};
