@@ -15,7 +15,7 @@ $(BUILD)/build.ninja:
 	meson setup $(BUILD) $(MESON_FLAGS) -Dtests=disabled
 
 demo: all
-	$(BUILD)/nibble classify samples/*.txt
+	$(BUILD)/nibble classify --context samples/context.json samples/*.txt
 
 check:
 	scripts/install-deps build check

@@ -8,7 +8,9 @@
 #include "base/float16.h"
 #include "base/utf8.h"
 #include "document/document.h"
+#include "model/chat.h"
 #include "model/tokenizer.h"
+#include "task/answer.h"
 #include "task/fields.h"
 
 #include <math.h>
@@ -569,6 +571,243 @@ static void bad_documents(void **state) {
     checkpoint_free(&c);
 }
 
+/* ---- words of the document ---- */
+
+static void copied_words(void **state) {
+    (void)state;
+    static const char document[] = "Brightwater (1234-X)\nFacilities Ltd\nCaf\xC3\xA9 R-2024-058";
+    static const struct {
+        const char *text;
+        bool whole, copied;
+    } cases[] = {
+        {"", true, true},
+        {"Bright", false, true},
+        {"Bright", true, false},
+        {"right", false, false},
+        {"Brightwater", true, true},
+        {"Brightwater Facilities", true, true}, /* what stands between may be left out */
+        {"Brightdoor", false, false},
+        {"Bright Facilities", false, false},
+        {"Ltd", true, true},
+        {"Ltd.", true, true},
+        {"Ltda", false, false},
+        {"brightwater", false, false},
+        {"Caf\xC3\xA9", true, true},
+        {"Cafe", false, false},
+        {"R-2024-058", true, true},
+        {"R-2024-05", true, false},
+        {"R-2024-05", false, true},
+        {"R-2025", false, false},
+        {" & ", true, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool got = nb_answer_is_copied(cases[i].text, strlen(cases[i].text), cases[i].whole,
+                                       document, sizeof document - 1);
+        if (got != cases[i].copied)
+            fail_msg("%zu: \"%s\"", i, cases[i].text);
+    }
+}
+
+/* ---- choices of a schema ---- */
+
+static void schema_choices(void **state) {
+    (void)state;
+    static const char schema[] =
+        "{\"properties\":{\"a\":{\"enum\":[\"x\",\"y "
+        "\\\"z\\\"\",null,7]},\"b\":{\"type\":\"boolean\"},"
+        "\"one\":{\"enum\":[\"x\"]},\"objects\":{\"enum\":[{},1]},\"twice\":{\"enum\":[1,1]},"
+        "\"ref\":{\"$ref\":\"#/$defs/"
+        "x\",\"enum\":[1,2]},\"const\":{\"type\":\"boolean\",\"const\":true},"
+        "\"o\":{\"type\":\"object\",\"properties\":{\"in\\\"ner\":{\"enum\":[1,10]}}},"
+        "\"list\":{\"type\":\"array\",\"items\":{\"properties\":{\"c\":{\"type\":\"boolean\"}}}}}}";
+    static const struct {
+        const char *name, *path;
+        size_t n;
+    } want[] = {{"a", "\"a\"", 4}, {"b", "\"b\"", 2}, {"o.in\"ner", "\"o\"\"in\\\"ner\"", 2}};
+    struct nb_answer_choices choices;
+    struct nb_error err;
+    json_t *parsed = json_loads(schema, 0, NULL);
+    assert_non_null(parsed);
+    assert_ok(nb_answer_find_choices(parsed, &choices, &err), err);
+    assert_int_equal(choices.n, 3);
+    for (size_t i = 0; i < 3; i++) {
+        assert_string_equal(choices.of[i].name, want[i].name);
+        assert_string_equal(choices.of[i].path, want[i].path);
+        assert_int_equal(choices.of[i].n, want[i].n);
+    }
+    assert_string_equal(choices.of[0].labels[1], "\"y \\\"z\\\"\"");
+    assert_string_equal(choices.of[0].labels[2], "null");
+    nb_answer_free_choices(&choices);
+    json_decref(parsed);
+}
+
+/* ---- the caller's schemas, a chat model ---- */
+
+/* Random models with their own form, with a chat template, with neither: whatever the schema, what
+ * they answer fulfils it, and choices have probabilities. */
+static void any_schema(void **state) {
+    (void)state;
+    size_t n;
+    char *all = read_source("tools/demo-model/schemas.jsonl", &n), *save = NULL;
+    struct nb_buf lines = many_lines();
+    static const char *const forms[] = {"its own form", "chat", "words"};
+    struct nb_engine *engines[3];
+    struct checkpoint c[3];
+    for (int i = 0; i < 3; i++) {
+        make_model(&c[i], i == 1 ? 8 : i, &shape);
+        if (i > 0)
+            forget_form(&c[i]);
+        if (i == 1)
+            folder_write_text(
+                &c[i].folder, "tokenizer_config.json",
+                "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\",\"chat_template\":"
+                "\"{{ bos_token }}{% for message in messages %}{% if (message['role'] "
+                "== 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('"
+                "Conversation roles must alternate user/assistant/user/assistant/...')"
+                " }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + "
+                "message['content'] + ' [/INST]' }}{% elif message['role'] == "
+                "'assistant' %}{{ message['content'] + eos_token}}{% else %}{{ "
+                "raise_exception('Only user and assistant roles are supported!') }}"
+                "{% endif %}{% endfor %}\"}");
+        engines[i] = open_engine(&c[i], 2600);
+        struct nb_chat chat;
+        struct nb_error err;
+        assert_true((nb_chat_open(c[i].folder.path, &chat, &err) == NB_OK) == (i == 1));
+    }
+    int number = 0, n_choices = 0;
+    for (char *text = strtok_r(all, "\n", &save); text; text = strtok_r(NULL, "\n", &save)) {
+        struct nb_engine *engine = engines[number % 3];
+        const char *form = forms[number++ % 3];
+        struct nb_classify_options o = {.schema = {text, strlen(text), "s.json"}};
+        struct nb_classifier *classifier;
+        struct nb_classification result;
+        struct nb_grammar *g;
+        struct nb_error err;
+        bool valid = false, big = number % 10 == 0;
+        size_t where;
+        assert_ok(nb_classifier_open(engine, &o, &classifier, &err), err);
+        const char *document = big ? lines.data : hostile[(size_t)number % N_HOSTILE];
+        enum nb_status s =
+            nb_classifier_text(classifier, document, strlen(document), &result, &err);
+        if (s != NB_OK)
+            fail_msg("schema %d, %s: %s", number, form, err.message);
+        assert_true(result.truncated == big);
+        assert_null(result.document_type);
+        assert_ok(
+            nb_grammar_schema(text, strlen(text), &(struct nb_grammar_options){0}, NULL, &g, &err),
+            err);
+        assert_ok(
+            nb_grammar_validate(g, result.answer, strlen(result.answer), &valid, &where, &err),
+            err);
+        if (!valid)
+            fail_msg("schema %d, %s: not valid at byte %zu: %s", number, form, where,
+                     result.answer);
+        for (size_t i = 0; i < result.n_confidences; i++)
+            assert_true(result.confidences[i].p > 0 && result.confidences[i].p <= 1);
+        n_choices += result.n_confidences > 0;
+        nb_grammar_release(g);
+        nb_classification_free(&result);
+        nb_classifier_close(classifier);
+    }
+    assert_true(number == 100 && n_choices > 20);
+    for (int i = 0; i < 3; i++) {
+        nb_engine_close(engines[i]);
+        checkpoint_free(&c[i]);
+    }
+    nb_buf_free(&lines);
+    free(all);
+}
+
+/* What all documents' prompts begin with is computed once, and answers are the same to the bit
+ * whether it was found or not. */
+static void prefix_is_kept(void **state) {
+    (void)state;
+    struct checkpoint c;
+    make_model(&c, ANYTHING, &shape);
+    folder_write_text(&c.folder, "classify.txt",
+                      "<s>Company: {{company}}\n{{actions}}\n{{document}}<|answer|>\n");
+    for (int words = 0; words < 2; words++) {
+        if (words)
+            forget_form(&c);
+        struct nb_engine *engine = open_engine(&c, 4000);
+        struct nb_classifier *classifier;
+        struct nb_classification first, again;
+        struct nb_error err;
+        assert_ok(nb_classifier_open(engine, NULL, &classifier, &err), err);
+        assert_ok(nb_classifier_text(classifier, hostile[1], strlen(hostile[1]), &first, &err),
+                  err);
+        assert_ok(nb_classifier_text(classifier, hostile[1], strlen(hostile[1]), &again, &err),
+                  err);
+        assert_int_equal(first.cached_tokens, 0);
+        assert_true(again.cached_tokens > 200 && again.cached_tokens % 16 == 0);
+        assert_string_equal(first.answer, again.answer);
+        assert_true(first.confidence == again.confidence);
+        nb_classification_free(&first);
+        nb_classification_free(&again);
+        nb_classifier_close(classifier);
+        nb_engine_close(engine);
+    }
+    checkpoint_free(&c);
+}
+
+/* ---- what a caller says wrong ---- */
+
+static void bad_options(void **state) {
+    (void)state;
+    static const struct {
+        const char *kind, *text, *says;
+    } bad[] = {
+        {"context", "[]", "c.json: found an array"},
+        {"context", "{", "c.json: not valid JSON"},
+        {"context", "{\"company\": 7}", "c.json: company is an integer, expected a string"},
+        {"context", "{\"firm\": \"x\"}", "c.json: firm: no such key|company, actions"},
+        {"context", "{\"actions\": {}}", "c.json: actions is an object, expected a list"},
+        {"context", "{\"actions\": [\"a\", 7]}", "c.json: actions[1] is an integer"},
+        {"context", "{\"actions\": [{\"name\": \"\"}]}", "c.json: actions[0]: the name is empty"},
+        {"context", "{\"actions\": [\"a\", \"b\", \"a\"]}", "actions[2]: \"a\" is there twice"},
+        {"context", "{\"actions\": [{\"name\": \"a\", \"x\": 1}]}", "c.json: actions[0].x: "},
+        {"context", "{\"instructions\": []}", "c.json: instructions is an array"},
+        {"schema", "{\"type\": \"strin\"}", "c.json: |strin"},
+        {"schema", "{\"type\"", "c.json: "},
+        {"schema", "{\"allOf\": [{\"const\": 1}, {\"const\": 2}]}", "c.json: "},
+        {"prompt", "no place", "c.json: has 0 places for {{document}}, expected one"},
+        {"prompt", "{{document}} {{document}}", "has 2 places"},
+        {"prompt", "{{document}} {{weather}}", "{{weather}}: no such place"},
+    };
+    struct checkpoint c;
+    make_model(&c, ANYTHING, &shape);
+    struct nb_engine *engine = open_engine(&c, 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct nb_classify_options o = {0};
+        struct nb_named_text text = {bad[i].text, strlen(bad[i].text), "c.json"};
+        struct nb_classifier *classifier;
+        struct nb_error err = {0};
+        *(bad[i].kind[0] == 'c'   ? &o.context
+          : bad[i].kind[0] == 's' ? &o.schema
+                                  : &o.prompt) = text;
+        enum nb_status s = nb_classifier_open(engine, &o, &classifier, &err);
+        expect_failure(bad[i].text, s, &err, s == NB_ERR_UNSUPPORTED ? s : NB_ERR_FORMAT,
+                       bad[i].says);
+        assert_null(classifier);
+    }
+    /* No action, and one that is chosen among one and null. */
+    static const char *const good[] = {"{\"actions\": []}", "{\"actions\": [\"pay it\"]}"};
+    for (size_t i = 0; i < 2; i++) {
+        struct nb_classify_options o = {.context = {good[i], strlen(good[i]), "c.json"}};
+        struct nb_classifier *classifier;
+        struct nb_classification result;
+        struct nb_error err;
+        assert_ok(nb_classifier_open(engine, &o, &classifier, &err), err);
+        assert_ok(nb_classifier_text(classifier, "x", 1, &result, &err), err);
+        assert_true(!result.selected_action || (i && !strcmp(result.selected_action, "pay it")));
+        assert_int_equal(result.n_confidences, 4 + i);
+        nb_classification_free(&result);
+        nb_classifier_close(classifier);
+    }
+    nb_engine_close(engine);
+    checkpoint_free(&c);
+}
+
 /* ---- fields ---- */
 
 static const struct {
@@ -662,6 +901,9 @@ int main(void) {
         cmocka_unit_test(contexts),       cmocka_unit_test(broken_labels),
         cmocka_unit_test(unusual_labels), cmocka_unit_test(bad_documents),
         cmocka_unit_test(field_texts),    cmocka_unit_test(field_kinds),
+        cmocka_unit_test(copied_words),   cmocka_unit_test(schema_choices),
+        cmocka_unit_test(any_schema),     cmocka_unit_test(prefix_is_kept),
+        cmocka_unit_test(bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,8 +11,8 @@
  */
 bool nb_complete(struct nb_reader *reader, const struct nb_state *state, struct nb_buf *out);
 
-/* The same, and none is shorter, in bytes and as masks let it be written: where what is to be looked
- * at is within bounds (some 100 ms), else it is only as nb_complete finds it. */
+/* The same, and none is shorter, in bytes and as masks let it be written: where what is to be
+ * looked at is within bounds (some 100 ms), else it is only as nb_complete finds it. */
 bool nb_complete_shortest(struct nb_reader *reader, const struct nb_state *state,
                           struct nb_buf *out);
 

@@ -189,9 +189,10 @@ struct run {
     struct nb_follower follower;
     struct place place;
     struct nb_answer_choice *choice; /* whose value comes next, or NULL */
-    bool copied; /* the value being written, from `value` on in the text, has the document's words */
+    bool
+        copied; /* the value being written, from `value` on in the text, has the document's words */
     size_t value;
-    struct nb_buf *text;             /* the answer begins at `begin` */
+    struct nb_buf *text; /* the answer begins at `begin` */
     size_t begin;
     struct nb_tokens queue; /* decided, and not yet given to the model: */
     size_t queued;          /* the text up to here; what follows it has no tokens yet */

@@ -43,8 +43,8 @@ struct nb_answer_options {
     size_t n_copied;
     const char *document; /* [n_document] */
     size_t n_document;
-    bool fresh;        /* the answer is a text of its own for the tokenizer: with its leading space,
-                        * where it has one; else it goes on from the prompt's text */
+    bool fresh; /* the answer is a text of its own for the tokenizer: with its leading space,
+                 * where it has one; else it goes on from the prompt's text */
 };
 
 /* Positions that the shortest answer takes, its labels being the longest ones. */
@@ -59,8 +59,8 @@ enum nb_status nb_answer_make(struct nb_sequence *sequence, const int32_t *promp
                               const struct nb_answer_options *options, struct nb_buf *text,
                               size_t *n_tokens, struct nb_error *err);
 
-/* Whether every word of text[0..n) is a word of the document; the last one need only begin one, unless
- * `whole`. A word is a run of letters, digits and all that is not ASCII. */
+/* Whether every word of text[0..n) is a word of the document; the last one need only begin one,
+ * unless `whole`. A word is a run of letters, digits and all that is not ASCII. */
 bool nb_answer_is_copied(const char *text, size_t n, bool whole, const char *document,
                          size_t n_document);
 

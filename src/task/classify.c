@@ -32,8 +32,7 @@ enum {
 
 struct nb_classifier {
     struct nb_engine *engine;
-    bool custom;     /* the answer is the caller's schema's */
-    bool first_form; /* of models from before classify.txt: five keys */
+    bool custom; /* the answer is the caller's schema's */
     struct nb_names types;
     struct nb_context context;
     struct nb_prompt prompt;
@@ -120,28 +119,18 @@ static bool set_names(json_t *schema, const char *key, const struct nb_names *na
     return json_object_set_new(member, "enum", list) == 0 && good;
 }
 
-/* Models from before classify.txt answer these keys alone. */
-static const char first_schema[] =
-    "{\"type\":\"object\",\"properties\":{\"document_type\":{\"type\":\"string\"},"
-    "\"party\":{\"type\":[\"string\",\"null\"],\"minLength\":1,\"maxLength\":120},"
-    "\"date\":{\"type\":[\"string\",\"null\"],\"format\":\"date\"},"
-    "\"currency\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^[A-Z]{3}$\"},"
-    "\"total\":{\"type\":[\"string\",\"null\"],\"pattern\":\"^-?(0|[1-9][0-9]{0,11})([.][0-9]{1,3})"
-    "?$\"}},\"required\":[\"document_type\",\"party\",\"date\",\"currency\",\"total\"],"
-    "\"additionalProperties\":false}";
-
 /* The schema of a classification with the caller's names in it. */
 static enum nb_status make_schema(struct nb_classifier *c, json_t **out, struct nb_error *err) {
-    const char *text = c->first_form ? first_schema : (const char *)nb_data_schema_classify;
-    size_t n = c->first_form ? sizeof first_schema - 1 : nb_data_schema_classify_bytes;
-    enum nb_status s = nb_json_parse(text, n, "schemas/classify.json", out, err);
+    size_t n = nb_data_schema_classify_bytes;
+    enum nb_status s =
+        nb_json_parse((const char *)nb_data_schema_classify, n, "schemas/classify.json", out, err);
     if (s != NB_OK)
         return s;
     json_object_del(*out, "$schema");
     json_object_del(*out, "$comment");
     json_object_del(*out, "title");
     if (!set_names(*out, "document_type", &c->types, false) ||
-        (!c->first_form && !set_names(*out, "selected_action", &c->context.actions, true)))
+        !set_names(*out, "selected_action", &c->context.actions, true))
         return nb_fail_memory(err, n, "the schema");
     return NB_OK;
 }
@@ -183,8 +172,6 @@ static enum nb_status open_prompt(struct nb_classifier *c, const struct nb_class
     enum nb_status s = NB_OK;
     if (!o->prompt.text)
         s = read_of_folder(e, "classify.txt", &bytes, path, &text, err);
-    if (s == NB_OK && !text.text && c->first_form)
-        text = (struct nb_named_text){"<s>{{document}}<|answer|>", 25, "the prompt"};
     if (s == NB_OK && !text.text) {
         form = nb_chat_open(e->folder, &chat, err) == NB_OK ? NB_PROMPT_CHAT : NB_PROMPT_PLAIN;
         text = c->custom ? or_default(&o->prompt, nb_data_prompt_classify_schema,
@@ -197,14 +184,9 @@ static enum nb_status open_prompt(struct nb_classifier *c, const struct nb_class
     if (s == NB_OK)
         s = nb_prompt_open(e, form, form == NB_PROMPT_CHAT ? &chat : NULL, text.text, text.bytes,
                            text.name, &values, most, &c->prompt, err);
-    c->prompt.leading = c->first_form && form == NB_PROMPT_TRAINED;
-    c->answer.fresh = form == NB_PROMPT_CHAT || c->prompt.leading;
+    c->answer.fresh = form == NB_PROMPT_CHAT;
     nb_buf_free(&bytes);
     return s;
-}
-
-static bool has_token(const struct nb_engine *e, const char *token) {
-    return nb_tokenizer_find(e->tokenizer, token) >= 0;
 }
 
 /* The schema, its grammar, its choices, the prompt. */
@@ -238,14 +220,11 @@ static enum nb_status open_answer(struct nb_classifier *c, const struct nb_class
 static enum nb_status open(struct nb_classifier *c, const struct nb_classify_options *o,
                            struct nb_error *err) {
     struct nb_engine *e = c->engine;
-    char path[PATH_MAX];
     if (!e->tokenizer)
         return nb_fail(err, NB_ERR_UNSUPPORTED,
                        "%s: has neither tokenizer.json nor tokenizer.model, which text needs",
                        e->folder);
-    bool trained = nb_path_join(path, sizeof path, e->folder, "classify.txt") && nb_is_file(path);
     c->custom = o->schema.text != NULL;
-    c->first_form = !trained && has_token(e, "<|answer|>");
     c->answer.choices = &c->choices;
     enum nb_status s = read_types(c, o, err);
     if (s == NB_OK)
@@ -317,36 +296,30 @@ static enum nb_status copy(const struct nb_value *v, bool (*valid)(const char *)
     return s;
 }
 
-static enum nb_status read_fields(const struct nb_classifier *c, const struct nb_value *a,
-                                  struct nb_classification *out, struct nb_error *err) {
-    bool first = c->first_form;
-    const char *sum = first ? NULL : "extracted_summary";
+static enum nb_status read_fields(const struct nb_value *a, struct nb_classification *out,
+                                  struct nb_error *err) {
     const struct field {
-        const struct nb_value *value;
+        const char *object, *key;
         bool (*valid)(const char *);
         char **to;
     } fields[] = {
-        {member(a, "document_type", NULL), NULL, &out->document_type},
-        {member(a, "transaction_direction", NULL), NULL, &out->transaction_direction},
-        {first ? member(a, "party", NULL) : member(a, "primary_party", "name"), nb_field_is_text,
-         &out->party},
-        {member(a, "primary_party", "role"), NULL, &out->role},
-        {first ? member(a, "total", NULL) : member(a, sum, "total_amount"), nb_field_is_amount,
-         &out->total},
-        {first ? member(a, "currency", NULL) : member(a, sum, "currency"), nb_field_is_currency,
-         &out->currency},
-        {first ? member(a, "date", NULL) : member(a, sum, "document_date"), nb_field_is_date,
-         &out->date},
-        {first ? NULL : member(a, sum, "document_number"), nb_field_is_text, &out->number},
-        {member(a, "reasoning", NULL), nb_field_is_text, &out->reasoning},
-        {member(a, "selected_action", NULL), NULL, &out->selected_action},
+        {"document_type", NULL, NULL, &out->document_type},
+        {"transaction_direction", NULL, NULL, &out->transaction_direction},
+        {"primary_party", "name", nb_field_is_text, &out->party},
+        {"primary_party", "role", NULL, &out->role},
+        {"extracted_summary", "total_amount", nb_field_is_amount, &out->total},
+        {"extracted_summary", "currency", nb_field_is_currency, &out->currency},
+        {"extracted_summary", "document_date", nb_field_is_date, &out->date},
+        {"extracted_summary", "document_number", nb_field_is_text, &out->number},
+        {"reasoning", NULL, nb_field_is_text, &out->reasoning},
+        {"selected_action", NULL, NULL, &out->selected_action},
     };
     enum nb_status s = NB_OK;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields && s == NB_OK; i++)
-        s = copy(fields[i].value, fields[i].valid, fields[i].to, err);
-    out->business_relevant = first
-                                 ? out->document_type && strcmp(out->document_type, "other") != 0
-                                 : nb_value_is(member(a, "business_relevant", NULL), NB_VALUE_TRUE);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields && s == NB_OK; i++) {
+        const struct field *f = &fields[i];
+        s = copy(member(a, f->object, f->key), f->valid, f->to, err);
+    }
+    out->business_relevant = nb_value_is(member(a, "business_relevant", NULL), NB_VALUE_TRUE);
     return s;
 }
 
@@ -380,7 +353,7 @@ static enum nb_status read_answer(const struct nb_classifier *c, struct nb_buf *
     if (!c->custom) {
         s = nb_value_parse(text->data, text->len, "the answer", &arena, &value, err);
         if (s == NB_OK)
-            s = read_fields(c, &value, out, err);
+            s = read_fields(&value, out, err);
     }
     nb_arena_free(&arena);
     if (s == NB_OK)

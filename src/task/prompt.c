@@ -254,8 +254,7 @@ static enum nb_status make_trained(const struct nb_prompt *p, const char *docume
         *truncated = true;
     }
     const struct nb_tokenizer *t = p->engine->tokenizer;
-    unsigned flags = p->leading ? 0 : NB_ENCODE_CONTINUE;
-    enum nb_status s = nb_tokenizer_encode(t, document, head, flags, &ids, err);
+    enum nb_status s = nb_tokenizer_encode(t, document, head, NB_ENCODE_CONTINUE, &ids, err);
     if (s == NB_OK && tail)
         s = nb_tokenizer_encode(t, document + n - tail, tail, NB_ENCODE_CONTINUE, &end, err);
     if (s == NB_OK)

@@ -24,7 +24,6 @@ enum nb_prompt_form {
 struct nb_prompt {
     struct nb_engine *engine;
     enum nb_prompt_form form;
-    bool leading; /* of the first trained form: the document has a leading space */
     struct nb_chat chat;
     struct nb_tokens before, after; /* of a trained form */
     struct nb_buf head, tail;       /* of the others: text */
