@@ -1459,6 +1459,8 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
             if (shape->required[w] & ~shape->allowed[w])
                 return false;
         }
+        if (shape->least > 0 && !more_members(r, out->top))
+            return false;
     }
     if (!object && shape->conjunction && out->kills) {
         /* Items that must be, and no value can be. */
