@@ -1465,8 +1465,11 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
     if (!object && shape->conjunction && out->kills) {
         /* Items that must be, and no value can be. */
         uint64_t least = 0;
-        for (uint32_t i = 0; i < shape->n_atoms; i++)
-            least = shape->atoms[i]->min > least ? shape->atoms[i]->min : least;
+        for (uint32_t i = 0; i < shape->n_atoms; i++) {
+            const struct nb_atom *a = shape->atoms[i];
+            least = a->min > least ? a->min : least;
+            least = a->contains && a->min_contains > least ? a->min_contains : least;
+        }
         for (uint64_t i = 0; i < least && i <= shape->family->n_prefix; i++) {
             const struct nb_link *link = nb_link_item(r->space, shape, i);
             if (!link || link->dead)
