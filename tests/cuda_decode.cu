@@ -1,11 +1,14 @@
 /* The persistent kernel for few tokens against the plain pass, on small random models: batches of 1
  * to 8, page boundaries, windows, contexts that are split, several new tokens of one sequence; what
- * it writes to KV memory; the same bits twice. TAP.
+ * it writes to KV memory; the same bits twice. TAP. Batches of more tokens than the backend gives
+ * the kernel are TODO tests, which may fail.
  *
  *     cuda_decode --bench [mixtral|qwen3]   tokens/s of the whole shape, and bytes read as a share
  *                                           of what a plain read gives
  */
 #include "cuda_random.h"
+
+#include "quant/quant.h"
 
 #include <cuda_bf16.h>
 
@@ -52,6 +55,13 @@ static const std::vector<batch> batches = {
       {640, 1, chunk::LOGITS_LAST}}},
     {"runs of five and three", {{13, 5, chunk::LOGITS_ALL}, {158, 3, chunk::LOGITS_ALL}}},
     {"a run of eight from nothing", {{0, 8, chunk::LOGITS_ALL}}},
+    {"two tokens", {{40, 1, chunk::LOGITS_LAST}, {17, 1, chunk::LOGITS_LAST}}},
+    {"five tokens",
+     {{1, 1, chunk::LOGITS_LAST},
+      {17, 1, chunk::LOGITS_LAST},
+      {257, 1, chunk::LOGITS_LAST},
+      {80, 1, chunk::LOGITS_LAST},
+      {333, 1, chunk::LOGITS_LAST}}},
     {"eight tokens",
      {{1, 1, chunk::LOGITS_LAST},
       {17, 1, chunk::LOGITS_LAST},
@@ -65,10 +75,11 @@ static const std::vector<batch> batches = {
 
 static int n_tests, n_failed;
 
-static void report(bool ok, const char *model, const char *what, const char *details) {
+static void report(bool ok, bool todo, const char *model, const char *what, const char *details) {
     n_tests++;
-    n_failed += !ok;
-    printf("%s %d - %s: %s\n# %s\n", ok ? "ok" : "not ok", n_tests, model, what, details);
+    n_failed += !ok && !todo;
+    printf("%s %d - %s: %s%s\n# %s\n", ok ? "ok" : "not ok", n_tests, model, what,
+           todo ? " # TODO the backend gives these to batch.cu" : "", details);
     fflush(stdout);
 }
 
@@ -129,9 +140,77 @@ static void test_batch(const char *name, struct cuda_random_model *m, const batc
              "stray%s%s",
              d.error, d.median_error, d.worst_error, d.mean_kl, d.same_argmax, d.rows, kv_off,
              written, stray, d.finite ? "" : ", not finite", same ? "" : ", other bits again");
-    report(ok, name, b.name, details);
+    report(ok, s.step.n_tokens > NB_CUDA_DECODE_GIVEN, name, b.name, details);
     cuda_random_step_free(&s);
 }
+
+/* Matrices of Mixtral's real width: rows fill units of 32 chunks, which products take two at a
+ * time, and blocks have two tiles of the residual stream. Nothing smaller goes those ways. */
+static const struct cuda_random_config wide[] = {
+    {"width 4096",
+     1000,
+     2,
+     4096,
+     32,
+     8,
+     128,
+     8,
+     2,
+     1792,
+     0,
+     65536,
+     false,
+     true,
+     false,
+     false,
+     NB_CUDA_NESTED,
+     NB_CUDA_BF16,
+     64,
+     NB_QUANT_NF4,
+     false},
+    {"experts of 14336",
+     1000,
+     2,
+     1024,
+     8,
+     2,
+     128,
+     8,
+     2,
+     14336,
+     0,
+     65536,
+     false,
+     true,
+     false,
+     false,
+     NB_CUDA_NESTED,
+     NB_CUDA_BF16,
+     64,
+     NB_QUANT_NF4,
+     false},
+    {"width 4096, experts of 14336",
+     1000,
+     2,
+     4096,
+     32,
+     8,
+     128,
+     8,
+     2,
+     14336,
+     0,
+     65536,
+     false,
+     true,
+     false,
+     false,
+     NB_CUDA_NESTED,
+     NB_CUDA_BF16,
+     64,
+     NB_QUANT_NF4,
+     false},
+};
 
 static void test_model(const struct cuda_random_config *c) {
     struct cuda_random_model m;
@@ -312,6 +391,8 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < cuda_n_small; i++)
         test_model(&cuda_small[i]);
+    for (const struct cuda_random_config &c : wide)
+        test_model(&c);
     if (n_tests == 0)
         printf("1..0 # SKIP this GPU is not supported\n");
     else

@@ -40,6 +40,23 @@
  * code that runs once a layer, and too slow for what it does: instruction fetch is suspected.
  *   - The warps' order of chunks: 2 w and 2 w + 1 instead of w and w + 16 saves bank conflicts of
  *     scales, 2 %.
+ *
+ * Learned from a form of this kernel that is not here (branch decode-next; 421 tokens/s where this
+ * has 366, but not shown right):
+ *   - Without any lookups in the table of pairs it takes as long: shared memory is not what binds
+ *     it. Experts are known 3.8 us after gate and up's x (which is there 2.3 us after o), weights 1
+ *     us later; from then on gate and up run at some 4.1 TB/s. Down waits for its x: with the ring
+ *     full of requests the L2 cache answers after 3 us, so x must be asked for two units ahead.
+ *   - Lanes without a token that load zeros from one place (NOTHING in operands) make that line of
+ *     the L2 cache a bottleneck: not loading is 2.5 %.
+ *   - A struct that is only filled under a condition inside the loop over layers is kept in registers
+ *     all through it; one of 32 registers was the cause of nearly all spills.
+ *
+ * Known to be wrong: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN). Read so far
+ * and found in order: the order of units, parities of all barriers, slots of sums, places in units.
+ * Bits differ even where results are good; at times a value is huge, as codes read as floats would
+ * be. The form of decode-next did so at one token, too, twice in some 100 tests at width 4,096; this
+ * one was not seen to.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
