@@ -44,9 +44,10 @@
  * Learned from a form of this kernel that is not here (branch decode-next; 421 tokens/s where this
  * has 366, but not shown right):
  *   - Without any lookups in the table of pairs it takes as long: shared memory is not what binds
- *     it. Experts are known 3.8 us after gate and up's x (which is there 2.3 us after o), weights 1
- *     us later; from then on gate and up run at some 4.1 TB/s. Down waits for its x: with the ring
- *     full of requests the L2 cache answers after 3 us, so x must be asked for two units ahead.
+ *     it. Of 37 us that warps are in gate and up, x is there after 2.3 and the list of experts after
+ *     3.8; the rest, with the first weights' way from memory, is 3.7 TB/s. Down gained 1 us when its
+ *     x was asked for four units ahead and before gate and up's end: with the ring full of requests
+ *     the L2 cache is slow to answer.
  *   - Lanes without a token that load zeros from one place (NOTHING in operands) make that line of
  *     the L2 cache a bottleneck: not loading is 2.5 %.
  *   - A struct that is only filled under a condition inside the loop over layers is kept in registers
@@ -55,8 +56,8 @@
  * Known to be wrong: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN). Read so far
  * and found in order: the order of units, parities of all barriers, slots of sums, places in units.
  * Bits differ even where results are good; at times a value is huge, as codes read as floats would
- * be. The form of decode-next did so at one token, too, twice in some 100 tests at width 4,096; this
- * one was not seen to.
+ * be. Forms of decode-next did so at one token, too, in 2 of some 100 tests; this one has not run on
+ * cuda_decode's wide shapes, but 1 and 4 tokens were right in decode_like_batch.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
