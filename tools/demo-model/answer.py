@@ -158,12 +158,12 @@ def main():
             if w["context"]:
                 company, actions = w["context"]["company"], [(x, None) if isinstance(x, str) else (x["name"], x.get("description")) for x in w["context"]["actions"]]
             got, _ = m.answer(read(os.path.join(a.folder, w["file"])), company, actions)
-            j = train.judge(w["expected"], got)
+            j = train.judge(w["expected"], {**got, "transaction_direction": got["direction"]})
             five = [k for k in ("party", "date", "currency", "total", "number") if k in j]
             for k, v in {**j, "fields": all(j[k] for k in five)}.items():
                 right[k], of[k] = right.get(k, 0) + v, of.get(k, 0) + 1
             if a.wrong and not all(j.values()):
-                print(w["file"], {k: (w["expected"][k], got[k]) for k in j if not j[k]}, flush=True)
+                print(w["file"], {k: (w["expected"][k], got.get(k)) for k in j if not j[k]}, flush=True)
         print({k: f"{100 * n / of[k]:.1f} %" for k, n in right.items()}, "of", len(wanted))
 
 

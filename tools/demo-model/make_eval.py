@@ -3,7 +3,7 @@
 
     make_eval.py --out DIR --receipts receipts.jsonl    DIR/real: the real receipts that training never saw
     make_eval.py --out DIR --made 1000                  DIR/unseen: documents of structures that training does not see (generate.py, held)
-                                                        DIR/hand: documents of layouts written by hand, below and used nowhere else
+    make_eval.py --out DIR --hand 150                   DIR/hand: documents of layouts written by hand, below and used nowhere else
 
 labels.jsonl has a line a document: {"file", "context" (null: the program's own; else {"company", "actions"}), "expected"}. Names, dates and
 amounts are drawn anew; --first chooses which.
@@ -97,7 +97,7 @@ def document(name, d):
     context = None
     if d["company"] or [tuple(x) for x in d["actions"]] != list(task.DEFAULT.values()):
         context = {"company": d["company"] or "", "actions": [{"name": n, "description": t} if t else n for n, t in d["actions"]]}
-    return name, d["text"], context, {k: d["expected"][k] for k in EXPECTED}
+    return name, d["text"], context, {"transaction_direction" if k == "direction" else k: d["expected"][k] for k in EXPECTED}
 
 
 def write(folder, documents):
@@ -115,20 +115,23 @@ def main():
     p.add_argument("--out", required=True)
     p.add_argument("--receipts", help="receipts.jsonl")
     p.add_argument("--part", default="held", help="of the receipts (held)")
-    p.add_argument("--made", type=int, default=0, help="how many made-up documents, of each of the sorts")
+    p.add_argument("--made", type=int, default=0, help="how many documents of held structures")
+    p.add_argument("--hand", type=int, default=0, help="how many of the layouts written by hand")
     p.add_argument("--first", type=int, default=4_000_000_000)
     p.add_argument("--asked", type=float, default=0.3, help="share of made-up documents that are asked about with a company and actions of their own (0.3)")
     a = p.parse_args()
     if a.receipts:
-        write(os.path.join(a.out, "real"), [(f"{r['id']}.txt", r["text"], None, {"document_type": "receipt", "direction": "outgoing", "role": "vendor", "currency": "MYR", "action": "record_expense", **r["expected"]})
+        write(os.path.join(a.out, "real"), [(f"{r['id']}.txt", r["text"], None, {"document_type": "receipt", "transaction_direction": "outgoing", "role": "vendor", "currency": "MYR", "action": "record_expense", **r["expected"]})
                                             for r in g.load_receipts(a.receipts, a.part)])
     if a.made:
         source = g.Source([])
         plain = lambda i: random.Random(a.first + i).random() >= a.asked
         made = (document(f"{i:04d}.txt", source.document(a.first + i, KINDS[i % len(KINDS)], True, plain(i))) for i in range(2 * a.made))
         write(os.path.join(a.out, "unseen"), [d for d in made if d[1]][:a.made])     # a document may turn out empty
+    if a.hand:
+        plain = lambda i: random.Random(a.first + i).random() >= a.asked
         documents = []
-        for i in range(a.made):
+        for i in range(a.hand):
             r = random.Random(a.first + 7 * i)
             rows, facts = hand(r)
             company, actions, expected = task.pose(r, facts, True, plain(i))
