@@ -79,6 +79,21 @@ ask /v1/classify -d @"$tmp/body"
 expect "a document" answers 200 '.confidence > 0 and .truncated == false'
 expect "as nibble classify has it" [ "$(jq -Sc '{document_type, party, date, currency, total}' "$tmp/out")" = "$want" ]
 
+jq -n --rawfile text "$document" '{$text, labels: ["bill", {name: "letter", description: "mail"}], context: {company: "ACME", actions: ["pay", "wait"]}}' >"$tmp/body"
+ask /v1/classify -d @"$tmp/body"
+expect "labels and context of the caller's" answers 200 '(.document_type | IN("bill", "letter")) and (.selected_action | IN("pay", "wait", null)) and (.confidences | keys | length) == 5'
+cp "$tmp/out" "$tmp/answer.json"
+expect "as schemas/classification.json says" "$nibble" schema validate "$root/schemas/classification.json" "$tmp/answer.json"
+jq -n --rawfile document "$document" '{$document, schema: {type: "object", properties: {kind: {enum: ["a", "b"]}}, required: ["kind"], additionalProperties: false}}' >"$tmp/body"
+ask /v1/classify -d @"$tmp/body"
+expect "a schema of the caller's" answers 200 '(.answer.kind | IN("a", "b")) and .confidences.kind >= 0.5'
+for body in '{}' '{"text": 3}' '{"text": "a", "document": "b"}' '{"text": "a", "labels": ["b"]}' '{"text": "a", "labels": "b"}' '{"text": "a", "labels": ["b", 7]}' \
+    '{"text": "a", "context": {"firm": 1}}' '{"text": "a", "context": 7}' '{"text": "a", "schema": {"type": "strin"}}' '{"text": "a", "schema": true, "labels": ["a", "b"]}' \
+    '{"text": "a", "kind": 1}'; do
+    ask /v1/classify -d "$body"
+    expect "does not classify $body" answers 422 '.error.message | length > 10'
+done
+
 # Answers that fulfil a schema.
 jq -n '{prompt: "Invoice", max_tokens: 300, temperature: 0.7, seed: 1, response_format: {type: "json_schema", json_schema: {name: "x", schema:
     {type: "object", properties: {total: {type: "number"}, currency: {enum: ["EUR", "USD"]}, tags: {type: "array", items: {type: "string", maxLength: 8}, maxItems: 3}},
