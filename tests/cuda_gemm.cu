@@ -7,7 +7,7 @@
 #include "cuda_random.h"
 
 #include "backend/cuda/gemm.h"
-#include "backend/cuda/gemm_wgmma.cuh"
+#include "backend/cuda/wgmma.cuh"
 #include "quant/quant.h"
 
 #include <algorithm>

@@ -10,6 +10,8 @@
 #ifndef NB_BACKEND_CUDA_ATTENTION_90A_CUH
 #define NB_BACKEND_CUDA_ATTENTION_90A_CUH
 
+#include "backend/cuda/wgmma.cuh"
+
 #include <cuda.h>
 
 namespace {
@@ -111,13 +113,6 @@ __device__ inline uint64_t operand(const void *shared, uint32_t leading, uint32_
 #define NB_REGISTERS_32(c, i)                                                                      \
     NB_REGISTERS_8(c, i), NB_REGISTERS_8(c, i + 8), NB_REGISTERS_8(c, i + 16),                     \
         NB_REGISTERS_8(c, i + 24)
-#define NB_NAMES_32                                                                                \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
-    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NB_NAMES_64                                                                                \
-    NB_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "    \
-                "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, " \
-                "%63"
 
 /* c [64, 128] = or += a [64, 16] b [128, 16]^T, both in shared memory, row by row. */
 __device__ inline void product_128(float (&c)[64], uint64_t a, uint64_t b, int add) {
@@ -148,16 +143,6 @@ template <int n> __device__ inline void hold(float (&c)[n]) {
 #pragma unroll
     for (int i = 0; i < n; i++)
         asm volatile("" : "+f"(c[i])::"memory");
-}
-
-__device__ inline void products_begin() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ inline void products_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int n> __device__ inline void products_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
 
 /* Makes what this thread wrote to shared memory visible to wgmma. */
@@ -257,14 +242,14 @@ __device__ inline void multiply_queries(float (&scores)[64], uint64_t a,
                                         const uint8_t (&k)[d / 64][WIDE_KEYS][128]) {
     uint64_t b = operand(k, 16, 1024);
     hold(scores);
-    products_begin();
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < d / 16; i++) {
         uint64_t ia = i / 4 * (LONG_ROWS * 128 / 16) + i % 4 * 2,
                  ib = i / 4 * (WIDE_KEYS * 128 / 16) + i % 4 * 2;
         product_128(scores, a + ia, b + ib, i > 0);
     }
-    products_commit();
+    wgmma_commit();
 }
 
 /* values += weights v, begun. */
@@ -274,11 +259,11 @@ __device__ inline void multiply_values(float (&values)[d / 2],
                                        const uint8_t (&v)[d / 64][WIDE_KEYS][128]) {
     uint64_t b = operand(v, WIDE_KEYS * 128, 1024);
     hold(values);
-    products_begin();
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < WIDE_KEYS / 16; i++)
         product_values(values, &weights[4 * i], b + i * (16 * 128 / 16));
-    products_commit();
+    wgmma_commit();
 }
 
 /* Zeros to the last rows of a tile of values: those that no token has written, where anything may
@@ -344,7 +329,7 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
             barrier_wait(&sh->k_full[stage], n / WIDE_STAGES % 2);
             if (i == 0) {
                 multiply_queries<d>(scores, a, sh->k[stage]);
-                products_wait<0>();
+                wgmma_wait<0>();
                 hold(scores);
                 if (arrives)
                     barrier_arrive(&sh->k_empty[stage]);
@@ -355,12 +340,12 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
                     clear_unwritten<d>(sh->v[before], unwritten, thread, OWN_BARRIER + group);
                 multiply_queries<d>(scores, a, sh->k[stage]);
                 multiply_values<d>(values, weights, sh->v[before]);
-                products_wait<1>();
+                wgmma_wait<1>();
                 hold(scores);
                 if (arrives)
                     barrier_arrive(&sh->k_empty[stage]);
                 wide_softmax(scores, &rows, keep, masked, first, scale);
-                products_wait<0>();
+                wgmma_wait<0>();
                 hold(scores);
                 hold(values);
                 if (arrives)
@@ -378,7 +363,7 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
         if (w.n_tiles == 1 && unwritten > 0)
             clear_unwritten<d>(sh->v[before], unwritten, thread, OWN_BARRIER + group);
         multiply_values<d>(values, weights, sh->v[before]);
-        products_wait<0>();
+        wgmma_wait<0>();
         hold(values);
         if (arrives)
             barrier_arrive(&sh->v_empty[before]);
@@ -417,11 +402,11 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
     __syncthreads();
     nb_begin();
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        give_registers<24>();
         if (threadIdx.x < 32)
             wide_produce<d>(m, step, queries, p, layer, &map, sh);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        take_registers<240>();
         wide_consume<d>(m, step, queries, s, p, q, out, sh);
     }
 #endif

@@ -24,7 +24,7 @@
 #define NB_BACKEND_CUDA_GEMM_STREAM_CUH
 
 #include "backend/cuda/gemm_parts.cuh"
-#include "backend/cuda/gemm_wgmma.cuh"
+#include "backend/cuda/wgmma.cuh"
 
 namespace {
 

@@ -17,7 +17,7 @@
 #define NB_BACKEND_CUDA_GEMM_WIDE_CUH
 
 #include "backend/cuda/gemm_parts.cuh"
-#include "backend/cuda/gemm_wgmma.cuh"
+#include "backend/cuda/wgmma.cuh"
 
 namespace {
 
@@ -366,13 +366,13 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
     __syncthreads();
 
     if (warp >= WIDE_TILES) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        give_registers<40>();
         if (warp == WIDE_TILES)
             s.fetch_w();
         else if (warp == WIDE_TILES + 1 && lane == 0)
             s.fetch_x();
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int)WIDE_REGISTERS));
+        take_registers<WIDE_REGISTERS>();
         wide::worker worker = {s, a, {0, 0}, {0, 0}, warp, lane, 0, 0, 0, 0, {0, 0}, {0, 0}, false};
         worker.run();
     }
