@@ -252,8 +252,8 @@ static enum nb_status take(struct run *r, const char *bytes, size_t n, size_t *u
     return NB_OK;
 }
 
-/* The tokens of a text. What begins or ends within a character, after byte tokens of the model's, is no
- * text of its own: then token by token. */
+/* The tokens of a text. What begins or ends within a character, after byte tokens of the model's,
+ * is no text of its own: then token by token. */
 static enum nb_status encode(struct run *r, const char *text, size_t n, struct nb_tokens *out,
                              struct nb_error *err) {
     enum nb_status s = nb_tokenizer_encode(r->sequence->engine->tokenizer, text, n,
