@@ -608,6 +608,37 @@ static void copied_words(void **state) {
     }
 }
 
+static void days_of_dates(void **state) {
+    (void)state;
+    static const char document[] = "No. 2024-0318\nBIC NOLADE21KIE\nInvoice date:  14 March 2024\n"
+                                   "pos 22 of 31 pieces at 29,00 each\n05/09/23 20221130 1.7.2021";
+    static const struct {
+        const char *text;
+        bool has;
+    } cases[] = {
+        {"", true},
+        {"2024-03-", true},
+        {"2024-03-1", true},
+        {"2024-03-14", true},
+        {"2024-03-22", false},
+        {"2024-03-2", false},
+        {"2024-03-21", false},
+        {"2023-09-05", true},
+        {"2023-09-14", false},
+        {"2022-11-30", true},
+        {"2022-11-22", false},
+        {"2021-07-01", true},
+        {"2021-07-07", true},
+        {"2019-03-14", false},
+        {"n/a", true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (nb_answer_has_day(cases[i].text, strlen(cases[i].text), document,
+                              sizeof document - 1) != cases[i].has)
+            fail_msg("%zu: \"%s\"", i, cases[i].text);
+    }
+}
+
 /* ---- choices of a schema ---- */
 
 static void schema_choices(void **state) {
@@ -901,9 +932,9 @@ int main(void) {
         cmocka_unit_test(contexts),       cmocka_unit_test(broken_labels),
         cmocka_unit_test(unusual_labels), cmocka_unit_test(bad_documents),
         cmocka_unit_test(field_texts),    cmocka_unit_test(field_kinds),
-        cmocka_unit_test(copied_words),   cmocka_unit_test(schema_choices),
-        cmocka_unit_test(any_schema),     cmocka_unit_test(prefix_is_kept),
-        cmocka_unit_test(bad_options),
+        cmocka_unit_test(copied_words),   cmocka_unit_test(days_of_dates),
+        cmocka_unit_test(schema_choices), cmocka_unit_test(any_schema),
+        cmocka_unit_test(prefix_is_kept), cmocka_unit_test(bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,8 +189,9 @@ struct run {
     struct nb_follower follower;
     struct place place;
     struct nb_answer_choice *choice; /* whose value comes next, or NULL */
-    bool
-        copied; /* the value being written, from `value` on in the text, has the document's words */
+    bool copied; /* the value being written, from `value` on in the text, has the document's words,
+                  */
+    bool date;   /* or is a date, with a day of its */
     size_t value;
     struct nb_buf *text; /* the answer begins at `begin` */
     size_t begin;
@@ -229,6 +230,7 @@ static void enter_value(struct run *r, size_t at) {
     r->copied = false;
     for (size_t i = 0; i < r->how->n_copied; i++)
         r->copied |= is_here(r, r->how->copied[i]);
+    r->date = r->how->date && is_here(r, r->how->date);
 }
 
 /* Goes on by bytes that the grammar allows, up to where a choice begins. *used: how many. */
@@ -487,6 +489,79 @@ bool nb_answer_is_copied(const char *text, size_t n, bool whole, const char *doc
     return true;
 }
 
+/* The digits at p: how many, up to what is no digit. */
+static size_t digits_at(const char *p, const char *end) {
+    size_t n = 0;
+    while (p + n < end && p[n] >= '0' && p[n] <= '9')
+        n++;
+    return n;
+}
+
+static int number_of(const char *p, size_t digits) {
+    int x = 0;
+    for (size_t i = 0; i < digits; i++)
+        x = x * 10 + (p[i] - '0');
+    return x;
+}
+
+/* Whether from begin to end there is the day as a number of one or two digits. */
+static bool has_day(int day, const char *begin, const char *end) {
+    for (const char *p = begin; p < end;) {
+        size_t n = digits_at(p, end);
+        if ((n == 1 || n == 2) && number_of(p, n) == day)
+            return true;
+        p += n ? n : 1;
+    }
+    return false;
+}
+
+/* Whether six or eight digits are a date with that day and year: 140324, 240314, 14032024,
+ * 20240314.
+ */
+static bool is_date(const char *p, size_t n, int year, int day) {
+    if (n == 6)
+        return (number_of(p, 2) == day && number_of(p + 4, 2) == year % 100) ||
+               (number_of(p + 4, 2) == day && number_of(p, 2) == year % 100);
+    return n == 8 && ((number_of(p, 2) == day && number_of(p + 4, 4) == year) ||
+                      (number_of(p + 2, 2) == day && number_of(p + 4, 4) == year) ||
+                      (number_of(p + 6, 2) == day && number_of(p, 4) == year));
+}
+
+/* Whether the document has the day near the year, of two digits or four, on its line. */
+static bool has_date(int year, int day, const char *document, size_t n) {
+    enum { NEAR = 24 }; /* bytes: "14. September des Jahres 2024" */
+    const char *end = document + n;
+    for (const char *p = document; p < end;) {
+        size_t digits = digits_at(p, end);
+        bool is_year = (digits == 4 && number_of(p, 4) == year) ||
+                       (digits == 2 && number_of(p, 2) == year % 100);
+        if (is_date(p, digits, year, day))
+            return true;
+        const char *from = p, *to = p + digits;
+        while (is_year && from > document && p - from < NEAR && from[-1] != '\n')
+            from--;
+        while (is_year && to < end && to - p < NEAR && *to != '\n')
+            to++;
+        if (is_year && (has_day(day, from, p) || has_day(day, p + digits, to)))
+            return true;
+        p += digits ? digits : 1;
+    }
+    return false;
+}
+
+bool nb_answer_has_day(const char *text, size_t n, const char *document, size_t n_document) {
+    enum { DAY = 8 }; /* where it begins */
+    if (n <= DAY || digits_at(text, text + n) != 4)
+        return true;
+    for (int day = 1; day <= 31; day++) {
+        bool begins = text[DAY] == '0' + day / 10;
+        if (begins && (n == DAY + 1 || text[DAY + 1] == '0' + day % 10) &&
+            has_date(number_of(text, 4), day, document, n_document))
+            return true;
+    }
+    return false;
+}
+
 /* Whether the value being written may go on by a token, its words being the document's. Values with
  * escapes are let through. */
 static bool is_copied(const struct run *r, int32_t id) {
@@ -503,6 +578,9 @@ static bool is_copied(const struct run *r, int32_t id) {
     inside++;
     size_t left = old + n - (size_t)(inside - value);
     const char *quote = memchr(inside, '"', left);
+    if (r->date)
+        return nb_answer_has_day(inside, quote ? (size_t)(quote - inside) : left, r->how->document,
+                                 r->how->n_document);
     return nb_answer_is_copied(inside, quote ? (size_t)(quote - inside) : left, quote != NULL,
                                r->how->document, r->how->n_document);
 }
@@ -535,7 +613,7 @@ static enum nb_status draw(struct run *r, int32_t *id, struct nb_error *err) {
     if (s != NB_OK || only_end)
         return s;
     *id = nb_sample(&greedy, r->logits);
-    if (r->copied)
+    if (r->copied || r->date)
         *id = copy_of(r, &greedy, *id);
     for (int i = 0; r->logits[*id] == -INFINITY || isnan(r->logits[*id]) ||
                     !nb_follower_viable(&r->follower, *id);

@@ -41,6 +41,7 @@ struct nb_answer_options {
      * it reads, but slips on rare words. NULL: none. */
     const char *const *copied; /* [n_copied] */
     size_t n_copied;
+    const char *date; /* likewise a member, YYYY-MM-DD, whose day must stand near the year there */
     const char *document; /* [n_document] */
     size_t n_document;
     bool fresh; /* the answer is a text of its own for the tokenizer: with its leading space,
@@ -63,5 +64,9 @@ enum nb_status nb_answer_make(struct nb_sequence *sequence, const int32_t *promp
  * unless `whole`. A word is a run of letters, digits and all that is not ASCII. */
 bool nb_answer_is_copied(const char *text, size_t n, bool whole, const char *document,
                          size_t n_document);
+
+/* Whether text[0..n), a date as YYYY-MM-DD or its beginning, has a day that stands in the document
+ * near the year, or can still come to one. What is no date yet has. */
+bool nb_answer_has_day(const char *text, size_t n, const char *document, size_t n_document);
 
 #endif

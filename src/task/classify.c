@@ -391,6 +391,7 @@ static enum nb_status answer(struct nb_classifier *c, const char *text, size_t n
     if (c->prompt.form == NB_PROMPT_TRAINED && !c->custom) {
         c->answer.copied = copied;
         c->answer.n_copied = sizeof copied / sizeof *copied;
+        c->answer.date = "\"extracted_summary\"\"document_date\"";
         c->answer.document = text;
         c->answer.n_document = n;
     }
