@@ -152,8 +152,8 @@ static void make_body(struct text *b, int kind) {
             "{\"prompt\":\"a\",\"n\":-1}",
             "{\"prompt\":\"a\",\"temperature\":\"hot\"}",
             "{\"prompt\":[1e9]}",
-            "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{"
-            "\"schema\":{\"type\":\"strin\"}}}}",
+            ("{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{"
+             "\"schema\":{\"type\":\"strin\"}}}}"),
         };
         say(b, "%s", bad[draw(sizeof bad / sizeof *bad)]);
     } else if (strcmp(name, "long-prompt") == 0) {
