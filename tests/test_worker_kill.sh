@@ -12,7 +12,7 @@ worker0=$worker
 start_worker w1
 worker1=$worker
 post "/fill?n=$jobs" '{"prompt": "Invoice", "max_tokens": 4, "temperature": 0.7, "ignore_eos": true}'
-all() { counts ".completed == $jobs"; }
+all() { counts ".completed == $jobs" >/dev/null; }
 kills=0
 begun=$(date +%s)
 while ! all; do
