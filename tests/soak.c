@@ -367,7 +367,7 @@ static int report(void) {
 
 /* Sends `text` a byte a second, or at once, and reads a byte a second, or all; for `seconds` at
  * most. Says when the server closed the connection, and what it had said. */
-static int alone(int port, const struct text *text, bool drip, bool sip, double seconds) {
+static int alone(int port, struct text *text, bool drip, bool sip, double seconds) {
     small_buffer = sip ? 1024 : 0;
     int fd = dial(port, true);
     double begun = now(), closed = 0;
@@ -393,6 +393,7 @@ static int alone(int port, const struct text *text, bool drip, bool sip, double 
     printf("{\"sent\": %zu, \"got\": %zu, \"status\": %d, \"closed_after_s\": %.1f}\n", sent, got,
            status, closed);
     close(fd);
+    free(text->data);
     return 0;
 }
 

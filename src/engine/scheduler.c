@@ -524,7 +524,8 @@ static void step(struct nb_scheduler *s) {
             take_scores(s, item, logits, rows);
         else if (rows)
             take(s, item, logits);
-        logits += rows * (size_t)s->engine->model.config.n_vocab;
+        if (rows) /* a step without any has no logits */
+            logits += rows * (size_t)s->engine->model.config.n_vocab;
     }
 }
 

@@ -131,7 +131,7 @@ bool nb_job_find_id(const char *text, size_t n, char *out, size_t size) {
             depth--;
         } else if (text[i] == '"') {
             size_t end = string_end(text, n, i);
-            bool found = depth == 1 && end - i == 3 && memcmp(text + i, key, 4) == 0;
+            bool found = depth == 1 && end < n && end - i == 3 && memcmp(text + i, key, 4) == 0;
             i = end;
             while (found && i + 1 < n && strchr(" \t\r\n:", text[i + 1]))
                 i++;
