@@ -132,6 +132,8 @@ for kind in half lost; do
     job "done-$kind" "$short"
     expect "a result whose receipt is lost: $kind" answered "done-$kind" '.status == "COMPLETED" and .accepted == 1 and .taken == 1'
 done
+# Until they have been: the next fault is not for them.
+expect "both are posted again" until_ 60 counts '.repeated >= 2'
 fault done 413
 job done-413 "$short"
 expect "a result that is too long becomes an error" answered done-413 '.status == "FAILED" and (.result.error | contains("longer than the queue allows"))'
