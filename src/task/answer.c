@@ -504,59 +504,68 @@ static int number_of(const char *p, size_t digits) {
     return x;
 }
 
-/* Whether from begin to end there is the day as a number of one or two digits. */
-static bool has_day(int day, const char *begin, const char *end) {
+/* A set of days, bit d for day d. */
+static uint32_t day_set(int number) {
+    return number >= 1 && number <= 31 ? 1U << number : 0;
+}
+
+/* The days that stand from begin to end as numbers of one or two digits. */
+static uint32_t days_between(const char *begin, const char *end) {
+    uint32_t days = 0;
     for (const char *p = begin; p < end;) {
         size_t n = digits_at(p, end);
-        if ((n == 1 || n == 2) && number_of(p, n) == day)
-            return true;
+        if (n == 1 || n == 2)
+            days |= day_set(number_of(p, n));
         p += n ? n : 1;
     }
-    return false;
+    return days;
 }
 
-/* Whether six or eight digits are a date with that day and year: 140324, 240314, 14032024,
- * 20240314.
- */
-static bool is_date(const char *p, size_t n, int year, int day) {
-    if (n == 6)
-        return (number_of(p, 2) == day && number_of(p + 4, 2) == year % 100) ||
-               (number_of(p + 4, 2) == day && number_of(p, 2) == year % 100);
-    return n == 8 && ((number_of(p, 2) == day && number_of(p + 4, 4) == year) ||
-                      (number_of(p + 2, 2) == day && number_of(p + 4, 4) == year) ||
-                      (number_of(p + 6, 2) == day && number_of(p, 4) == year));
+/* The days of six or eight digits as dates of that year: 140324, 240314, 14032024, 03142024,
+ * 20240314. */
+static uint32_t days_of_digits(const char *p, size_t n, int year) {
+    uint32_t days = 0;
+    if (n == 6 && number_of(p + 4, 2) == year % 100)
+        days |= day_set(number_of(p, 2));
+    if (n == 6 && number_of(p, 2) == year % 100)
+        days |= day_set(number_of(p + 4, 2));
+    if (n == 8 && number_of(p + 4, 4) == year)
+        days |= day_set(number_of(p, 2)) | day_set(number_of(p + 2, 2));
+    if (n == 8 && number_of(p, 4) == year)
+        days |= day_set(number_of(p + 6, 2));
+    return days;
 }
 
-/* Whether the document has the day near the year, of two digits or four, on its line. */
-static bool has_date(int year, int day, const char *document, size_t n) {
+/* The days that the document has near the year, of two digits or four, on its line. */
+static uint32_t days_near(int year, const char *document, size_t n) {
     enum { NEAR = 24 }; /* bytes: "14. September des Jahres 2024" */
     const char *end = document + n;
+    uint32_t days = 0;
     for (const char *p = document; p < end;) {
         size_t digits = digits_at(p, end);
-        bool is_year = (digits == 4 && number_of(p, 4) == year) ||
-                       (digits == 2 && number_of(p, 2) == year % 100);
-        if (is_date(p, digits, year, day))
-            return true;
         const char *from = p, *to = p + digits;
-        while (is_year && from > document && p - from < NEAR && from[-1] != '\n')
-            from--;
-        while (is_year && to < end && to - p < NEAR && *to != '\n')
-            to++;
-        if (is_year && (has_day(day, from, p) || has_day(day, p + digits, to)))
-            return true;
+        days |= days_of_digits(p, digits, year);
+        if ((digits == 4 && number_of(p, 4) == year) ||
+            (digits == 2 && number_of(p, 2) == year % 100)) {
+            while (from > document && p - from < NEAR && from[-1] != '\n')
+                from--;
+            while (to < end && to - p < NEAR && *to != '\n')
+                to++;
+            days |= days_between(from, p) | days_between(p + digits, to);
+        }
         p += digits ? digits : 1;
     }
-    return false;
+    return days;
 }
 
 bool nb_answer_has_day(const char *text, size_t n, const char *document, size_t n_document) {
     enum { DAY = 8 }; /* where it begins */
     if (n <= DAY || digits_at(text, text + n) != 4)
         return true;
+    uint32_t days = days_near(number_of(text, 4), document, n_document);
     for (int day = 1; day <= 31; day++) {
-        bool begins = text[DAY] == '0' + day / 10;
-        if (begins && (n == DAY + 1 || text[DAY + 1] == '0' + day % 10) &&
-            has_date(number_of(text, 4), day, document, n_document))
+        if (days >> day & 1 && text[DAY] == '0' + day / 10 &&
+            (n == DAY + 1 || text[DAY + 1] == '0' + day % 10))
             return true;
     }
     return false;
