@@ -2,6 +2,7 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "base/room.h"
 #include "grammar/grammar.h"
 #include "grammar/value.h"
 #include "model/cache.h"
@@ -146,14 +147,8 @@ static bool note_mask(struct bench *b, uint64_t ns) {
         *known = clip(ns) < *known ? clip(ns) : *known;
         return true;
     }
-    if (b->n_masks == b->cap_masks) {
-        size_t cap = b->cap_masks ? b->cap_masks * 2 : 65536;
-        uint32_t *more = realloc(b->mask_ns, cap * sizeof *more);
-        if (!more)
-            return false;
-        b->mask_ns = more;
-        b->cap_masks = cap;
-    }
+    if (!nb_room(&b->mask_ns, b->n_masks, &b->cap_masks, sizeof *b->mask_ns))
+        return false;
     b->mask_ns[b->n_masks++] = clip(ns);
     return true;
 }

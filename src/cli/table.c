@@ -1,5 +1,6 @@
 #include "cli/table.h"
 
+#include "base/room.h"
 #include "base/utf8.h"
 #include "cli/cli.h"
 
@@ -16,14 +17,9 @@ enum { MAX_COLUMNS = 16, GAP = 2 };
 static const char *const codes[] = {"", "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[31m"};
 
 struct nb_cell *nb_table_row(struct nb_table *table) {
-    if (table->n_rows == table->cap_rows) {
-        size_t cap = table->cap_rows ? table->cap_rows * 2 : 16;
-        struct nb_cell *grown = realloc(table->cells, cap * table->n_columns * sizeof *grown);
-        if (!grown)
-            return NULL;
-        table->cells = grown;
-        table->cap_rows = cap;
-    }
+    if (!nb_room(&table->cells, table->n_rows, &table->cap_rows,
+                 table->n_columns * sizeof *table->cells))
+        return NULL;
     struct nb_cell *row = &table->cells[table->n_rows++ * table->n_columns];
     memset(row, 0, table->n_columns * sizeof *row);
     return row;

@@ -1,4 +1,5 @@
 #include "doctor/fatbin.h"
+#include "base/room.h"
 
 #include <elf.h>
 #include <stdio.h>
@@ -42,14 +43,8 @@ static enum nb_status add(struct nb_fatbin_list *list, const struct nb_code *cod
                           struct nb_error *err) {
     if (list->n == MAX_CODES)
         return nb_fail(err, NB_ERR_LIMIT, "%s: more than %d pieces of CUDA code", name, MAX_CODES);
-    if (list->n == list->cap) {
-        size_t cap = list->cap ? 2 * list->cap : 64;
-        struct nb_code *p = realloc(list->codes, cap * sizeof *p);
-        if (!p)
-            return nb_fail_memory(err, cap * sizeof *p, name);
-        list->codes = p;
-        list->cap = cap;
-    }
+    if (!nb_room(&list->codes, list->n, &list->cap, sizeof *list->codes))
+        return nb_fail_memory(err, 2 * list->cap * sizeof *list->codes, name);
     list->codes[list->n++] = *code;
     return NB_OK;
 }

@@ -1,6 +1,7 @@
 #include "doctor/finding.h"
 
 #include "base/buf.h"
+#include "base/room.h"
 #include "base/utf8.h"
 
 #include <stdarg.h>
@@ -50,18 +51,11 @@ static char *clean(struct nb_findings *findings, const char *text) {
 void nb_findings_add(struct nb_findings *findings, enum nb_severity severity, const char *code,
                      const char *title, const char *evidence, const char *fix) {
     pthread_mutex_lock(&findings->mutex);
-    if (findings->n == findings->cap) {
-        size_t cap = findings->cap ? 2 * findings->cap : 32;
-        struct nb_finding *p = realloc(findings->list, cap * sizeof *p);
-        if (p) {
-            findings->list = p;
-            findings->cap = cap;
-        }
-    }
+    bool room = nb_room(&findings->list, findings->n, &findings->cap, sizeof *findings->list);
     struct nb_finding f = {severity, code, clean(findings, title),
                            clean(findings, evidence ? evidence : ""),
                            clean(findings, fix ? fix : "")};
-    if (findings->n < findings->cap && f.title && f.evidence && f.fix)
+    if (room && f.title && f.evidence && f.fix)
         findings->list[findings->n++] = f;
     else
         findings->failed = true;

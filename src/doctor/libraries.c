@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/room.h"
 
 #include <dirent.h>
 #include <elf.h>
@@ -126,14 +127,8 @@ static void read_some(void *context, int thread, size_t begin, size_t end) {
 }
 
 static int32_t add_library(struct linker *k, int32_t file, const char *path) {
-    if (k->n == k->cap) {
-        size_t cap = k->cap ? 2 * k->cap : 256;
-        struct library *p = realloc(k->libraries, cap * sizeof *p);
-        if (!p)
-            return -1;
-        k->libraries = p;
-        k->cap = cap;
-    }
+    if (!nb_room(&k->libraries, k->n, &k->cap, sizeof *k->libraries))
+        return -1;
     const char *full = nb_arena_string(&k->arena, path, strlen(path));
     if (!full || !nb_index_put(&k->by_path, full, (int32_t)k->n))
         return -1;

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/room.h"
 #include "doctor/index.h"
 #include "doctor/pep508.h"
 #include "doctor/traps.h"
@@ -46,15 +47,9 @@ static bool pinned_version(const char *specifiers, struct nb_version *out) {
 static void add_pin(struct list *l, const struct nb_requirement *r, const char *file, int line) {
     if (l->n == MAX_PINS)
         return;
-    if (l->n == l->cap) {
-        size_t cap = l->cap ? 2 * l->cap : 64;
-        struct pin *p = realloc(l->pins, cap * sizeof *p);
-        if (!p) {
-            l->f->failed = true;
-            return;
-        }
-        l->pins = p;
-        l->cap = cap;
+    if (!nb_room(&l->pins, l->n, &l->cap, sizeof *l->pins)) {
+        l->f->failed = true;
+        return;
     }
     struct pin *p = &l->pins[l->n];
     *p = (struct pin){.r = *r, .file = file, .line = line};

@@ -1,4 +1,5 @@
 #include "doctor/pysource.h"
+#include "base/room.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -188,30 +189,22 @@ static bool next_line(struct reader *r, int *indent) {
  */
 
 static void add_name(struct reader *r, const char *name, size_t n) {
-    if (r->n_names == r->cap_names) {
-        size_t cap = r->cap_names ? 2 * r->cap_names : 64;
-        uint64_t *p = cap <= MAX_NAMES ? realloc(r->names, cap * sizeof *p) : NULL;
-        if (!p) {
-            r->failed = r->failed || cap <= MAX_NAMES;
-            r->out->dynamic = true;
-            return;
-        }
-        r->names = p;
-        r->cap_names = cap;
+    bool room = r->n_names < MAX_NAMES;
+    if (room && !nb_room(&r->names, r->n_names, &r->cap_names, sizeof *r->names)) {
+        r->failed = true;
+        room = false;
+    }
+    if (!room) {
+        r->out->dynamic = true;
+        return;
     }
     r->names[r->n_names++] = nb_py_hash(name, n);
 }
 
 static void add_import(struct reader *r, const struct nb_py_import *import) {
-    if (r->n_imports == r->cap_imports) {
-        size_t cap = r->cap_imports ? 2 * r->cap_imports : 16;
-        struct nb_py_import *p = realloc(r->imports, cap * sizeof *p);
-        if (!p) {
-            r->failed = true;
-            return;
-        }
-        r->imports = p;
-        r->cap_imports = cap;
+    if (!nb_room(&r->imports, r->n_imports, &r->cap_imports, sizeof *r->imports)) {
+        r->failed = true;
+        return;
     }
     r->imports[r->n_imports++] = *import;
 }

@@ -1,4 +1,5 @@
 /* Requirements of what is installed, held against what is installed. */
+#include "base/room.h"
 #include "doctor/stack.h"
 
 #include <stdio.h>
@@ -31,14 +32,8 @@ static void add_task(struct checker *c, int32_t dist, const char *extra, int32_t
     if (nb_index_get(&c->seen, key) >= 0 || c->n_tasks == MAX_QUEUE)
         return;
     const char *copy = nb_arena_string(&c->arena, key, strlen(key));
-    if (c->n_tasks == c->cap_tasks) {
-        size_t cap = c->cap_tasks ? 2 * c->cap_tasks : 256;
-        struct task *p = realloc(c->tasks, cap * sizeof *p);
-        if (!p)
-            return;
-        c->tasks = p;
-        c->cap_tasks = cap;
-    }
+    if (!nb_room(&c->tasks, c->n_tasks, &c->cap_tasks, sizeof *c->tasks))
+        return;
     if (copy && nb_index_put(&c->seen, copy, 1))
         c->tasks[c->n_tasks++] = (struct task){dist, strchr(copy, ' ') + 1, asked_by};
 }

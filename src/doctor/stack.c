@@ -1,6 +1,7 @@
 #include "doctor/stack.h"
 
 #include "base/file.h"
+#include "base/room.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -20,20 +21,6 @@ enum {
     MAX_METADATA_BYTES = 16 << 20,
     MAX_RECORD_BYTES = 256 << 20,
 };
-
-/* Makes room for one more in a list. */
-static bool room(void *list, size_t n, size_t *cap, size_t size) {
-    void **p = list;
-    if (n < *cap)
-        return true;
-    size_t more = *cap ? 2 * *cap : 256;
-    void *q = realloc(*p, more * size);
-    if (!q)
-        return false;
-    *p = q;
-    *cap = more;
-    return true;
-}
 
 const char *nb_stack_path(const struct nb_stack *stack, const struct nb_stack_file *file, char *out,
                           size_t size) {
@@ -329,7 +316,7 @@ static const char *path_key(size_t root, const char *path, char *out, size_t siz
 static bool add_file(struct nb_stack *s, size_t root, const char *path, uint64_t size,
                      const char *name) {
     char key[PATH_MAX];
-    if (!room(&s->files, s->n_files, &s->cap_files, sizeof *s->files))
+    if (!nb_room(&s->files, s->n_files, &s->cap_files, sizeof *s->files))
         return false;
     path_key(root, path, key, sizeof key);
     const char *copy = nb_arena_string(&s->arena, key, strlen(key));
@@ -350,7 +337,7 @@ static bool add_module(struct nb_stack *s, const char *key, size_t n, int32_t fi
     snprintf(text, sizeof text, "%.*s", (int)n, key);
     int32_t at = nb_index_get(&s->by_key, text);
     if (at < 0) {
-        if (!room(&s->modules, s->n_modules, &s->cap_modules, sizeof *s->modules))
+        if (!nb_room(&s->modules, s->n_modules, &s->cap_modules, sizeof *s->modules))
             return false;
         at = (int32_t)s->n_modules;
         s->modules[at] = (struct nb_stack_module){
@@ -499,7 +486,7 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
         nb_buf_free(&text);
         return true;
     }
-    bool ok = room(&s->dists, s->n_dists, &s->cap_dists, sizeof *s->dists);
+    bool ok = nb_room(&s->dists, s->n_dists, &s->cap_dists, sizeof *s->dists);
     if (ok) {
         struct nb_stack_dist *d = &s->dists[s->n_dists];
         *d = (struct nb_stack_dist){.name = header(s, &text, "Name"),
@@ -642,7 +629,7 @@ static bool add_record(struct nb_stack *s, int32_t dist, const char *line, const
         note(&d->missing, copy ? copy : "", code);
         return copy != NULL;
     }
-    if (!room(&s->records, s->n_records, &s->cap_records, sizeof *s->records))
+    if (!nb_room(&s->records, s->n_records, &s->cap_records, sizeof *s->records))
         return false;
     struct nb_stack_record r = {.dist = dist, .next = s->files[file].record};
     r.has_size = isdigit((unsigned char)size[0]);

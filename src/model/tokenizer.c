@@ -1,6 +1,7 @@
 #include "model/tokenizer_impl.h"
 
 #include "base/file.h"
+#include "base/room.h"
 #include "base/utf8.h"
 
 #include <stdio.h>
@@ -12,14 +13,8 @@ enum {
 };
 
 bool nb_tokens_add(struct nb_tokens *tokens, int32_t id) {
-    if (tokens->n == tokens->cap) {
-        size_t cap = tokens->cap ? tokens->cap + tokens->cap / 2 : 64;
-        int32_t *ids = realloc(tokens->ids, cap * sizeof *ids);
-        if (!ids)
-            return false;
-        tokens->ids = ids;
-        tokens->cap = cap;
-    }
+    if (!nb_room(&tokens->ids, tokens->n, &tokens->cap, sizeof *tokens->ids))
+        return false;
     tokens->ids[tokens->n++] = id;
     return true;
 }

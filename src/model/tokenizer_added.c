@@ -1,19 +1,14 @@
 #include "model/tokenizer_added.h"
 
+#include "base/room.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
 #include <utf8proc.h>
 
 static uint32_t new_node(struct nb_added_tree *tree, unsigned char byte) {
-    if (tree->n == tree->cap) {
-        uint32_t cap = tree->cap ? 2 * tree->cap : 64;
-        void *nodes = realloc(tree->nodes, cap * sizeof *tree->nodes);
-        if (!nodes)
-            return 0;
-        tree->nodes = nodes;
-        tree->cap = cap;
-    }
+    if (!nb_room(&tree->nodes, tree->n, &tree->cap, sizeof *tree->nodes))
+        return 0;
     tree->nodes[tree->n] = (struct nb_added_node){.token = -1, .byte = byte};
     return tree->n++;
 }

@@ -24,7 +24,8 @@ struct nb_added_tree {
         int32_t token; /* the index of the added token that ends here, or -1 */
         unsigned char byte;
     } * nodes;
-    uint32_t n, cap;
+    uint32_t n;
+    size_t cap;
     bool starts[256]; /* bytes that some token begins with */
     bool all_special; /* nothing is to be found unless special tokens are looked for */
 };

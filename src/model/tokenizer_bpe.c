@@ -1,4 +1,5 @@
 #include "model/tokenizer_bpe.h"
+#include "base/room.h"
 
 #include <stdlib.h>
 
@@ -140,14 +141,8 @@ bool nb_bpe_set_symbol(struct nb_bpe *bpe, uint32_t cp, int32_t id) {
 }
 
 bool nb_bpe_add_virtual(struct nb_bpe *bpe, uint32_t cp) {
-    if (bpe->n_virtuals == bpe->virtuals_cap) {
-        size_t cap = bpe->virtuals_cap ? 2 * bpe->virtuals_cap : 64;
-        uint32_t *virtuals = realloc(bpe->virtuals, cap * sizeof *virtuals);
-        if (!virtuals)
-            return false;
-        bpe->virtuals = virtuals;
-        bpe->virtuals_cap = cap;
-    }
+    if (!nb_room(&bpe->virtuals, bpe->n_virtuals, &bpe->virtuals_cap, sizeof *bpe->virtuals))
+        return false;
     bpe->virtuals[bpe->n_virtuals] = cp;
     return nb_bpe_set_symbol(bpe, cp, (int32_t)(bpe->n_ids + bpe->n_virtuals++));
 }

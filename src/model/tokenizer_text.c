@@ -1,5 +1,6 @@
 #include "model/tokenizer_text.h"
 
+#include "base/room.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
@@ -229,15 +230,9 @@ enum nb_status nb_normalize(const struct nb_normalizer *steps, size_t n_steps,
 static void end_piece(struct nb_pieces *pieces) {
     if (pieces->text.len == (pieces->n ? pieces->ends[pieces->n - 1] : 0))
         return; /* empty pieces are dropped */
-    if (pieces->n == pieces->cap) {
-        size_t cap = pieces->cap ? 2 * pieces->cap : 64;
-        size_t *ends = realloc(pieces->ends, cap * sizeof *ends);
-        if (!ends) {
-            pieces->text.failed = true;
-            return;
-        }
-        pieces->ends = ends;
-        pieces->cap = cap;
+    if (!nb_room(&pieces->ends, pieces->n, &pieces->cap, sizeof *pieces->ends)) {
+        pieces->text.failed = true;
+        return;
     }
     pieces->ends[pieces->n++] = pieces->text.len;
 }
