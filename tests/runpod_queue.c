@@ -85,9 +85,7 @@ static int64_t now_us(void) {
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-/* ---- jobs, under the lock
- * ------------------------------------------------------------------------
- */
+/* ---- jobs, under the lock ---- */
 
 static struct job **slot(const char *id) {
     uint32_t h = 2166136261u;
@@ -168,9 +166,7 @@ static void *watch_leases(void *context) {
     return NULL;
 }
 
-/* ---- requests
- * ------------------------------------------------------------------------------------
- */
+/* ---- requests ---- */
 
 struct request {
     char *body;
@@ -362,9 +358,7 @@ static struct answer ping(struct MHD_Connection *c, const char *worker) {
     return none(200);
 }
 
-/* ---- the callers' side
- * ---------------------------------------------------------------------------
- */
+/* ---- the callers' side ---- */
 
 static struct answer run(const struct request *r) {
     json_error_t why;
@@ -482,9 +476,7 @@ static struct answer callback(struct MHD_Connection *c, const char *method, cons
     return none((int)json_array_size(list) <= number(c, "fail", 0) ? 500 : 200);
 }
 
-/* ---- dispatch
- * ------------------------------------------------------------------------------------
- */
+/* ---- dispatch ---- */
 
 /* The fault that the next request of this kind is to have; false: none. */
 static bool next_fault(const char *on, struct fault *out) {

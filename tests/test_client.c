@@ -11,9 +11,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-/* ---- kinds of addresses
- * --------------------------------------------------------------------------
- */
+/* ---- kinds of addresses ---- */
 
 static struct sockaddr_storage address_of(const char *text) {
     struct sockaddr_storage out = {0};
@@ -70,9 +68,7 @@ static void kinds(void **state) {
     assert_non_null(nb_address_special(&local));
 }
 
-/* ---- what the operator allows
- * --------------------------------------------------------------------
- */
+/* ---- what the operator allows ---- */
 
 static void rules(void **state) {
     (void)state;
@@ -130,9 +126,7 @@ static void rules(void **state) {
     }
 }
 
-/* ---- requests
- * ------------------------------------------------------------------------------------
- */
+/* ---- requests ---- */
 
 /* A server that counts who comes. */
 struct server {
@@ -379,9 +373,7 @@ static void guarded(void **state) {
     MHD_stop_daemon(inner.daemon);
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 struct ticks {
     struct nb_client *client;

@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* ---- ELF files with fatbins, made here ------------------------------------------------------- */
+/* ---- ELF files with fatbins, made here ---- */
 
 struct file {
     uint8_t data[16384];
@@ -97,8 +97,7 @@ static void make_elf(struct file *f, const struct file *linked, const struct fil
     memcpy(f->data, &h, sizeof h);
 }
 
-/* ---- fatbins ----------------------------------------------------------------------------------
- */
+/* ---- fatbins ---- */
 
 static void test_fatbin_entries(void **state) {
     (void)state;
@@ -243,8 +242,7 @@ static void test_code_for_gpus(void **state) {
     assert_int_equal(j.needs_cuda, 12040);
 }
 
-/* ---- the table of GPUs ------------------------------------------------------------------------
- */
+/* ---- the table of GPUs ---- */
 
 static void test_gpu_table(void **state) {
     (void)state;

@@ -12,9 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* ---- inputs and results
- * --------------------------------------------------------------------------
- */
+/* ---- inputs and results ---- */
 
 static void inputs(void **state) {
     (void)state;
@@ -206,9 +204,7 @@ static void results(void **state) {
     nb_buf_free(&error);
 }
 
-/* ---- the outbox
- * ----------------------------------------------------------------------------------
- */
+/* ---- the outbox ---- */
 
 static char root[] = "/tmp/nibble-test-XXXXXX";
 

@@ -42,8 +42,7 @@ const char *nb_version(void);
  * Returns out. */
 const char *nb_backends(char *out, size_t size);
 
-/* ---- a model that is ready to answer ----------------------------------------------------------
- */
+/* ---- a model that is ready to answer ---- */
 
 struct nb_engine; /* one caller at a time */
 
@@ -105,8 +104,7 @@ struct nb_device {
 };
 void nb_engine_device(const struct nb_engine *engine, struct nb_device *out);
 
-/* ---- generation ---------------------------------------------------------------------------------
- */
+/* ---- generation ---- */
 
 /* transformers' meaning, in this order: the logits of tokens that the prompt or the answer already
  * holds are divided by repetition_penalty where positive and multiplied where negative; all are
@@ -203,8 +201,7 @@ const char *nb_finish_name(enum nb_finish finish); /* "stop", "length", "caller"
  * without a tokenizer or for a special token. Owned by the engine. */
 const char *nb_token_text(const struct nb_engine *engine, int32_t id, size_t *n);
 
-/* ---- structured answers -------------------------------------------------------------------------
- */
+/* ---- structured answers ---- */
 
 /* What an answer must be; one of schema, regex and choices. All zero is the default of the rest. */
 struct nb_structure {

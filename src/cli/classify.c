@@ -51,8 +51,7 @@ struct request {
     bool failed; /* a file got no answer */
 };
 
-/* ---- the table --------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 enum { FILE_, TYPE, DIRECTION, PARTY, ROLE, DATE, NUMBER, TOTAL, ACTION, CONFIDENCE, N_COLUMNS };
 static const struct nb_column columns[N_COLUMNS] = {
@@ -141,8 +140,7 @@ static void fill_row(struct nb_cell *row, const char *file, const struct nb_clas
     row->below = reasons ? copy(c->reasoning) : NULL;
 }
 
-/* ---- answers ----------------------------------------------------------------------------------
- */
+/* ---- answers ---- */
 
 static bool print_json(const struct request *r, const char *file,
                        const struct nb_classification *c) {
@@ -199,8 +197,7 @@ static int classify(struct nb_classifier *classifier, char **files, size_t n, st
     return r->failed ? NB_EXIT_FAILURE : NB_EXIT_OK;
 }
 
-/* ---- options -----------------------------------------------------------------------------------
- */
+/* ---- options ---- */
 
 /* The texts of the files that options name. */
 struct texts {

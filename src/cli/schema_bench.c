@@ -55,8 +55,7 @@ struct bench {
     size_t n_masks, cap_masks, n_known;
 };
 
-/* ---- Python's json.dumps ----------------------------------------------------------------------
- */
+/* ---- Python's json.dumps ---- */
 
 /* repr() of a float: the fewest digits that read back as the same. */
 static void write_float(double x, struct nb_buf *out) {
@@ -127,8 +126,7 @@ static void write_value(const struct nb_value *v, bool exact, struct nb_buf *out
     }
 }
 
-/* ---- one schema -------------------------------------------------------------------------------
- */
+/* ---- one schema ---- */
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -263,8 +261,7 @@ static void run_row(struct bench *b, size_t index, struct row *row) {
             b->mask_ns[i] > row->worst_mask_ns ? b->mask_ns[i] : row->worst_mask_ns;
 }
 
-/* ---- workers ----------------------------------------------------------------------------------
- */
+/* ---- workers ---- */
 
 static bool write_all(int fd, const void *p, size_t n) {
     const char *at = p;
@@ -376,8 +373,7 @@ static enum nb_status run_all(struct bench *b, struct nb_error *err) {
     return NB_OK;
 }
 
-/* ---- the result -------------------------------------------------------------------------------
- */
+/* ---- the result ---- */
 
 static int compare_times(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
@@ -499,8 +495,7 @@ static enum nb_status write_rows(const struct bench *b, struct nb_error *err) {
     return NB_OK;
 }
 
-/* ---- setting up -------------------------------------------------------------------------------
- */
+/* ---- setting up ---- */
 
 /* The tokenizer, and the tokens that end its texts. */
 static enum nb_status open_vocabulary(struct bench *b, struct nb_error *err) {

@@ -54,8 +54,7 @@ struct checker {
 extern const unsigned char nb_data_stdlib[];
 extern const size_t nb_data_stdlib_bytes;
 
-/* ---- which module an import means ---------------------------------------------------------------
- */
+/* ---- which module an import means ---- */
 
 /* Whether a top-level name is of the standard library. *gone: the version that no longer has it. */
 static bool is_standard(const struct checker *c, const char *name, int *gone) {
@@ -381,8 +380,7 @@ static void collect(struct checker *c) {
     }
 }
 
-/* ---- names that a package makes as they are asked for -------------------------------------------
- */
+/* ---- names that a package makes as they are asked for ---- */
 
 static bool is_word_char(unsigned char c) {
     return isalnum(c) || c == '_';

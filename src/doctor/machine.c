@@ -13,8 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- files of the system -----------------------------------------------------------------------
- */
+/* ---- files of the system ---- */
 
 /* The first `size - 1` bytes of root + path; false if it cannot be read. */
 static bool read_text(const char *root, const char *path, char *out, size_t size) {
@@ -75,8 +74,7 @@ static void read_devices(const char *root, struct nb_machine *m) {
         closedir(dir);
 }
 
-/* ---- NVML -------------------------------------------------------------------------------------
- */
+/* ---- NVML ---- */
 
 /* What of the library is used; the types and numbers are nvml.h's (NVIDIA Management Library API
  * reference), which need not be installed. */
@@ -191,8 +189,7 @@ static void read_nvml(const char *library, struct nb_machine *m) {
     dlclose(n.library);
 }
 
-/* ---- processor and memory ----------------------------------------------------------------------
- */
+/* ---- processor and memory ---- */
 
 static uint64_t field_kb(const char *text, const char *key) {
     const char *at = strstr(text, key);
@@ -284,8 +281,7 @@ void nb_machine_read(const char *root, const char *nvml, struct nb_machine *out)
     out->visible = getenv("CUDA_VISIBLE_DEVICES");
 }
 
-/* ---- findings -----------------------------------------------------------------------------------
- */
+/* ---- findings ---- */
 
 static const char mount_fix[] =
     "start the container with its GPUs: docker run --gpus all (NVIDIA Container Toolkit), with "

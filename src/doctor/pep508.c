@@ -103,8 +103,7 @@ bool nb_requirement_parse(const char *text, size_t n, struct nb_arena *arena,
     return out->text && out->specifiers && out->marker;
 }
 
-/* ---- markers: a grammar of or, and, parentheses and comparisons --------------------------------
- */
+/* ---- markers: a grammar of or, and, parentheses and comparisons ---- */
 
 enum { MAX_DEPTH = 64, MAX_VALUE = 256 };
 

@@ -185,8 +185,7 @@ static bool next_line(struct reader *r, int *indent) {
     return begun;
 }
 
-/* ---- names and imports --------------------------------------------------------------------------
- */
+/* ---- names and imports ---- */
 
 static void add_name(struct reader *r, const char *name, size_t n) {
     bool room = r->n_names < MAX_NAMES;

@@ -60,8 +60,7 @@ static double median(struct times *times) {
     return times->n % 2 ? times->at[half] : (times->at[half - 1] + times->at[half]) / 2;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
 static void read_words(void *context, int thread, size_t begin, size_t end) {
     (void)thread;
@@ -115,8 +114,7 @@ static enum nb_status take_memory(struct bench *b, struct nb_error *err) {
     return s;
 }
 
-/* ---- the model ---------------------------------------------------------------------------------
- */
+/* ---- the model ---- */
 
 static enum nb_status take_tokenizer(struct bench *b, struct nb_error *err) {
     struct nb_engine *e = b->engine;
@@ -227,8 +225,7 @@ static enum nb_status deepen(struct bench *b, struct nb_sequence *q, int32_t n,
     return s;
 }
 
-/* ---- what is measured --------------------------------------------------------------------------
- */
+/* ---- what is measured ---- */
 
 static enum nb_status decode_steps(struct bench *b, struct nb_sequence *sequences, int32_t batch,
                                    struct times *times, struct nb_error *err) {

@@ -43,9 +43,7 @@ size_t nb_pages_available(const struct nb_pages *pages) {
     return pages->n_free + pages->n_unused;
 }
 
-/* ---- the list of unused pages, oldest first
- * ------------------------------------------------------
- */
+/* ---- the list of unused pages, oldest first ---- */
 
 static void add_unused(struct nb_pages *p, int32_t i) {
     p->page[i].previous = p->newest;
@@ -71,9 +69,7 @@ static void remove_unused(struct nb_pages *p, int32_t i) {
     p->n_unused--;
 }
 
-/* ---- published pages by what they hold
- * -----------------------------------------------------------
- */
+/* ---- published pages by what they hold ---- */
 
 /* FNV-1a over 64-bit words, its high bits folded in. */
 static size_t bucket_of(const struct nb_pages *p, nb_prefix before, const int32_t *tokens) {
@@ -100,9 +96,7 @@ static void unpublish(struct nb_pages *p, int32_t i) {
     p->page[i].prefix = 0;
 }
 
-/* ---- the contract
- * --------------------------------------------------------------------------------
- */
+/* ---- the contract ---- */
 
 int32_t nb_pages_take(struct nb_pages *p) {
     int32_t i = p->free;

@@ -86,9 +86,7 @@ static struct timespec after_ms(double ms) {
     return t;
 }
 
-/* ---- the end of a request
- * ------------------------------------------------------------------------
- */
+/* ---- the end of a request ---- */
 
 static void free_item(struct item *item) {
     nb_sequence_close(&item->sequence);
@@ -142,9 +140,7 @@ static void end_running(struct nb_scheduler *s, size_t i, enum nb_status status,
     answer(s, item, status, err);
 }
 
-/* ---- who runs
- * ------------------------------------------------------------------------------------
- */
+/* ---- who runs ---- */
 
 /* Tokens that are to be appended to the sequence. The last one that gets a score is not: nothing
  * comes after it. */
@@ -318,9 +314,7 @@ static void end_cancelled(struct nb_scheduler *s) {
     }
 }
 
-/* ---- a step
- * --------------------------------------------------------------------------------------
- */
+/* ---- a step ---- */
 
 /* How many tokens of prompts this step takes: all that fit into a batch if nobody is answering,
  * else as many as do not keep those who are waiting long. */
@@ -529,9 +523,7 @@ static void step(struct nb_scheduler *s) {
     }
 }
 
-/* ---- the thread
- * ----------------------------------------------------------------------------------
- */
+/* ---- the thread ---- */
 
 static void run_calls(struct nb_scheduler *s) {
     pthread_mutex_lock(&s->lock);
@@ -578,9 +570,7 @@ static void *run(void *context) {
     return NULL;
 }
 
-/* ---- the contract
- * --------------------------------------------------------------------------------
- */
+/* ---- the contract ---- */
 
 enum nb_status nb_scheduler_open(struct nb_engine *engine,
                                  const struct nb_scheduler_options *options,

@@ -71,8 +71,7 @@ enum nb_status nb_engine_vocabulary(struct nb_engine *engine, const struct nb_vo
     return status;
 }
 
-/* ---- compiled grammars ------------------------------------------------------------------------
- */
+/* ---- compiled grammars ---- */
 
 static void make_key(const struct nb_structure *what, struct nb_buf *key) {
     nb_buf_printf(key, "%d%d%d", what->any_order, what->flexible, what->lenient);
@@ -171,8 +170,7 @@ enum nb_status nb_grammar_compile(struct nb_engine *engine, const struct nb_stru
     return status;
 }
 
-/* ---- following one ----------------------------------------------------------------------------
- */
+/* ---- following one ---- */
 
 enum nb_status nb_follower_open(struct nb_engine *engine, struct nb_grammar *grammar,
                                 struct nb_follower *out, struct nb_error *err) {

@@ -42,8 +42,7 @@ struct goal {
 
 static bool value_for(struct completer *c, struct goal goal, int depth, struct nb_buf *out);
 
-/* ---- clauses ----------------------------------------------------------------------------------
- */
+/* ---- clauses ---- */
 
 static bool add_literal(struct clause *c, uint32_t atom, bool holds) {
     for (uint32_t i = 0; i < c->n; i++) {
@@ -187,8 +186,7 @@ static nb_formula wanted(struct completer *c, const struct nb_shape *shape, uint
     return f;
 }
 
-/* ---- checking ---------------------------------------------------------------------------------
- */
+/* ---- checking ---- */
 
 /* Whether a value's text reaches the goal. */
 static bool reaches(struct completer *c, struct goal goal, const struct nb_buf *text) {
@@ -210,8 +208,7 @@ static bool reaches(struct completer *c, struct goal goal, const struct nb_buf *
     return ended && !(wrong & goal.yes) && (wrong & goal.no) == goal.no;
 }
 
-/* ---- scalars ----------------------------------------------------------------------------------
- */
+/* ---- scalars ---- */
 
 static bool string_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
                        struct nb_buf *out) {
@@ -318,8 +315,7 @@ static bool number_for(struct completer *c, const struct nb_shape *shape, nb_for
     return n;
 }
 
-/* ---- containers -------------------------------------------------------------------------------
- */
+/* ---- containers ---- */
 
 /* Which of a link's roots a clause wants true and false. Counted ones (contains) only where
  * `contained` says so. */
@@ -643,8 +639,7 @@ static bool keep_if_good(void *context, const struct nb_buf *text) {
     return good;
 }
 
-/* ---- values -----------------------------------------------------------------------------------
- */
+/* ---- values ---- */
 
 static bool kind_for(struct completer *c, struct goal goal, enum nb_value_kind kind, int depth,
                      struct nb_buf *best) {
@@ -699,8 +694,7 @@ static bool value_for(struct completer *c, struct goal goal, int depth, struct n
     return found;
 }
 
-/* ---- from a state to the end ------------------------------------------------------------------
- */
+/* ---- from a state to the end ---- */
 
 static bool finish(struct completer *c, const struct nb_state *state, int depth,
                    struct nb_buf *out);

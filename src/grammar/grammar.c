@@ -194,8 +194,7 @@ enum nb_status nb_grammar_validate(struct nb_grammar *g, const char *text, size_
     return s;
 }
 
-/* ---- matchers ---------------------------------------------------------------------------------
- */
+/* ---- matchers ---- */
 
 enum nb_status nb_matcher_open(struct nb_grammar *g, struct nb_matcher **out,
                                struct nb_error *err) {

@@ -56,8 +56,7 @@ size_t nb_grammar_bytes(struct nb_grammar *grammar);
 enum nb_status nb_grammar_validate(struct nb_grammar *grammar, const char *text, size_t n,
                                    bool *valid, size_t *where, struct nb_error *err);
 
-/* ---- matchers ---------------------------------------------------------------------------------
- */
+/* ---- matchers ---- */
 
 struct nb_matcher; /* one caller at a time */
 

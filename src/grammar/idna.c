@@ -8,8 +8,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- Punycode: RFC 3492, section 6 -------------------------------------------------------------
- */
+/* ---- Punycode: RFC 3492, section 6 ---- */
 
 enum { BASE = 36, T_MIN = 1, T_MAX = 26, SKEW = 38, DAMP = 700, BIAS = 72, FIRST = 0x80 };
 
@@ -115,8 +114,7 @@ static int encode(const uint32_t *points, uint32_t n, char *out, uint32_t cap) {
     return (int)len;
 }
 
-/* ---- Code points: RFC 5892 ---------------------------------------------------------------------
- */
+/* ---- Code points: RFC 5892 ---- */
 
 enum property { PVALID, CONTEXT, DISALLOWED };
 
@@ -196,8 +194,7 @@ static enum property property_of(uint32_t cp) {
     }
 }
 
-/* ---- Rules for characters in their places: RFC 5892, appendix A --------------------------------
- */
+/* ---- Rules for characters in their places: RFC 5892, appendix A ---- */
 
 static bool is_transparent(uint32_t cp) {
     return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MN;
@@ -249,8 +246,7 @@ static bool may_stand(const uint32_t *p, int n, int at) {
     }
 }
 
-/* ---- Right to left: RFC 5893, section 2 --------------------------------------------------------
- */
+/* ---- Right to left: RFC 5893, section 2 ---- */
 
 static utf8proc_bidi_class_t bidi_of(uint32_t cp) {
     return (utf8proc_bidi_class_t)utf8proc_get_property((utf8proc_int32_t)cp)->bidi_class;
@@ -283,8 +279,7 @@ static bool directions_allowed(const uint32_t *p, int n) {
            last & (R | AL | EN | AN) && (all & (EN | AN)) != (EN | AN);
 }
 
-/* ---- Labels: RFC 5891, section 4.2 -------------------------------------------------------------
- */
+/* ---- Labels: RFC 5891, section 4.2 ---- */
 
 /* Whether composing, as normalization form C does, leaves them as they are. */
 static bool is_composed(const uint32_t *p, int n) {

@@ -17,8 +17,7 @@ static void set_entries(const struct nb_token_trie *t, uint32_t entry, uint64_t 
         set_token(bits, t->token[entry - 1]);
 }
 
-/* ---- the general walk -------------------------------------------------------------------------
- */
+/* ---- the general walk ---- */
 
 /* Bytes that can come at all in a mode outside strings, a bit for each class. */
 enum {
@@ -220,8 +219,7 @@ static void walk_all(struct nb_masker *m, const struct nb_token_trie *t,
     walk(m, t, 0, 0, bits);
 }
 
-/* ---- strings ----------------------------------------------------------------------------------
- */
+/* ---- strings ---- */
 
 /* Tokens that end a string or key whose text counts for nothing but its length, and have `least`
  * to `most` characters before the quote: path[depth] is behind the quote and `node` bytes more. */
@@ -495,8 +493,7 @@ static void limited_string(struct nb_masker *m, const struct nb_state *s, uint64
     walk_all(m, &v->closers, s, bits);
 }
 
-/* ---- keys -------------------------------------------------------------------------------------
- */
+/* ---- keys ---- */
 
 /* Below a node of the closers that stands where a key ends that is known by name: what was said of
  * these tokens is said anew. */
@@ -623,8 +620,7 @@ static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
         walk_named(m, 0, 0, bits);
 }
 
-/* ---- masks ------------------------------------------------------------------------------------
- */
+/* ---- masks ---- */
 
 static void compute(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {
     const struct nb_vocabulary *v = m->vocabulary;

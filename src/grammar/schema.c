@@ -164,8 +164,7 @@ struct compiler {
 
 enum { MAX_DEPTH = 600 };
 
-/* ---- messages ---------------------------------------------------------------------------------
- */
+/* ---- messages ---- */
 
 static size_t format_place(const struct place *place, char *out, size_t size, size_t used) {
     if (!place || !place->up)
@@ -231,8 +230,7 @@ static enum nb_status unsupported(struct compiler *c, const struct place *place,
     return c->schema->notes.failed ? no_memory(c) : NB_OK;
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------
- */
+/* ---- nodes ---- */
 
 static struct nb_node *new_node(struct compiler *c, enum nb_node_kind kind, uint32_t n) {
     struct nb_node *node = nb_arena_alloc(&c->schema->arena, 1, sizeof *node);
@@ -286,8 +284,7 @@ static struct nb_node *pair_node(struct compiler *c, enum nb_node_kind kind,
     return node;
 }
 
-/* ---- documents and references -----------------------------------------------------------------
- */
+/* ---- documents and references ---- */
 
 static bool draft_of(const struct nb_value *schema, enum draft *out) {
     static const struct {
@@ -595,8 +592,7 @@ static enum nb_status resolve(struct compiler *c, const struct place *place, con
     return s;
 }
 
-/* ---- schemas ----------------------------------------------------------------------------------
- */
+/* ---- schemas ---- */
 
 static struct known *known_slot(struct compiler *c, const struct nb_value *value) {
     size_t mask = c->n_slots - 1;
@@ -1651,8 +1647,7 @@ static enum nb_status read_schema(struct compiler *c, const struct pending *p) {
     return NB_OK;
 }
 
-/* ---- references that consume nothing ----------------------------------------------------------
- */
+/* ---- references that consume nothing ---- */
 
 /* Nodes that a value goes through without a step into it must not come back to themselves. */
 static enum nb_status check_cycles(struct compiler *c, const struct nb_node *node, uint8_t *seen,

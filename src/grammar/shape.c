@@ -8,8 +8,7 @@
 
 enum { N_CHAINS = 1024 };
 
-/* ---- machines ---------------------------------------------------------------------------------
- */
+/* ---- machines ---- */
 
 static bool add_machine_state(struct nb_space *s, struct nb_machine *m, const uint32_t *states,
                               uint32_t *out) {
@@ -88,8 +87,7 @@ uint32_t nb_machine_step(struct nb_space *s, struct nb_machine *m, uint32_t stat
     return to;
 }
 
-/* ---- strings ----------------------------------------------------------------------------------
- */
+/* ---- strings ---- */
 
 static struct nb_lazy *open_lazy(struct nb_space *s) {
     struct nb_lazy *lazy;
@@ -304,8 +302,7 @@ static bool fill_string(struct nb_space *s, struct nb_shape *shape) {
     return shape->language;
 }
 
-/* ---- families ---------------------------------------------------------------------------------
- */
+/* ---- families ---- */
 
 static bool is_never(const struct nb_node *node) {
     return node && node->kind == NB_NODE_OR && node->n == 0;
@@ -515,8 +512,7 @@ static struct nb_family *new_family(struct nb_space *s, const struct nb_shape *s
     return good ? f : NULL;
 }
 
-/* ---- shapes -----------------------------------------------------------------------------------
- */
+/* ---- shapes ---- */
 
 /* The atoms below a formula, each once, onto *list. */
 static bool gather_atoms(struct nb_space *s, nb_formula f, uint32_t **list, uint32_t *n,
@@ -735,8 +731,7 @@ struct nb_shape *nb_shape_hold(struct nb_space *s, struct nb_shape *shape,
     return decide(s, shape, atom, true);
 }
 
-/* ---- links ------------------------------------------------------------------------------------
- */
+/* ---- links ---- */
 
 /* What one link is being made from. */
 struct linking {

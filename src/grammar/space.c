@@ -24,8 +24,7 @@ static uint64_t mix(uint64_t h, uint64_t v) {
     return nb_fold_u64(h ^ v, UINT64_C(0x9E3779B97F4A7C15)) + v;
 }
 
-/* ---- formulas ---------------------------------------------------------------------------------
- */
+/* ---- formulas ---- */
 
 static uint64_t hash_formula(enum nb_formula_op op, uint32_t n, const nb_formula *args) {
     uint64_t h = mix((uint64_t)op + 1, n);
@@ -370,8 +369,7 @@ nb_formula nb_formula_reduce(struct nb_space *s, nb_formula f) {
     return reduce(s, f, 0);
 }
 
-/* ---- demands and sites ------------------------------------------------------------------------
- */
+/* ---- demands and sites ---- */
 
 static int compare_nodes(const void *a, const void *b) {
     const struct nb_node *x = *(const struct nb_node *const *)a;

@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- frames -----------------------------------------------------------------------------------
- */
+/* ---- frames ---- */
 
 static size_t frame_bytes(uint32_t n_extra) {
     return sizeof(struct nb_frame) + n_extra * sizeof(uint64_t);
@@ -94,8 +93,7 @@ void nb_reader_free(struct nb_reader *r) {
 
 enum { FEW_ROOTS = 512 };
 
-/* ---- what follows from a root that is false ---------------------------------------------------
- */
+/* ---- what follows from a root that is false ---- */
 
 /* How many items an array can have at most. */
 static uint64_t most_items(const struct nb_shape *shape, const struct nb_atom *atom) {
@@ -151,8 +149,7 @@ bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const s
     return !shape || (shape != parent->shape && shape_dooms(r, parent, shape));
 }
 
-/* ---- the end of a value -----------------------------------------------------------------------
- */
+/* ---- the end of a value ---- */
 
 static uint64_t mix(uint64_t h, uint64_t v) {
     return nb_fold_u64(h ^ v, UINT64_C(0x9E3779B97F4A7C15)) + v;
@@ -266,8 +263,7 @@ static bool presence_dooms(struct nb_reader *r, const struct nb_frame *f, uint32
     return !to || (to != f->shape && nb_state_doomed(r, f->parent, f->link, to->false_roots));
 }
 
-/* ---- values that came before ------------------------------------------------------------------
- */
+/* ---- values that came before ---- */
 
 bool nb_state_once(struct nb_reader *r, const struct nb_state *s) {
     const struct nb_frame *top = s->top;
@@ -452,8 +448,7 @@ static bool would_end(struct nb_reader *r, const struct nb_state *s, const struc
     return shape && (shape == top->shape || !shape_dooms(r, top, shape));
 }
 
-/* ---- atoms at the end of a container ----------------------------------------------------------
- */
+/* ---- atoms at the end of a container ---- */
 
 static bool object_holds(const struct nb_frame *f, uint32_t in_family, const struct nb_atom *a) {
     const struct nb_family *family = f->shape->family;
@@ -537,8 +532,7 @@ static bool close_container(struct nb_reader *r, struct nb_state *out) {
     return good;
 }
 
-/* ---- members ----------------------------------------------------------------------------------
- */
+/* ---- members ---- */
 
 /* Where branches ask for different members, their order is nobody's: what is asked first may have
  * to come last. */
@@ -866,8 +860,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
     return out->top;
 }
 
-/* ---- strings ----------------------------------------------------------------------------------
- */
+/* ---- strings ---- */
 
 /* A root of an open string is false: the end, or not. */
 static bool lose(struct nb_reader *r, const struct nb_state *s, const uint64_t *wrong) {
@@ -1266,8 +1259,7 @@ static bool string_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
     }
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------
- */
+/* ---- numbers ---- */
 
 struct nb_decimal nb_state_number(const struct nb_state *s) {
     const struct nb_number *n = &s->number;
@@ -1430,8 +1422,7 @@ static bool number_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
     return number_spelling(s) && nb_number_alive(r, s);
 }
 
-/* ---- the beginning of a value -----------------------------------------------------------------
- */
+/* ---- the beginning of a value ---- */
 
 static bool begin_container(struct nb_reader *r, struct nb_state *out, bool object) {
     struct nb_shape *shape = out->shape;

@@ -43,9 +43,7 @@ struct nb_client {
     bool stop;
 };
 
-/* ---- transfers
- * -----------------------------------------------------------------------------------
- */
+/* ---- transfers ---- */
 
 static size_t on_body(char *data, size_t one, size_t n, void *context) {
     (void)one;
@@ -246,9 +244,7 @@ static void finish(struct nb_transfer *t, CURLcode code) {
     free_transfer(t);
 }
 
-/* ---- timers
- * --------------------------------------------------------------------------------------
- */
+/* ---- timers ---- */
 
 void nb_timer_clear(struct nb_client *client, struct nb_timer *timer) {
     if (!timer->set)
@@ -281,9 +277,7 @@ double nb_backoff_s(unsigned failures, double base_s, double max_s) {
     return (pause < max_s ? pause : max_s) * (0.5 + 0.5 * (double)random / 4294967296.0);
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 bool nb_client_post(struct nb_client *client, struct nb_post *post) {
     pthread_mutex_lock(&client->lock);

@@ -56,8 +56,7 @@ void nb_client_stop(struct nb_client *client);
 /* Stops, ends all transfers without a word, and frees. Not from a callback. NULL is allowed. */
 void nb_client_close(struct nb_client *client);
 
-/* ---- from any thread ----------------------------------------------------------------------------
- */
+/* ---- from any thread ---- */
 
 /* Something to be run on the loop. All zero but fn and context; stays until it has run. */
 struct nb_post {
@@ -71,8 +70,7 @@ struct nb_post {
  * once for both, or the client was stopped. */
 bool nb_client_post(struct nb_client *client, struct nb_post *post);
 
-/* ---- on the loop --------------------------------------------------------------------------------
- */
+/* ---- on the loop ---- */
 
 /* Begins a request. NULL if memory ran out or the URL cannot be used, and then on_done is not
  * called. */

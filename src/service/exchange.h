@@ -54,8 +54,7 @@ struct nb_exchange {
     void (*on_gone)(struct nb_exchange *exchange);
 };
 
-/* ---- for handlers -------------------------------------------------------------------------------
- */
+/* ---- for handlers ---- */
 
 /* The value of a header, or NULL. On the handler's thread only. */
 const char *nb_exchange_header(const struct nb_exchange *exchange, const char *name);
@@ -79,8 +78,7 @@ void nb_exchange_watch(struct nb_exchange *exchange, void (*on_gone)(struct nb_e
 void nb_exchange_retain(struct nb_exchange *exchange);
 void nb_exchange_release(struct nb_exchange *exchange);
 
-/* ---- for transports -----------------------------------------------------------------------------
- */
+/* ---- for transports ---- */
 
 /* The first reference is the caller's. False if memory ran out. */
 bool nb_exchange_open(struct nb_exchange *exchange, const struct nb_transport *transport,

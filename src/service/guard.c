@@ -7,9 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- kinds of addresses
- * --------------------------------------------------------------------------
- */
+/* ---- kinds of addresses ---- */
 
 struct range4 {
     uint8_t bytes[4];
@@ -106,9 +104,7 @@ const char *nb_address_special(const struct sockaddr *address) {
     return "no address of the Internet";
 }
 
-/* ---- what the operator allows
- * --------------------------------------------------------------------
- */
+/* ---- what the operator allows ---- */
 
 /* A name, or else a range of addresses, IPv4 as mapped into IPv6. */
 struct rule {

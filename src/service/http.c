@@ -72,9 +72,7 @@ struct nb_http {
     struct connection *open;
 };
 
-/* ---- exchanges
- * -----------------------------------------------------------------------------------
- */
+/* ---- exchanges ---- */
 
 static void free_exchange(struct nb_exchange *exchange) {
     struct exchange *x = (struct exchange *)exchange;
@@ -149,9 +147,7 @@ static void unlist(struct exchange *x) {
     pthread_mutex_unlock(&x->http->lock);
 }
 
-/* ---- answers
- * -------------------------------------------------------------------------------------
- */
+/* ---- answers ---- */
 
 /* More of a stream, for the connection. */
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max) {
@@ -256,9 +252,7 @@ static void note(struct nb_http *http, struct MHD_Connection *connection, bool a
     pthread_mutex_unlock(&http->lock);
 }
 
-/* ---- requests
- * ------------------------------------------------------------------------------------
- */
+/* ---- requests ---- */
 
 /* What can be said before the body comes. */
 static void check_head(struct exchange *x) {
@@ -373,9 +367,7 @@ static void on_completed(void *context, struct MHD_Connection *connection,
     nb_exchange_release(&x->public);
 }
 
-/* ---- clients that go away
- * ------------------------------------------------------------------------
- */
+/* ---- clients that go away ---- */
 
 /* The next exchange after `x` (or the first), kept; x is released. Under http->lock. */
 static size_t waiting(struct nb_http *http, struct exchange **out, size_t max) {
@@ -467,9 +459,7 @@ static void *watch(void *context) {
     return NULL;
 }
 
-/* ---- the server
- * ----------------------------------------------------------------------------------
- */
+/* ---- the server ---- */
 
 static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode code) {

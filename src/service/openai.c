@@ -41,9 +41,7 @@ struct openai {
     bool named[NB_MAX_CHOICES];
 };
 
-/* ---- what is asked
- * -------------------------------------------------------------------------------
- */
+/* ---- what is asked ---- */
 
 /* A field that is null is a field that is absent. */
 static const json_t *field(const json_t *body, const char *key) {
@@ -308,9 +306,7 @@ static enum nb_status read_request(struct nb_answering *a, struct openai *o, str
     return s;
 }
 
-/* ---- answers
- * -------------------------------------------------------------------------------------
- */
+/* ---- answers ---- */
 
 static const char *object_name(const struct openai *o) {
     return o->chat ? (o->stream ? "chat.completion.chunk" : "chat.completion") : "text_completion";
@@ -658,9 +654,7 @@ static void on_over(struct nb_answering *a) {
     nb_answer_json(a->exchange, 200, frame(a, choices, usage_of(a)));
 }
 
-/* ---- routes
- * --------------------------------------------------------------------------------------
- */
+/* ---- routes ---- */
 
 static void route(struct nb_service *service, struct nb_exchange *x, uint64_t client, bool chat) {
     struct nb_error err;

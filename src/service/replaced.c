@@ -64,9 +64,7 @@ static const struct stage *stage_of(const json_t *context) {
     return &stages[N_STAGES - 1];
 }
 
-/* ---- schemas
- * -------------------------------------------------------------------------------------
- */
+/* ---- schemas ---- */
 
 static enum nb_status read_schema(const char *folder, const char *name, json_t **out,
                                   struct nb_error *err) {
@@ -161,9 +159,7 @@ static enum nb_status compile(struct nb_answering *a, const struct stage *stage,
     return status;
 }
 
-/* ---- the prompt
- * ----------------------------------------------------------------------------------
- */
+/* ---- the prompt ---- */
 
 /* The stage's instructions and then the caller's prompt, as a message where the model has a chat
  * template. */

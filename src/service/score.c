@@ -55,9 +55,7 @@ static void free_scoring(struct scoring *s) {
     free(s);
 }
 
-/* ---- what is asked
- * -------------------------------------------------------------------------------
- */
+/* ---- what is asked ---- */
 
 /* Text or ids, appended to *out; `where` names it. flags: of the tokenizer, for text. */
 static enum nb_status read_tokens(const struct scoring *s, const json_t *value, const char *where,
@@ -137,9 +135,7 @@ static enum nb_status read_body(struct scoring *s, struct nb_error *err) {
     return status;
 }
 
-/* ---- the answer
- * ----------------------------------------------------------------------------------
- */
+/* ---- the answer ---- */
 
 static json_t *to_json(const struct scoring *s, size_t i) {
     const struct continuation *c = &s->list[i];

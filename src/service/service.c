@@ -19,9 +19,7 @@ enum {
     LEAST_SEND_MS = 1000,
 };
 
-/* ---- answers
- * -------------------------------------------------------------------------------------
- */
+/* ---- answers ---- */
 
 void nb_answer_json(struct nb_exchange *x, int status, json_t *body) {
     char *text = body ? json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
@@ -120,9 +118,7 @@ static void on_refuse(void *context, const char *path, int status, const char *m
     free(text);
 }
 
-/* ---- operations
- * ----------------------------------------------------------------------------------
- */
+/* ---- operations ---- */
 
 static void route_alive(struct nb_service *s, struct nb_exchange *x, uint64_t client) {
     (void)s, (void)client;
@@ -198,9 +194,7 @@ static void route_metrics(struct nb_service *s, struct nb_exchange *x, uint64_t 
     nb_buf_free(&out);
 }
 
-/* ---- routes
- * --------------------------------------------------------------------------------------
- */
+/* ---- routes ---- */
 
 struct route {
     const char *method, *path;
@@ -308,9 +302,7 @@ static void on_log(void *context, const struct nb_exchange *x, int status, uint6
            (unsigned long long)bytes, seconds * 1000);
 }
 
-/* ---- the service
- * ---------------------------------------------------------------------------------
- */
+/* ---- the service ---- */
 
 static void set_defaults(struct nb_service *s, const struct nb_service_options *options) {
     s->options = *options;

@@ -10,9 +10,7 @@
 
 static const char tag[] = "<tool_call>", end_tag[] = "</tool_call>";
 
-/* ---- what is asked
- * -------------------------------------------------------------------------------
- */
+/* ---- what is asked ---- */
 
 static const json_t *field(const json_t *body, const char *key) {
     const json_t *value = json_object_get(body, key);
@@ -109,9 +107,7 @@ enum nb_status nb_tools_read(const json_t *body, enum nb_chat_calls how, struct 
     return s;
 }
 
-/* ---- a call that must come
- * -----------------------------------------------------------------------
- */
+/* ---- a call that must come ---- */
 
 static const char *arguments_key(const struct nb_tools *tools) {
     return tools->how == NB_CHAT_CALLS_LLAMA ? "parameters" : "arguments";
@@ -161,9 +157,7 @@ enum nb_status nb_tools_grammar(struct nb_engine *engine, const struct nb_tools 
     return s;
 }
 
-/* ---- calls in answers
- * ----------------------------------------------------------------------------
- */
+/* ---- calls in answers ---- */
 
 void nb_tools_new_id(char out[10]) {
     static const char set[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";

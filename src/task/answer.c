@@ -14,8 +14,7 @@ enum {
     MAX_REDRAWS = 8, /* each may take milliseconds */
 };
 
-/* ---- choices of a schema ---------------------------------------------------------------------
- */
+/* ---- choices of a schema ---- */
 
 static enum nb_status add_label(struct nb_answer_choice *c, const json_t *value,
                                 struct nb_error *err) {
@@ -131,8 +130,7 @@ void nb_answer_free_choices(struct nb_answer_choices *choices) {
     *choices = (struct nb_answer_choices){0};
 }
 
-/* ---- where in the object a text is -----------------------------------------------------------
- */
+/* ---- where in the object a text is ---- */
 
 /* Follows JSON byte by byte, as far as is needed to know the keys that lead to a value. */
 struct place {
@@ -180,8 +178,7 @@ static bool follow(struct place *p, char c, size_t at) {
     }
 }
 
-/* ---- an answer being made --------------------------------------------------------------------
- */
+/* ---- an answer being made ---- */
 
 struct run {
     struct nb_sequence *sequence;
@@ -286,7 +283,7 @@ static enum nb_status feed(struct run *r, struct nb_error *err) {
     return s;
 }
 
-/* ---- choices --------------------------------------------------------------------------------- */
+/* ---- choices ---- */
 
 /* Whether a label may come, and the answer can be finished after it; the byte that must follow a
  * number, which is not whole without it. */
@@ -457,7 +454,7 @@ static enum nb_status choose(struct run *r, struct nb_error *err) {
     return s; /* none may come: the grammar has something else to say there */
 }
 
-/* ---- what is not chosen --------------------------------------------------------------------- */
+/* ---- what is not chosen ---- */
 
 static bool in_word(char c) {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c & 0x80;

@@ -41,8 +41,7 @@ struct nb_classifier {
     size_t room; /* for a prompt */
 };
 
-/* ---- what is asked ------------------------------------------------------------------------------
- */
+/* ---- what is asked ---- */
 
 /* The options' text, or what the library carries. */
 static struct nb_named_text or_default(const struct nb_named_text *given, const unsigned char *data,
@@ -103,8 +102,7 @@ static enum nb_status read_context(struct nb_classifier *c, const struct nb_clas
     return s;
 }
 
-/* ---- the schema ---------------------------------------------------------------------------------
- */
+/* ---- the schema ---- */
 
 /* Makes a member of the schema's properties an enum of these names, and null. False if memory ran
  * out. */
@@ -152,8 +150,7 @@ static enum nb_status compile(struct nb_classifier *c, const struct nb_named_tex
     return nb_grammar_compile(c->engine, &what, &c->answer.grammar, err);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening ---- */
 
 /* The prompt's template: the checkpoint's own, or the one in words. */
 static enum nb_status open_prompt(struct nb_classifier *c, const struct nb_classify_options *o,
@@ -274,8 +271,7 @@ void nb_classifier_close(struct nb_classifier *c) {
     free(c);
 }
 
-/* ---- from the answer to its fields --------------------------------------------------------------
- */
+/* ---- from the answer to its fields ---- */
 
 static const struct nb_value *member(const struct nb_value *object, const char *a, const char *b) {
     const struct nb_value *v = nb_value_get(object, a);
@@ -363,8 +359,7 @@ static enum nb_status read_answer(const struct nb_classifier *c, struct nb_buf *
     return s;
 }
 
-/* ---- documents ---------------------------------------------------------------------------------
- */
+/* ---- documents ---- */
 
 /* Starts a sequence with what every prompt begins with, in pages that others can use, too: always
  * computed alone, so that the same document gives the same numbers whether they are found or not.

@@ -133,7 +133,7 @@ void nb_names_free(struct nb_names *names) {
     *names = (struct nb_names){0};
 }
 
-/* ---- document types -------------------------------------------------------------------------- */
+/* ---- document types ---- */
 
 static enum nb_status read_lines(const char *text, size_t n, const char *name, struct nb_names *out,
                                  struct nb_error *err) {
@@ -200,7 +200,7 @@ enum nb_status nb_labels_read(const char *text, size_t n, const char *name, stru
     return s;
 }
 
-/* ---- context --------------------------------------------------------------------------------- */
+/* ---- context ---- */
 
 static enum nb_status read_string(const json_t *value, size_t most, const char *name,
                                   const char *key, char **out, struct nb_error *err) {

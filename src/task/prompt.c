@@ -8,8 +8,7 @@ enum {
     MAX_CUTS = 32,
 };
 
-/* ---- templates ---------------------------------------------------------------------------------
- */
+/* ---- templates ---- */
 
 /* A part of a template: text, or a place. */
 struct part {
@@ -85,7 +84,7 @@ static void write_value(const struct part *p, const struct nb_prompt_values *v, 
                        out);
 }
 
-/* ---- opening -------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 /* The tokens of a trained form. */
 static enum nb_status fill_trained(struct nb_prompt *out, const char *text, size_t n,
@@ -223,7 +222,7 @@ void nb_prompt_close(struct nb_prompt *prompt) {
     *prompt = (struct nb_prompt){0};
 }
 
-/* ---- documents ------------------------------------------------------------------------------ */
+/* ---- documents ---- */
 
 static enum nb_status add_ids(struct nb_tokens *out, const int32_t *ids, size_t n,
                               struct nb_error *err) {

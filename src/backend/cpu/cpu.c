@@ -108,8 +108,7 @@ struct cpu {
     struct nb_phases phases;
 };
 
-/* ---- products with weights ----------------------------------------------------------------------
- */
+/* ---- products with weights ---- */
 
 /* Row r of a matrix as f32. */
 static void widen_row(const struct nb_kernels *kernels, const struct nb_matrix *m, size_t r,

@@ -24,8 +24,7 @@ enum {
 };
 _Static_assert(8LL * X_MAX * W_MAX_ROW < INT32_MAX, "sums of products overflow");
 
-/* ---- activations -------------------------------------------------------------------------------
- */
+/* ---- activations ---- */
 
 /* What 1 stands for in a block of activations, x[64]; 0 if all are too small to matter, NaN if one
  * is NaN. */
@@ -77,8 +76,7 @@ VNNI static void to_fixed(const float *x, size_t n, int16_t *q, float *scale) {
     }
 }
 
-/* ---- weights -----------------------------------------------------------------------------------
- */
+/* ---- weights ---- */
 
 /* 256 floats as bytes: planes[i] holds byte i of each, for vpermi2b to look up. */
 struct planes {
@@ -148,8 +146,7 @@ VNNI INLINE void job_planes(const struct nb_fixed_job *job, struct planes *out) 
         make_planes(job->w->nested_values, out);
 }
 
-/* ---- few tokens --------------------------------------------------------------------------------
- */
+/* ---- few tokens ---- */
 
 /* Lanes 0 to 7 take scale 2i, lanes 8 to 15 scale 2i + 1: a chunk's two blocks. */
 #define TWICE8(a, b)                                                                               \
@@ -288,8 +285,7 @@ VNNI static void few_tokens(const struct nb_fixed_job *job) {
     }
 }
 
-/* ---- many tokens -------------------------------------------------------------------------------
- */
+/* ---- many tokens ---- */
 
 enum {
     ROWS = NB_FIXED_ROWS, /* of a strip: two vectors of 16 */

@@ -98,8 +98,7 @@ static enum nb_status check_lost(const struct cuda *c, struct nb_error *err) {
                    c->why.message);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening ---- */
 
 static void versions(char *out, size_t size) {
     snprintf(out, size, "%s", NB_CUDA_ARCHS);
@@ -214,8 +213,7 @@ static void capabilities(const struct nb_backend *backend, struct nb_capabilitie
     out->max_batch_tokens = c->plan.max_batch_tokens;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------
- */
+/* ---- loading ---- */
 
 typedef size_t (*workspace_fn)(const struct nb_cuda_model *, const struct nb_cuda_limits *);
 
@@ -436,8 +434,7 @@ static enum nb_status read_memory(struct nb_backend *backend, uint64_t *bytes, d
     return s;
 }
 
-/* ---- KV memory ----------------------------------------------------------------------------------
- */
+/* ---- KV memory ---- */
 
 static size_t kv_page_bytes(const struct nb_backend *backend) {
     return (size_t)((const struct cuda *)backend)->plan.kv_page;
@@ -477,8 +474,7 @@ static enum nb_status kv_copy(struct nb_backend *backend, int32_t from, int32_t 
                  "copying a page", err);
 }
 
-/* ---- a step -------------------------------------------------------------------------------------
- */
+/* ---- a step ---- */
 
 static enum nb_status check_batch(const struct cuda *c, const struct nb_batch *batch,
                                   struct nb_error *err) {

@@ -7,8 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- shapes -------------------------------------------------------------------------------------
- */
+/* ---- shapes ---- */
 
 static int32_t div_up(int32_t a, int32_t b) {
     return a / b + (a % b != 0);
@@ -81,8 +80,7 @@ bool nb_cuda_shape(enum nb_cuda_kind kind, int32_t rows, int32_t columns, int32_
     return true;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------
- */
+/* ---- rows ---- */
 
 /* Of a head of d rows, tile m: rows 8 m … + 7, then d / 2 + 8 m … + 7. */
 static int32_t rotary_row(int32_t d, int32_t tile, int i) {
@@ -111,8 +109,7 @@ int32_t nb_cuda_row(const struct nb_cuda_source *source, int32_t tile, int i, in
     return -1;
 }
 
-/* ---- kinds --------------------------------------------------------------------------------------
- */
+/* ---- kinds ---- */
 
 /* Whether part p can be NESTED: no half of a tile lies in two parts, and kernels, which count rows
  * through all of the matrix, find nested blocks where they begin in the part. */
@@ -159,8 +156,7 @@ void nb_cuda_shape_of(const struct nb_cuda_source *sources, size_t n, const floa
     }
 }
 
-/* ---- repacking ----------------------------------------------------------------------------------
- */
+/* ---- repacking ---- */
 
 /* Byte of a chunk's codes, and which half of it, where a row of the tile has its column: bit 0 of
  * the result is 1 for the low nibble. */
@@ -305,8 +301,7 @@ void nb_cuda_repack(const struct nb_cuda_source *source, const struct nb_cuda_sh
     }
 }
 
-/* ---- and back -----------------------------------------------------------------------------------
- */
+/* ---- and back ---- */
 
 /* The scale of row i of a tile, `row` of its part, in a chunk and half of it. */
 static float scale_at(const struct nb_cuda_shape *s, const uint8_t *unit,

@@ -51,8 +51,7 @@ enum nb_status nb_cuda_check(cudaError_t code, const char *what, struct nb_error
                    cudaGetErrorName(code));
 }
 
-/* ---- what there is to do ------------------------------------------------------------------------
- */
+/* ---- what there is to do ---- */
 
 enum item_kind {
     TILES,     /* a matrix of the layout */
@@ -118,8 +117,7 @@ static enum nb_status fail_with(struct loader *l, const struct nb_error *err) {
     return err->code;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading ---- */
 
 /* n bytes of the model, from a file if they are in one. */
 static enum nb_status read_bytes(const struct loader *l, const void *from, size_t n, void *to,
@@ -168,8 +166,7 @@ static void close_files(struct loader *l) {
     }
 }
 
-/* ---- slots --------------------------------------------------------------------------------------
- */
+/* ---- slots ---- */
 
 /* The next slot, once what it last held has been used. */
 static enum nb_status take_slot(struct worker *w, struct slot **out, struct nb_error *err) {
@@ -200,8 +197,7 @@ static void tell(struct loader *l, int thread, size_t bytes) {
         l->load->progress(l->load->progress_context, done, l->total);
 }
 
-/* ---- matrices -----------------------------------------------------------------------------------
- */
+/* ---- matrices ---- */
 
 /* Tiles of one order, from one part or from two side by side. */
 struct stretch {
@@ -504,8 +500,7 @@ static enum nb_status load_plainly(struct loader *l, struct worker *w, const str
     return s;
 }
 
-/* ---- items --------------------------------------------------------------------------------------
- */
+/* ---- items ---- */
 
 static enum nb_status load_stretch(struct loader *l, struct worker *w, const struct stretch *s,
                                    int thread, struct nb_error *err) {
@@ -668,8 +663,7 @@ static void run_items(void *context, int thread, size_t begin, size_t end) {
         fail_with(l, &err);
 }
 
-/* ---- the list of items, and where everything goes -----------------------------------------------
- */
+/* ---- the list of items, and where everything goes ---- */
 
 /* Device memory being handed out, with what is written to it on the host. */
 struct place {
@@ -842,8 +836,7 @@ static enum nb_status make_items(struct loader *l, struct nb_error *err) {
     return s;
 }
 
-/* ---- threads ------------------------------------------------------------------------------------
- */
+/* ---- threads ---- */
 
 /* Device memory that a worker needs to quantize: of the largest matrix. */
 static size_t quantize_blocks(const struct nb_config *c, const struct nb_quantize_options *how) {

@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- what a layer is loaded from ----------------------------------------------------------------
- */
+/* ---- what a layer is loaded from ---- */
 
 void nb_cuda_nested_values(const struct nb_model *model, float out[256]) {
     nb_dynamic_values(out);
@@ -108,8 +107,7 @@ void nb_cuda_head_shape(const struct nb_config *config, const struct nb_model *m
     nb_cuda_shape_of(&source, 1, nested_values, out);
 }
 
-/* ---- bytes --------------------------------------------------------------------------------------
- */
+/* ---- bytes ---- */
 
 static uint64_t aligned(uint64_t bytes) {
     return (bytes + NB_CUDA_ALIGN - 1) / NB_CUDA_ALIGN * NB_CUDA_ALIGN;
@@ -188,8 +186,7 @@ static void set_batch(const struct nb_config *c, const struct nb_cuda_plan_optio
                (p->embedding_on_host ? 0 : p->embedding);
 }
 
-/* ---- verdicts -----------------------------------------------------------------------------------
- */
+/* ---- verdicts ---- */
 
 static double gib(uint64_t bytes) {
     return (double)bytes / (double)((uint64_t)1 << 30);

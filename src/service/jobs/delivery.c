@@ -47,9 +47,7 @@ struct nb_deliveries {
     struct callback *callbacks;
 };
 
-/* ---- texts
- * ---------------------------------------------------------------------------------------
- */
+/* ---- texts ---- */
 
 char *nb_url_with(const char *url, const char *name, const char *value) {
     char *encoded = curl_easy_escape(NULL, value, (int)strlen(value));
@@ -87,9 +85,7 @@ static bool is_plain(const char *text) {
     return true;
 }
 
-/* ---- results
- * -------------------------------------------------------------------------------------
- */
+/* ---- results ---- */
 
 static void free_delivery(struct delivery *d) {
     nb_timer_clear(d->all->options.client, &d->timer);
@@ -267,9 +263,7 @@ const char *nb_deliveries_next(const struct nb_deliveries *all, const char *prev
     return d ? d->job_id : NULL;
 }
 
-/* ---- callbacks
- * -----------------------------------------------------------------------------------
- */
+/* ---- callbacks ---- */
 
 static void free_callback(struct callback *c) {
     nb_timer_clear(c->all->options.client, &c->timer);
@@ -381,9 +375,7 @@ enum nb_status nb_deliver_callback(struct nb_deliveries *all, const char *job_id
     return NB_OK;
 }
 
-/* ---- all of them
- * ---------------------------------------------------------------------------------
- */
+/* ---- all of them ---- */
 
 enum nb_status nb_deliveries_open(const struct nb_delivery_options *options,
                                   struct nb_deliveries **out, struct nb_error *err) {

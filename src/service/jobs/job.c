@@ -153,9 +153,7 @@ bool nb_job_find_id(const char *text, size_t n, char *out, size_t size) {
     return false;
 }
 
-/* ---- results
- * -------------------------------------------------------------------------------------
- */
+/* ---- results ---- */
 
 static const char *type_of(int status) {
     switch (status) {
@@ -242,9 +240,7 @@ void nb_job_callback(const char *job_id, const char *key, int status, const char
     nb_buf_add_string(out, "}");
 }
 
-/* ---- streams
- * -------------------------------------------------------------------------------------
- */
+/* ---- streams ---- */
 
 /* The data of the event at *at, and *at behind it. */
 static const char *next_event(const char **at, const char *end, size_t *n) {

@@ -88,9 +88,7 @@ void nb_outbox_close(struct nb_outbox *outbox) {
     free(outbox);
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------
- */
+/* ---- writing ---- */
 
 static void file_name(const char *job_id, char out[HEX + 8]) {
     hex(job_id, strlen(job_id), out);
@@ -158,9 +156,7 @@ void nb_outbox_forget(struct nb_outbox *outbox, const char *job_id) {
     unlinkat(outbox->fd, name, 0);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------
- */
+/* ---- reading ---- */
 
 /* What the first line says, if the rest is what it says. */
 static json_t *check(const struct nb_buf *file, const char *name, const char **result, size_t *n) {

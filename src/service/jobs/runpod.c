@@ -110,9 +110,7 @@ static void take(void *context);
 static void look(struct nb_worker *w);
 static void give_up_job(struct job *j, const char *why);
 
-/* ---- requests to the queue
- * -----------------------------------------------------------------------
- */
+/* ---- requests to the queue ---- */
 
 static struct nb_transfer *get(struct nb_worker *w, const char *url, double timeout_s,
                                size_t max_bytes,
@@ -159,9 +157,7 @@ static bool is_json(const struct nb_client_answer *a) {
     return a->n > 0 && strcasecmp(a->type, "application/json") == 0;
 }
 
-/* ---- a job's end
- * ---------------------------------------------------------------------------------
- */
+/* ---- a job's end ---- */
 
 static struct job *find_job(struct nb_worker *w, const char *id) {
     for (struct job *j = w->jobs; j; j = j->next) {
@@ -266,9 +262,7 @@ static void fail_job(struct job *j, const struct nb_error *failure) {
     nb_buf_free(&body);
 }
 
-/* ---- streams
- * -------------------------------------------------------------------------------------
- */
+/* ---- streams ---- */
 
 static void go_on(struct job *j);
 
@@ -377,9 +371,7 @@ static void go_on(struct job *j) {
         end_stream(j);
 }
 
-/* ---- a job's answer
- * ------------------------------------------------------------------------------
- */
+/* ---- a job's answer ---- */
 
 /* On the loop: the service has added to the answer. */
 static void on_changed(void *context) {
@@ -500,9 +492,7 @@ static void *start_jobs(void *context) {
     }
 }
 
-/* ---- taking jobs
- * ---------------------------------------------------------------------------------
- */
+/* ---- taking jobs ---- */
 
 /* A job with its exchange, in the worker's list; *s says whether its input is one. NULL if memory
  * ran out. */
@@ -672,9 +662,7 @@ static void take(void *context) {
         nb_timer_set(w->client, &w->take.timer, RETRY_MAX_S);
 }
 
-/* ---- stop signals
- * --------------------------------------------------------------------------------
- */
+/* ---- stop signals ---- */
 
 static void give_up_job(struct job *j, const char *why) {
     if (j->given_up || j->ending)
@@ -736,9 +724,7 @@ static void poll_stop(void *context) {
         nb_timer_set(w->client, &w->stop.timer, RETRY_MAX_S);
 }
 
-/* ---- heartbeats
- * ----------------------------------------------------------------------------------
- */
+/* ---- heartbeats ---- */
 
 /* Appends "?name=value" or "&name=value", encoded. */
 static void add_query(struct nb_buf *url, const char *name, const char *value) {
@@ -784,9 +770,7 @@ static void ping(void *context) {
     nb_buf_free(&url);
 }
 
-/* ---- beginning and ending, on the loop
- * -----------------------------------------------------------
- */
+/* ---- beginning and ending, on the loop ---- */
 
 /* Something changed: jobs may be taken, or all is done. */
 static void look(struct nb_worker *w) {
@@ -857,9 +841,7 @@ static void on_give_up(void *context) {
     look(w);
 }
 
-/* ---- the environment
- * -----------------------------------------------------------------------------
- */
+/* ---- the environment ---- */
 
 static const char *variable(const char *name) {
     const char *value = getenv(name);
@@ -954,9 +936,7 @@ static enum nb_status set_urls(struct nb_worker *w, struct nb_error *err) {
     return NB_OK;
 }
 
-/* ---- fitness
- * -------------------------------------------------------------------------------------
- */
+/* ---- fitness ---- */
 
 struct report {
     struct nb_client *client;
@@ -1074,9 +1054,7 @@ static enum nb_status try_model(struct nb_worker *w, struct nb_error *err) {
     return s;
 }
 
-/* ---- the worker
- * ----------------------------------------------------------------------------------
- */
+/* ---- the worker ---- */
 
 /* Where a volume of RunPod's is, results survive the container. */
 static void default_outbox(const char *pod_id, char *out, size_t size) {
