@@ -61,8 +61,7 @@ static int dial(int port, bool blocking) {
     return fd;
 }
 
-/* ---- what is asked
- * ------------------------------------------------------------------------------- */
+/* ---- what is asked ---- */
 
 /* What a client does, and what it may get for it. */
 static const struct kind {
@@ -202,8 +201,7 @@ static void make_request(struct text *out, int kind) {
     free(body.data);
 }
 
-/* ---- clients
- * ------------------------------------------------------------------------------------- */
+/* ---- clients ---- */
 
 struct client {
     int fd, kind;
@@ -362,8 +360,7 @@ static int report(void) {
     return counts.wrong ? 1 : 0;
 }
 
-/* ---- single clients
- * ------------------------------------------------------------------------------ */
+/* ---- single clients ---- */
 
 /* Sends `text` a byte a second, or at once, and reads a byte a second, or all; for `seconds` at
  * most. Says when the server closed the connection, and what it had said. */

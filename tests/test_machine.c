@@ -193,8 +193,7 @@ static void test_cache(void **state) {
     assert_non_null(find("cache-unreadable", NB_SEVERITY_WARNING));
 }
 
-/* ---- the plan
- * ------------------------------------------------------------------------------------------- */
+/* ---- the plan ---- */
 
 static void test_plan(void **state) {
     (void)state;

@@ -12,8 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- a made environment
- * --------------------------------------------------------------------------- */
+/* ---- a made environment ---- */
 
 static char env[256], site[512]; /* …/lib/python3.12/site-packages */
 
@@ -140,8 +139,7 @@ static void assert_sound(void) {
     assert_true(nb_findings_fit(&findings));
 }
 
-/* ---- sound stacks
- * ------------------------------------------------------------------------------------ */
+/* ---- sound stacks ---- */
 
 static void test_sound(void **state) {
     (void)state;
@@ -190,8 +188,7 @@ static void test_sound(void **state) {
     assert_sound();
 }
 
-/* ---- faults
- * ------------------------------------------------------------------------------------------- */
+/* ---- faults ---- */
 
 static void test_requirements(void **state) {
     (void)state;
@@ -332,8 +329,7 @@ static void test_story(void **state) {
         strstr(f->title, "cannot import name 'mm_configs' from 'torch.kernel.mm_common'"));
 }
 
-/* ---- libraries
- * ------------------------------------------------------------------------------------------ */
+/* ---- libraries ---- */
 
 /* A shared library with a dynamic section: what it needs, and perhaps a cubin for sm_80. */
 static void write_library(const char *path, const char *needed, bool code) {
@@ -451,8 +447,7 @@ static void test_driver(void **state) {
     assert_null(find("library-missing", NB_SEVERITY_ERROR));
 }
 
-/* ---- hostile folders
- * ----------------------------------------------------------------------------------- */
+/* ---- hostile folders ---- */
 
 static void test_hostile(void **state) {
     (void)state;
@@ -488,8 +483,7 @@ static void test_hostile(void **state) {
     nb_stack_free(&stack);
 }
 
-/* ---- versions, markers, source
- * -------------------------------------------------------------------------- */
+/* ---- versions, markers, source ---- */
 
 static bool matches(const char *version, const char *specifiers) {
     struct nb_version v;
@@ -660,8 +654,7 @@ static void test_sha256(void **state) {
     }
 }
 
-/* ---- known traps
- * ------------------------------------------------------------------------------------------ */
+/* ---- known traps ---- */
 
 static void test_traps(void **state) {
     (void)state;

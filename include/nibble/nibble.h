@@ -233,8 +233,7 @@ enum nb_status nb_choose(struct nb_engine *engine, const struct nb_generate_opti
                          const char *const *labels, size_t n, double *p, size_t *n_prompt_tokens,
                          struct nb_error *err);
 
-/* ---- documents
- * ------------------------------------------------------------------------------------ */
+/* ---- documents ---- */
 
 /* A text from a file or a request; `name` begins messages about it. */
 struct nb_named_text {

@@ -237,8 +237,7 @@ static void resolve(const struct checker *c, int32_t from, const struct nb_py_im
     snprintf(r->missing, sizeof r->missing, "%s", import->name);
 }
 
-/* ---- what importing a package runs
- * ---------------------------------------------------------------- */
+/* ---- what importing a package runs ---- */
 
 static bool is_test(const char *key) {
     static const char *const names[] = {"tests",      "test",    "testing",  "conftest", "examples",
@@ -467,8 +466,7 @@ static void search(struct checker *c) {
     nb_index_free(&words);
 }
 
-/* ---- findings
- * --------------------------------------------------------------------------------------- */
+/* ---- findings ---- */
 
 static const char *file_of(const struct nb_stack *s, int32_t module) {
     return s->modules[module].file >= 0 ? s->files[s->modules[module].file].path

@@ -47,8 +47,7 @@ struct linker {
     uint16_t machine; /* of this one: EM_X86_64, … */
 };
 
-/* ---- reading
- * -------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static const char *copy(struct nb_arena *arena, const char *text) {
     const char *p = text ? nb_arena_string(arena, text, strlen(text)) : NULL;
@@ -159,8 +158,7 @@ static void read_all(struct linker *k, struct nb_pool *pool) {
     free(r);
 }
 
-/* ---- finding what is needed
- * ------------------------------------------------------------------------ */
+/* ---- finding what is needed ---- */
 
 static void add_folder(struct linker *k, const char *path) {
     if (k->n_folders < MAX_SYSTEM_FOLDERS && *path)
@@ -320,8 +318,7 @@ static bool is_drivers(const char *name) {
            strncmp(name, "libnvcuvid.so", 13) == 0;
 }
 
-/* ---- what importing the packages loads
- * ------------------------------------------------------------ */
+/* ---- what importing the packages loads ---- */
 
 static const char *dist_of(const struct linker *k, const struct library *l) {
     const struct nb_stack_dist *d =
@@ -433,8 +430,7 @@ static void load(struct linker *k, int32_t first, size_t *missing, size_t *versi
     free(queue);
 }
 
-/* ---- symbols
- * ---------------------------------------------------------------------------------------- */
+/* ---- symbols ---- */
 
 /* The dynamic symbols of a library, read when they are asked for. */
 static bool read_symbols(const struct library *l, bool defined, struct nb_arena *arena,
@@ -582,8 +578,7 @@ static void check_torch(struct linker *k) {
     nb_arena_free(&arena);
 }
 
-/* ---- CUDA
- * --------------------------------------------------------------------------------------------- */
+/* ---- CUDA ---- */
 
 /* The CUDA version that torch was built for, "12.1", from its version.py. */
 static int torch_cuda(const struct linker *k) {

@@ -69,8 +69,7 @@ static bool is_operator(const struct token *t, const char *text) {
     return t->kind == TOKEN_OPERATOR && t->n == strlen(text) && memcmp(t->at, text, t->n) == 0;
 }
 
-/* ---- tokens
- * -------------------------------------------------------------------------------------- */
+/* ---- tokens ---- */
 
 /* Passes over a string whose opening quote is next. */
 static void skip_string(struct reader *r, bool raw) {
@@ -351,8 +350,7 @@ static void read_signs(struct reader *r, const struct token *t, size_t n, bool f
     }
 }
 
-/* ---- blocks
- * --------------------------------------------------------------------------------------- */
+/* ---- blocks ---- */
 
 static struct place where(const struct reader *r) {
     struct place p = {.conditional = r->raised, .tried = r->raised};

@@ -38,8 +38,7 @@ const struct nb_stack_dist *nb_stack_owner(const struct nb_stack *stack,
     return file->record < 0 ? NULL : &stack->dists[stack->records[file->record].dist];
 }
 
-/* ---- where it is
- * --------------------------------------------------------------------------------- */
+/* ---- where it is ---- */
 
 static enum nb_status add_root(struct nb_stack *s, const char *path, struct nb_error *err) {
     char real[PATH_MAX];
@@ -295,8 +294,7 @@ static enum nb_status locate(struct nb_stack *s, const char *what, struct nb_err
     return status;
 }
 
-/* ---- files
- * ---------------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 static enum nb_file_kind kind_of(const char *name) {
     size_t n = strlen(name);
@@ -423,8 +421,7 @@ static bool walk(struct nb_stack *s, size_t root, int parent, const char *name, 
     return ok;
 }
 
-/* ---- what is installed
- * ---------------------------------------------------------------------------- */
+/* ---- what is installed ---- */
 
 /* The value of a header of METADATA (RFC 822 style, up to the first empty line); *at goes on. */
 static bool next_header(const char **at, const char *end, const char *key, const char **value,
@@ -552,8 +549,7 @@ static bool find_dists(struct nb_stack *s) {
     return index_names(s);
 }
 
-/* ---- records
- * -------------------------------------------------------------------------------------- */
+/* ---- records ---- */
 
 static void note(struct nb_stack_list *list, const char *path, bool code) {
     if (code) {

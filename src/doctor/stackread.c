@@ -159,8 +159,7 @@ enum nb_status nb_stack_read(struct nb_stack *stack, struct nb_pool *pool, bool 
     return failed ? nb_fail_memory(err, 0, "the source of a stack") : NB_OK;
 }
 
-/* ---- findings
- * -------------------------------------------------------------------------------------- */
+/* ---- findings ---- */
 
 /* The folder of a package: "torch/lib/x.so" is in "torch". */
 static const char *top_of(const char *path, char *out, size_t size) {

@@ -281,8 +281,7 @@ static void multiply(struct cpu *cpu, enum nb_phase phase, const float *x, size_
     run_products(&job, phase);
 }
 
-/* ---- the parts of a layer
- * ------------------------------------------------------------------------ */
+/* ---- the parts of a layer ---- */
 
 /* y[n] = x[n] / sqrt(mean(x^2) + eps) * w[n]: RMSNorm, Zhang and Sennrich, 2019. */
 static void rms_norm(const float *x, const float *w, size_t n, float eps, float *y) {
@@ -585,8 +584,7 @@ static void experts(struct cpu *cpu, size_t n, int layer) {
     nb_phases_mark(&cpu->phases, NB_PHASE_ADD, 0);
 }
 
-/* ---- the pass
- * -------------------------------------------------------------------------------------- */
+/* ---- the pass ---- */
 
 static void embed(struct cpu *cpu, const struct nb_batch *batch) {
     const struct nb_model *m = cpu->model;
@@ -655,8 +653,7 @@ static enum nb_status forward(struct nb_backend *backend, const struct nb_batch 
     return NB_OK;
 }
 
-/* ---- opening, loading, KV memory
- * -------------------------------------------------------------------- */
+/* ---- opening, loading, KV memory ---- */
 
 static void versions(char *out, size_t size) {
     nb_kernels_names(out, size);
@@ -841,8 +838,7 @@ static size_t kv_page_bytes(const struct nb_backend *backend) {
            (size_t)c->head_width * sizeof(float);
 }
 
-/* ---- laying weights out anew
- * ------------------------------------------------------------------------ */
+/* ---- laying weights out anew ---- */
 
 /* Calls `each` with every matrix of the layers, experts' gate and up together. */
 static void each_weights(struct cpu *cpu,

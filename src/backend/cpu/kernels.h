@@ -10,8 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- fixed point: 4-bit weights times activations of 14 bits
- * ------------------------------------------------------------------------ */
+/* ---- fixed point: 4-bit weights times activations of 14 bits ---- */
 
 enum {
     NB_FIXED_BLOCK = 64,  /* columns of activations that share a scale */
@@ -117,8 +116,7 @@ size_t nb_fixed_nested(const struct nb_fixed_job *job, size_t piece, float *out)
 void nb_fixed_pack(const struct nb_matrix *m, const struct nb_fixed_packed *to, size_t begin,
                    size_t end);
 
-/* ---- all kernels
- * ------------------------------------------------------------------------ */
+/* ---- all kernels ---- */
 
 /* What a tile product works on at a time: NB_TILE_ROWS rows of W by NB_TILE_TOKENS tokens. */
 enum { NB_TILE_ROWS = 8, NB_TILE_TOKENS = 4 };
