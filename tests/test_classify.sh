@@ -130,7 +130,7 @@ run classify --json huge.txt good.txt
 expect "50 MB of text" exits 0
 expect "say that they were cut" [ "$(jq -c .truncated "$tmp/out" | tr '\n' ' ')" = "true false " ]
 rm huge.txt
-run classify --model "$tiny" good.txt
+run classify --model "$root/tests/golden/mixtral-tiny-nf4" good.txt
 expect "classify without a tokenizer" both 1 'tokenizer.json'
 NIBBLE_MODEL=$tmp/nowhere; run classify good.txt
 expect "NIBBLE_MODEL" both 1 'nowhere'
