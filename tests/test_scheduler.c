@@ -430,6 +430,134 @@ static void clients_share(void **state) {
     nb_engine_close(engine);
 }
 
+/* Work that uses the engine itself: appends tokens one by one, and asks for itself again. */
+struct long_call {
+    struct nb_scheduler *scheduler;
+    struct nb_engine *engine;
+    struct result *other; /* whose tokens are counted */
+    int32_t n_tokens, between;
+    int again; /* times that it asks for itself once more */
+    enum nb_status status;
+    double score;
+};
+
+static void append_many(void *context) {
+    struct long_call *c = context;
+    struct nb_sequence sequence;
+    struct nb_error err;
+    int seen = c->other ? c->other->n_tokens : 0;
+    c->score = 0;
+    c->status = nb_sequence_open(c->engine, &sequence, &err);
+    for (int32_t i = 0; i < c->n_tokens && c->status == NB_OK; i++) {
+        float *logits;
+        int32_t id = 5 + i % 90;
+        c->status = nb_sequence_append(&sequence, &id, 1, 1, &logits, &err);
+        if (c->status == NB_OK)
+            c->score += logits[7];
+        if (c->other && c->other->n_tokens != seen) {
+            seen = c->other->n_tokens;
+            c->between++;
+        }
+    }
+    nb_sequence_close(&sequence);
+    if (c->status == NB_OK && c->again-- > 0)
+        c->status = nb_scheduler_post(c->scheduler, append_many, c, &err);
+}
+
+/* A request answers while work of others takes long, and while such work never ends; what either
+ * computes does not depend on the other. */
+static void calls_let_requests_go_on(void **state) {
+    (void)state;
+    int32_t ids[] = {3, 4, 5};
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, 4), *alone = open_engine(256, 1);
+    struct nb_scheduler *scheduler = open_scheduler(engine, (struct nb_scheduler_options){0});
+    struct result result;
+    result_open(&result);
+    struct nb_request request = long_request(ids, &result);
+    request.options.max_tokens = 100;
+    struct nb_generation expected;
+    struct nb_generate_options options = request.options;
+    options.on_token = NULL;
+    assert_ok(nb_generate(alone, &options, &expected, &err), err);
+    struct long_call own = {.engine = alone, .n_tokens = 60}, call = {.scheduler = scheduler,
+                                                                      .engine = engine,
+                                                                      .other = &result,
+                                                                      .n_tokens = 60};
+    append_many(&own);
+    assert_int_equal(own.status, NB_OK);
+    assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    assert_ok(nb_scheduler_call(scheduler, append_many, &call, &err), err);
+    assert_int_equal(call.status, NB_OK);
+    assert_true(call.between > 50);
+    assert_true(call.score == own.score);
+    wait_for(&result);
+    assert_int_equal(result.generation.n_tokens, expected.n_tokens);
+    assert_memory_equal(result.generation.token_ids, expected.token_ids,
+                        expected.n_tokens * sizeof(int32_t));
+    result_close(&result);
+
+    /* Calls that follow one another without end. */
+    result_open(&result);
+    request = long_request(ids, &result);
+    request.options.max_tokens = 20;
+    struct long_call endless[2];
+    for (int i = 0; i < 2; i++) {
+        endless[i] = (struct long_call){
+            .scheduler = scheduler, .engine = engine, .n_tokens = 1, .again = 5000};
+        assert_ok(nb_scheduler_post(scheduler, append_many, &endless[i], &err), err);
+    }
+    assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    wait_for(&result);
+    assert_int_equal(result.status, NB_OK);
+    nb_generation_free(&expected);
+    nb_scheduler_close(scheduler);
+    assert_true(endless[0].again > 0 && endless[1].again > 0);
+    result_close(&result);
+    nb_engine_close(engine);
+    nb_engine_close(alone);
+}
+
+/* Work of one's own takes pages from requests, which go on later as if nothing had happened. */
+static void calls_get_pages(void **state) {
+    (void)state;
+    enum { N = 6 };
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, 1), *alone = open_engine(256, 1);
+    struct nb_scheduler *scheduler = open_scheduler(engine, (struct nb_scheduler_options){0});
+    struct result results[N];
+    struct prompt prompts[N];
+    uint64_t random = 7;
+    struct long_call call = {.scheduler = scheduler, .engine = engine, .n_tokens = 250};
+    for (int i = 0; i < N; i++) {
+        result_open(&results[i]);
+        make_prompt(&prompts[i], 100, &random);
+        prompts[i].options.max_tokens = 80;
+        struct nb_request request = {
+            .options = prompts[i].options, .on_done = on_done, .context = &results[i]};
+        assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    }
+    assert_ok(nb_scheduler_call(scheduler, append_many, &call, &err), err);
+    assert_int_equal(call.status, NB_OK);
+    for (int i = 0; i < N; i++) {
+        wait_for(&results[i]);
+        assert_string_equal(results[i].message, "");
+        struct nb_generation expected;
+        assert_ok(nb_generate(alone, &prompts[i].options, &expected, &err), err);
+        assert_int_equal(results[i].generation.n_tokens, expected.n_tokens);
+        assert_memory_equal(results[i].generation.token_ids, expected.token_ids,
+                            expected.n_tokens * sizeof(int32_t));
+        nb_generation_free(&expected);
+        result_close(&results[i]);
+    }
+    struct nb_scheduler_stats stats;
+    nb_scheduler_stats(scheduler, &stats);
+    assert_true(stats.preemptions > 0);
+    nb_scheduler_close(scheduler);
+    nb_engine_close(engine);
+    nb_engine_close(alone);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plenty_of_pages),
@@ -441,6 +569,8 @@ int main(void) {
         cmocka_unit_test(cancelling),
         cmocka_unit_test(refusals),
         cmocka_unit_test(clients_share),
+        cmocka_unit_test(calls_let_requests_go_on),
+        cmocka_unit_test(calls_get_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

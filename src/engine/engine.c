@@ -332,6 +332,14 @@ enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *ou
     return nb_fail_memory(err, n * (sizeof *out->pages + sizeof *out->prefixes), "a sequence");
 }
 
+size_t nb_sequence_pages_for(const struct nb_sequence *q, size_t n) {
+    size_t all = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS),
+           need = all > q->n_pages ? all - q->n_pages : 0;
+    bool copy = n && q->n % NB_PAGE_TOKENS != 0 &&
+                !nb_pages_writable(&q->engine->pages, q->pages[q->n / NB_PAGE_TOKENS]);
+    return need + copy;
+}
+
 void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n) {
     if (n < sequence->n)
         sequence->n = n;
@@ -512,6 +520,23 @@ enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_par
 
 enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
                                   size_t n_logits, float **logits, struct nb_error *err) {
-    struct nb_step_part part = {sequence, tokens, n, n_logits};
-    return nb_engine_step(sequence->engine, &part, 1, logits, err);
+    struct nb_engine *e = sequence->engine;
+    int32_t before = sequence->n;
+    enum nb_status s = NB_OK;
+    size_t done = 0;
+    do {
+        size_t left = n - done, plain = n_logits < left ? left - n_logits : 0;
+        struct nb_step_part part = {sequence, tokens + done, left, n_logits};
+        if (e->meanwhile && plain > e->max_batch_tokens) {
+            part.n = e->max_batch_tokens;
+            part.n_logits = 0;
+        }
+        if (e->meanwhile)
+            e->meanwhile(e->meanwhile_context, nb_sequence_pages_for(sequence, part.n));
+        s = nb_engine_step(e, &part, 1, logits, err);
+        done += part.n;
+    } while (s == NB_OK && done < n);
+    if (s != NB_OK)
+        nb_sequence_truncate(sequence, before);
+    return s;
 }

@@ -29,6 +29,12 @@ struct nb_engine {
     const int32_t **page_tables;
     float *logits; /* [n_logit_rows, n_vocab] */
     size_t n_logit_rows;
+
+    /* Whoever else has sequences on this engine, while one is appended to by itself: called before
+     * each step of nb_sequence_append, on its thread, to run steps of its own and to leave `pages`
+     * pages available if it can. NULL: nobody. */
+    void (*meanwhile)(void *context, size_t pages);
+    void *meanwhile_context;
 };
 
 /* Takes a model that is open, and empties *model, whether it succeeds or not; an engine without a
@@ -55,6 +61,9 @@ enum nb_status nb_sequence_open(struct nb_engine *engine, struct nb_sequence *ou
 void nb_sequence_close(
     struct nb_sequence *sequence); /* gives its pages back; all zero is allowed */
 
+/* Pages that a sequence takes from the engine for n more positions. */
+size_t nb_sequence_pages_for(const struct nb_sequence *sequence, size_t n);
+
 /* Forgets all positions from n on. */
 void nb_sequence_truncate(struct nb_sequence *sequence, int32_t n);
 
@@ -79,7 +88,8 @@ struct nb_step_part {
 enum nb_status nb_engine_step(struct nb_engine *engine, const struct nb_step_part *parts,
                               size_t n_parts, float **logits, struct nb_error *err);
 
-/* A step of one sequence. */
+/* The same for one sequence. Where others share the engine, a step takes max_batch_tokens at most,
+ * but for the tokens whose logits are wanted, and theirs are run in between. */
 enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *tokens, size_t n,
                                   size_t n_logits, float **logits, struct nb_error *err);
 

@@ -71,6 +71,7 @@ struct nb_scheduler {
     struct item **in_step;      /* [max_running] the item of each part */
     double decode_us;           /* a step without prompts takes, lately */
     double prompt_token_us;     /* a token of a prompt adds, lately */
+    bool in_call;               /* which may hold pages, too */
 };
 
 static struct timespec after_ms(double ms) {
@@ -211,14 +212,6 @@ static void put_back(struct nb_scheduler *s, struct item *item) {
     s->n_waiting++;
 }
 
-/* Pages that a sequence takes for n more positions. */
-static size_t pages_for(const struct nb_sequence *q, size_t n) {
-    size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS) - q->n_pages;
-    bool copy = q->n % NB_PAGE_TOKENS != 0 &&
-                !nb_pages_writable(&q->engine->pages, q->pages[q->n / NB_PAGE_TOKENS]);
-    return need + copy;
-}
-
 /* Under the lock: opens the sequence of an item that is to run. NB_ERR_LIMIT if its pages are not
  * to be had now. */
 static enum nb_status begin(struct nb_scheduler *s, struct item *item, struct nb_error *err) {
@@ -229,7 +222,7 @@ static enum nb_status begin(struct nb_scheduler *s, struct item *item, struct nb
     if (!s->no_prefix_cache)
         cached = nb_sequence_reuse(&item->sequence, item->tokens.ids,
                                    item->request.n_scores ? item->scored_from : item->tokens.n);
-    size_t need = pages_for(&item->sequence, item->tokens.n - (size_t)cached),
+    size_t need = nb_sequence_pages_for(&item->sequence, item->tokens.n - (size_t)cached),
            available = nb_pages_available(&s->engine->pages),
            spare = s->n_running * (item->begun ? SPARE_AGAIN : SPARE);
     if (need + spare > available) {
@@ -260,7 +253,7 @@ static void admit(struct nb_scheduler *s) {
         enum nb_status status = begin(s, item, &err);
         if (status == NB_OK) {
             s->running[s->n_running++] = item;
-        } else if (status == NB_ERR_LIMIT && s->n_running) {
+        } else if (status == NB_ERR_LIMIT && (s->n_running || s->in_call)) {
             put_back(s, item);
             break;
         } else {
@@ -375,24 +368,30 @@ static void set_chunks(struct nb_scheduler *s) {
     }
 }
 
-/* Takes the pages of whoever began last until those of this step are to be had. */
+/* Takes the pages of whoever began last, and lets it wait. */
+static void preempt(struct nb_scheduler *s) {
+    struct item *item = s->running[s->n_running - 1];
+    if (!s->no_prefix_cache)
+        nb_sequence_publish(&item->sequence, item->tokens.ids);
+    nb_sequence_close(&item->sequence);
+    pthread_mutex_lock(&s->lock);
+    remove_running(s, s->n_running - 1);
+    put_back(s, item);
+    s->stats.preemptions++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Preempts until the pages of this step are to be had; the last only for a call's sake. */
 static void make_room(struct nb_scheduler *s) {
     for (;;) {
         size_t need = 0;
-        for (size_t i = 0; i < s->n_running; i++)
-            need += s->running[i]->chunk ? pages_for(&s->running[i]->sequence, s->running[i]->chunk)
-                                         : 0;
-        if (need <= nb_pages_available(&s->engine->pages) || s->n_running < 2)
+        for (size_t i = 0; i < s->n_running; i++) {
+            const struct item *item = s->running[i];
+            need += item->chunk ? nb_sequence_pages_for(&item->sequence, item->chunk) : 0;
+        }
+        if (need <= nb_pages_available(&s->engine->pages) || s->n_running < (s->in_call ? 1 : 2))
             return;
-        struct item *item = s->running[s->n_running - 1];
-        if (!s->no_prefix_cache)
-            nb_sequence_publish(&item->sequence, item->tokens.ids);
-        nb_sequence_close(&item->sequence);
-        pthread_mutex_lock(&s->lock);
-        remove_running(s, s->n_running - 1);
-        put_back(s, item);
-        s->stats.preemptions++;
-        pthread_mutex_unlock(&s->lock);
+        preempt(s);
     }
 }
 
@@ -525,22 +524,45 @@ static void step(struct nb_scheduler *s) {
 
 /* ---- the thread ---- */
 
-static void run_calls(struct nb_scheduler *s) {
+static void advance(struct nb_scheduler *s) {
+    end_cancelled(s);
+    admit(s);
+    if (s->n_running)
+        step(s);
+}
+
+/* Steps of requests between those of a call: see nb_engine. */
+static void meanwhile(void *context, size_t pages) {
+    struct nb_scheduler *s = context;
+    advance(s);
+    while (s->n_running && nb_pages_available(&s->engine->pages) < pages)
+        preempt(s);
+}
+
+/* One at a time: those that keep coming must not keep requests waiting. */
+static void run_call(struct nb_scheduler *s) {
     pthread_mutex_lock(&s->lock);
-    while (s->calls) {
-        struct call *call = s->calls;
+    struct call *call = s->calls;
+    if (call) {
         s->calls = call->next;
         if (!s->calls)
             s->last_call = &s->calls;
-        pthread_mutex_unlock(&s->lock);
-        call->fn(call->context);
-        pthread_mutex_lock(&s->lock);
-        s->n_calls--;
-        if (call->done)
-            *call->done = true;
-        free(call);
-        pthread_cond_broadcast(&s->idle);
     }
+    pthread_mutex_unlock(&s->lock);
+    if (!call)
+        return;
+    s->engine->meanwhile = meanwhile;
+    s->engine->meanwhile_context = s;
+    s->in_call = true;
+    call->fn(call->context);
+    s->in_call = false;
+    s->engine->meanwhile = NULL;
+    pthread_mutex_lock(&s->lock);
+    s->n_calls--;
+    if (call->done)
+        *call->done = true;
+    free(call);
+    pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -561,11 +583,8 @@ static bool wait_for_work(struct nb_scheduler *s) {
 static void *run(void *context) {
     struct nb_scheduler *s = context;
     while (wait_for_work(s)) {
-        run_calls(s);
-        end_cancelled(s);
-        admit(s);
-        if (s->n_running)
-            step(s);
+        run_call(s);
+        advance(s);
     }
     return NULL;
 }

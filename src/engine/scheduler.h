@@ -75,10 +75,12 @@ enum nb_status nb_scheduler_submit(struct nb_scheduler *scheduler, const struct 
 /* Ends a request, if it is not over, with what it has: NB_OK and NB_FINISH_CALLER. */
 void nb_scheduler_cancel(struct nb_scheduler *scheduler, uint64_t id);
 
-/* Runs fn on the scheduler's thread, between two steps: for work that uses the engine itself, and
- * keeps the others waiting as long as it takes. nb_scheduler_call returns when it has run, and is
- * not for callbacks; nb_scheduler_post returns at once. NB_ERR_STOPPED, and fn will not run, while
- * draining; NB_ERR_LIMIT if too much waits already. */
+/* Runs fn on the scheduler's thread, one at a time: for work that uses the engine itself. While it
+ * appends to sequences of its own (nb_sequence_append), steps of requests go on in between, and
+ * those give it pages where they run out; callbacks of requests may thus be called while fn runs.
+ * nb_scheduler_call returns when it has run, and is not for callbacks; nb_scheduler_post returns at
+ * once. NB_ERR_STOPPED, and fn will not run, while draining; NB_ERR_LIMIT if too much waits
+ * already. */
 enum nb_status nb_scheduler_call(struct nb_scheduler *scheduler, void (*fn)(void *context),
                                  void *context, struct nb_error *err);
 enum nb_status nb_scheduler_post(struct nb_scheduler *scheduler, void (*fn)(void *context),
