@@ -109,6 +109,20 @@ static void test_errors(void **state) {
         {"{\"$ref\":\"http://example.com/x\"}", "not at hand", NB_ERR_FORMAT},
         {"{\"$ref\":\"#\"}", "leads back to itself", NB_ERR_FORMAT},
         {"{\"multipleOf\":0.1234567890123456789}", "more than 18 digits", NB_ERR_UNSUPPORTED},
+        /* Of members that no answer need have, too. */
+        {"{\"properties\":{\"a\":{\"pattern\":\"[\"}}}",
+         "#/properties/a: pattern \"[\" is no regular expression of ECMA-262: byte 0 of the "
+         "pattern: a "
+         "class whose ] is missing",
+         NB_ERR_FORMAT},
+        {"{\"properties\":{\"a\":{\"pattern\":\"(a)\\\\1\"}}}",
+         "#/properties/a: pattern \"(a)\\1\": byte 3 of the pattern: a backreference",
+         NB_ERR_UNSUPPORTED},
+        {"{\"patternProperties\":{\"(?<=a$)\":true}}",
+         "#: patternProperties \"(?<=a$)\": byte 5 of the pattern: a lookbehind that looks ahead",
+         NB_ERR_UNSUPPORTED},
+        {"{\"pattern\":\"((a{1,900}b){1,900}c){1,900}\"}", "too large written out",
+         NB_ERR_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct nb_grammar *g;
@@ -120,6 +134,37 @@ static void test_errors(void **state) {
         if (!strstr(err.message, bad[i].message))
             fail_msg("%s: \"%s\" has no \"%s\"", bad[i].schema, err.message, bad[i].message);
     }
+}
+
+/* `lenient` leaves out the pattern that no automaton follows, says so, and enforces the rest. */
+static void test_lenient_patterns(void **state) {
+    (void)state;
+    static const char schema[] =
+        "{\"properties\":{\"a\":{\"pattern\":\"(a)\\\\1\",\"maxLength\":3}},"
+        "\"patternProperties\":{\"(b)\\\\1\":{\"type\":\"null\"},\"^c$\":{\"type\":\"null\"}},"
+        "\"unevaluatedProperties\":false}";
+    const struct nb_grammar_options options = {.lenient = true};
+    struct nb_grammar *g;
+    struct nb_error err;
+    assert_ok(nb_grammar_schema(schema, strlen(schema), &options, NULL, &g, &err), err);
+    assert_non_null(strstr(nb_grammar_notes(g), "#/properties/a: pattern \"(a)\\1\""));
+    assert_non_null(strstr(nb_grammar_notes(g), "#: patternProperties \"(b)\\1\""));
+    static const struct {
+        const char *text;
+        bool valid;
+    } documents[] = {{"{\"a\":\"xyz\",\"c\":null}", true},
+                     {"{\"a\":\"four\"}", false},
+                     {"{\"c\":1}", false},
+                     {"{\"d\":1}", false}};
+    for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
+        bool valid;
+        size_t where;
+        const char *text = documents[i].text;
+        assert_ok(nb_grammar_validate(g, text, strlen(text), &valid, &where, &err), err);
+        if (valid != documents[i].valid)
+            fail_msg("%s: %s", text, valid ? "accepted" : "refused");
+    }
+    nb_grammar_release(g);
 }
 
 static const char *const masked[] = {
@@ -272,9 +317,8 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_verdicts),         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_lenient_patterns), cmocka_unit_test(test_masks),
         cmocka_unit_test(test_shortest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,6 +123,11 @@ enum nb_status nb_lazy_open(const struct nb_automaton_limits *limits, struct nb_
                             struct nb_error *err);
 void nb_lazy_close(struct nb_lazy *lazy); /* NULL is fine */
 
+/* Whether nb_lazy_regex can take the pattern, without an automaton: what makes it fail there,
+ * memory aside, is the error here. */
+enum nb_status nb_lazy_regex_check(const char *pattern, size_t n, enum nb_regex_mode mode,
+                                   struct nb_error *err);
+
 /* Expressions; before the first nb_lazy_start only. */
 enum nb_status nb_lazy_regex(struct nb_lazy *lazy, const char *pattern, size_t n,
                              enum nb_regex_mode mode, nb_lazy_expr *out, struct nb_error *err);

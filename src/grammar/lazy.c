@@ -12,6 +12,7 @@
 #include "grammar/minimize.h"
 #include "grammar/program.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -1319,6 +1320,37 @@ enum nb_status nb_lazy_regex(struct nb_lazy *lazy, const char *pattern, size_t n
             if (s == NB_OK)
                 s = add_root(lazy, root, out, err);
         }
+    }
+    nb_arena_free(&arena);
+    return s;
+}
+
+/* An upper bound, but for a factor, of the steps that a tree's program has; infinite where the tree
+ * looks behind, which programs refuse some of. */
+static double steps_of(const struct nb_re *re) {
+    if (re->kind == NB_RE_LOOK && re->behind)
+        return INFINITY;
+    double steps = 1 + re->n_ranges;
+    for (const struct nb_re *child = re->child; child; child = child->next)
+        steps += steps_of(child);
+    if (re->kind == NB_RE_REPEAT)
+        steps *= 1 + (re->max == NB_RE_NO_MAX ? re->min : re->max);
+    return steps;
+}
+
+enum nb_status nb_lazy_regex_check(const char *pattern, size_t n, enum nb_regex_mode mode,
+                                   struct nb_error *err) {
+    struct nb_arena arena = {0};
+    struct nb_program program;
+    struct nb_re *re;
+    uint32_t entry;
+    uint64_t min, max;
+    enum nb_status s = nb_re_parse(pattern, n, &arena, &re, err);
+    /* Programs are written only where one may not be: it takes longer than all else here. */
+    if (s == NB_OK && !counted_set(re, mode, &min, &max) && steps_of(re) > NB_MAX_INSTS / 20 &&
+        (s = nb_program_open(&program, err)) == NB_OK) {
+        s = nb_program_add(&program, re, mode == NB_REGEX_SEARCH, false, &entry, err);
+        nb_program_free(&program);
     }
     nb_arena_free(&arena);
     return s;

@@ -869,12 +869,36 @@ static enum nb_status read_values(struct reading *r) {
 
 /* ---- strings */
 
+/* Patterns become automata when they are first met, which may be in the middle of an answer: what
+ * is wrong with one is said while the schema is read. *usable is false where `lenient` leaves it
+ * out. */
+static enum nb_status read_pattern(struct reading *r, enum keyword k, const char *text, uint32_t n,
+                                   bool *usable) {
+    struct nb_error why;
+    enum nb_status s = nb_lazy_regex_check(text, n, NB_REGEX_SEARCH, &why);
+    *usable = s == NB_OK;
+    int shown = n > 100 ? 100 : (int)n;
+    while (shown < (int)n && shown > 0 && (text[shown] & 0xC0) == 0x80)
+        shown--; /* whole characters */
+    if (s == NB_ERR_UNSUPPORTED || s == NB_ERR_LIMIT)
+        return unsupported(r->c, r->place, "%s \"%.*s\": %s", keywords[k].name, shown, text,
+                           why.message);
+    if (s == NB_ERR_FORMAT)
+        return fail(r->c, r->place, "%s \"%.*s\" is no regular expression of ECMA-262: %s",
+                    keywords[k].name, shown, text, why.message);
+    return s == NB_OK ? s : no_memory(r->c);
+}
+
 static enum nb_status read_strings(struct reading *r) {
     const struct nb_value *pattern = r->of[K_PATTERN], *format = r->of[K_FORMAT];
     enum nb_status s = NB_OK;
+    bool usable = false;
     if (pattern) {
         if (pattern->kind != NB_VALUE_STRING)
             return wrong(r, K_PATTERN, "a string");
+        s = read_pattern(r, K_PATTERN, pattern->text, pattern->n, &usable);
+    }
+    if (usable) {
         struct nb_atom *atom = new_atom(r->c, NB_ATOM_PATTERN);
         if (atom)
             atom->text = (struct nb_value_key){pattern->text, pattern->n};
@@ -1148,11 +1172,16 @@ static enum nb_status read_patterns(struct reading *r, struct nb_atom *a) {
     a->patterns = nb_arena_alloc(&r->c->schema->arena, v->n, sizeof *a->patterns);
     enum nb_status s = a->patterns && place ? NB_OK : no_memory(r->c);
     for (uint32_t i = 0; i < v->n && s == NB_OK; i++) {
-        a->patterns[i].pattern = v->keys[i];
+        struct nb_pattern_member *p = &a->patterns[a->n_patterns];
+        bool usable;
+        s = read_pattern(r, K_PATTERN_PROPERTIES, v->keys[i].text, v->keys[i].n, &usable);
+        if (s != NB_OK || !usable)
+            continue;
+        p->pattern = v->keys[i];
         s = node_of(r->c, &v->items[i], r->resource,
-                    enter(r->c, place, v->keys[i].text, v->keys[i].n), &a->patterns[i].value);
+                    enter(r->c, place, v->keys[i].text, v->keys[i].n), &p->value);
+        a->n_patterns++;
     }
-    a->n_patterns = v->n;
     return s;
 }
 
@@ -1389,10 +1418,13 @@ static enum nb_status collect_properties(struct collecting *g, const struct nb_v
         for (uint32_t k = 0; nb_value_is(properties, NB_VALUE_OBJECT) && k < properties->n; k++)
             if ((s = push_cell(g->r->c, &cases->list[i].keys, NULL, &properties->keys[k])) != NB_OK)
                 return s;
-        for (uint32_t k = 0; nb_value_is(patterns, NB_VALUE_OBJECT) && k < patterns->n; k++)
-            if ((s = push_cell(g->r->c, &cases->list[i].patterns, NULL, &patterns->keys[k])) !=
-                NB_OK)
+        for (uint32_t k = 0; nb_value_is(patterns, NB_VALUE_OBJECT) && k < patterns->n; k++) {
+            const struct nb_value_key *key = &patterns->keys[k];
+            if (nb_lazy_regex_check(key->text, key->n, NB_REGEX_SEARCH, NULL) != NB_OK)
+                continue; /* left out by `lenient`; without it, an error where it is read */
+            if ((s = push_cell(g->r->c, &cases->list[i].patterns, NULL, key)) != NB_OK)
                 return s;
+        }
     }
     return s;
 }
