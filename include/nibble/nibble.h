@@ -123,6 +123,20 @@ struct nb_sampling {
 /* What an answer may be, compiled; counted, shared, good for any number of answers. */
 struct nb_grammar;
 
+/* Where in an answer its grammar begins to hold: after a token, or after a text, or with an
+ * opening. Before that, and where none of them comes, the answer is free. The grammar's text, which
+ * must be one that nothing but white space can follow when it may end, such as an object or a list,
+ * ends as soon as it is whole. What is pointed to outlives the call. */
+struct nb_trigger {
+    int32_t token;       /* such as a special one; -1: none */
+    const char *text;    /* NULL: none; not empty */
+    const char *opening; /* a regular expression (ECMA-262) of what the answer, from its first byte
+                          * on, begins with, and the grammar's text likewise; NULL: none */
+    const char *end; /* follows the grammar's text, and then the answer is free again; NULL: nothing
+                      * follows, and the answer ends */
+    bool once;       /* the answer ends after `end`, too */
+};
+
 struct nb_generate_options {
     const char *prompt; /* text, prompt_bytes long; special tokens in it become their ids */
     size_t prompt_bytes;
@@ -150,7 +164,8 @@ struct nb_generate_options {
      * is finished in a short way that the grammar allows, with some tokens more. */
     struct nb_grammar *grammar;
     bool close;
-    bool draw_all; /* text that must come is drawn token by token, too */
+    bool draw_all;                    /* text that must come is drawn token by token, too */
+    const struct nb_trigger *trigger; /* the grammar holds from here on only; NULL: all along */
 
     /* Log probabilities of each token and of the top_logprobs most probable in its place, before
      * any of `sampling` is applied. */

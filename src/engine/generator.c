@@ -163,6 +163,22 @@ static bool stops(const struct nb_generator *g, size_t text_before) {
 
 enum { MAX_REDRAWS = 8 }; /* each may take milliseconds */
 
+/* Whether the next token is one that the grammar allows, or that follows its text. */
+static bool held(const struct nb_generator *g) {
+    return g->follower.matcher && g->watch.phase != NB_WATCH_FREE;
+}
+
+/* A token of a free answer. One that begins what has a grammar in a way that the grammar does not
+ * know is not drawn: there are few. */
+static int32_t draw_free(struct nb_generator *g, float *logits) {
+    int32_t id = nb_sample(&g->sampler, logits);
+    while (id >= 0 && logits[id] != -INFINITY && !nb_watch_allows(&g->watch, &g->follower, id)) {
+        logits[id] = -INFINITY;
+        id = nb_sample(&g->sampler, logits);
+    }
+    return id;
+}
+
 /* The next token. End tokens are out of the question before min_tokens. */
 static int32_t draw(struct nb_generator *g, float *logits) {
     const struct nb_config *c = &g->engine->model.config;
@@ -170,9 +186,11 @@ static int32_t draw(struct nb_generator *g, float *logits) {
         for (int i = 0; i < c->n_eos; i++)
             logits[c->eos[i]] = -INFINITY;
     }
-    int32_t id = nb_sample(&g->sampler, logits);
+    bool watched = g->follower.matcher && !held(g);
+    int32_t id = watched ? draw_free(g, logits) : nb_sample(&g->sampler, logits);
+    bool follows = held(g) && nb_watch_awaited(&g->watch) < 0;
     /* What leads nowhere is not drawn: rare, for the mask has seen nearly all of it. */
-    for (int i = 0; g->follower.matcher && !nb_follower_viable(&g->follower, id); i++) {
+    for (int i = 0; follows && !nb_follower_viable(&g->follower, id); i++) {
         logits[id] = -INFINITY;
         id = i < MAX_REDRAWS ? nb_sample(&g->sampler, logits) : -1;
         if (id < 0 || logits[id] == -INFINITY) {
@@ -186,15 +204,35 @@ static int32_t draw(struct nb_generator *g, float *logits) {
     return id;
 }
 
+/* Appends what must stand after the grammar's text, if that is whole. */
+static enum nb_status add_awaited(struct nb_generator *g, struct nb_error *err) {
+    for (int32_t id; (id = nb_watch_awaited(&g->watch)) >= 0;) {
+        if (!nb_tokens_add(&g->generated, id))
+            return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
+        nb_watch_took_awaited(&g->watch);
+    }
+    return NB_OK;
+}
+
 /* Keeps the token that was drawn, and those that a grammar makes follow. */
 static enum nb_status add_drawn(struct nb_generator *g, int32_t id, struct nb_error *err) {
     size_t before = g->generated.n;
+    bool jump = !g->options.logprobs && !g->options.draw_all;
     if (!nb_tokens_add(&g->generated, id))
         return nb_fail_memory(err, (g->generated.n + 1) * sizeof id, "the tokens");
     if (!g->follower.matcher)
         return NB_OK;
-    enum nb_status s = nb_follower_take(&g->follower, &g->generated, before,
-                                        !g->options.logprobs && !g->options.draw_all, err);
+    enum nb_status s = NB_OK;
+    if (nb_watch_awaited(&g->watch) >= 0)
+        nb_watch_took_awaited(&g->watch);
+    else if (held(g))
+        s = nb_follower_take(&g->follower, &g->generated, before, jump, err);
+    else
+        s = nb_watch_take(&g->watch, &g->follower, id, before, err);
+    if (s == NB_OK)
+        nb_watch_look(&g->watch, &g->follower);
+    if (s == NB_OK && jump)
+        s = add_awaited(g, err);
     /* The first of them was drawn, or stands for what was. */
     for (size_t i = before + 1; i < g->generated.n && s == NB_OK; i++)
         nb_sampler_saw(&g->sampler, g->generated.ids[i]);
@@ -209,6 +247,8 @@ static enum nb_status close_answer(struct nb_generator *g, struct nb_error *err)
     if (!nb_follower_finish(&g->follower, &g->generated))
         return NB_OK;
     g->finish = NB_FINISH_CLOSED;
+    nb_watch_look(&g->watch, &g->follower);
+    s = add_awaited(g, err);
     for (size_t i = before; i < g->generated.n && s == NB_OK && go_on; i++)
         s = emit(g, i, &go_on, err);
     return s;
@@ -226,7 +266,16 @@ static enum nb_status keep_raw(struct nb_generator *g, const float *logits, stru
 /* A grammar's mask, before the draw. *ended: only the end may come. */
 static enum nb_status mask(struct nb_generator *g, float *logits, bool *ended,
                            struct nb_error *err) {
-    return g->follower.matcher ? nb_follower_mask(&g->follower, logits, ended, err) : NB_OK;
+    int32_t awaited = nb_watch_awaited(&g->watch);
+    for (int32_t i = 0; awaited >= 0 && i < g->engine->model.config.n_vocab; i++)
+        logits[i] = i == awaited ? logits[i] : -INFINITY;
+    return held(g) && awaited < 0 ? nb_follower_mask(&g->follower, logits, ended, err) : NB_OK;
+}
+
+/* Whether the grammar's text is whole, and nothing more may come. */
+static bool ended_by_grammar(struct nb_generator *g) {
+    return g->options.trigger ? g->watch.phase == NB_WATCH_OVER
+                              : g->follower.matcher && nb_follower_ended(&g->follower);
 }
 
 enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct nb_error *err) {
@@ -236,7 +285,7 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
     g->next = NULL;
     g->n_next = 0;
     enum nb_status s = NB_OK;
-    if (g->options.logprobs && g->follower.matcher)
+    if (g->options.logprobs && g->follower.matcher) /* also where free: some are taken away */
         s = keep_raw(g, logits, err);
     if (s == NB_OK)
         s = mask(g, logits, &ended, err);
@@ -250,8 +299,8 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
             "the grammar allows nothing after \"%.200s\": it contradicts itself in a way "
             "that was not seen before",
             g->follower.bytes.data ? g->follower.bytes.data : "");
-    if (ended || ((!g->options.ignore_eos || g->follower.matcher) &&
-                  nb_config_is_end(&g->engine->model.config, id))) {
+    if (ended ||
+        ((!g->options.ignore_eos || held(g)) && nb_config_is_end(&g->engine->model.config, id))) {
         g->finish = NB_FINISH_STOP;
         g->done = true;
         return NB_OK;
@@ -278,13 +327,13 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
         g->finish = NB_FINISH_STOP;
     } else if (!go_on) {
         g->finish = NB_FINISH_CALLER;
-    } else if (g->follower.matcher && !cut && nb_follower_ended(&g->follower)) {
+    } else if (!cut && ended_by_grammar(g)) {
         g->finish = NB_FINISH_STOP;
     } else if (g->generated.n >= limit) {
         g->finish = NB_FINISH_LENGTH;
-        if (g->follower.matcher && !cut && nb_matcher_can_end(g->follower.matcher))
+        if (!g->options.trigger && held(g) && !cut && nb_matcher_can_end(g->follower.matcher))
             g->finish = NB_FINISH_STOP;
-        else if (g->follower.matcher && g->options.close)
+        else if (g->watch.phase == NB_WATCH_HELD && held(g) && g->options.close)
             return close_answer(g, err);
     } else {
         g->done = false;
@@ -307,6 +356,10 @@ static enum nb_status check_options(const struct nb_generator *g, struct nb_erro
                        o->top_logprobs, most);
     if (o->close && !o->grammar)
         return nb_fail(err, NB_ERR_ARGUMENT, "close: there is no grammar to close an answer by");
+    if (o->trigger && !o->grammar)
+        return nb_fail(err, NB_ERR_ARGUMENT, "trigger: there is no grammar that it could begin");
+    if (o->trigger && o->trigger->text && !o->trigger->text[0])
+        return nb_fail(err, NB_ERR_ARGUMENT, "trigger: its text is empty");
     if (o->close && o->logprobs)
         return nb_fail(err, NB_ERR_ARGUMENT,
                        "close: what it appends has no log probabilities; ask for one of the two");
@@ -341,6 +394,8 @@ static enum nb_status start(struct nb_generator *g, struct nb_error *err) {
         return s;
     if (g->options.grammar) {
         s = nb_follower_open(g->engine, g->options.grammar, &g->follower, err);
+        if (s == NB_OK)
+            s = nb_watch_open(g->options.trigger, &g->follower, &g->watch, err);
         if (s != NB_OK)
             return s;
     }
@@ -394,6 +449,7 @@ void nb_generator_close(struct nb_generator *g) {
     if (g->engine && g->engine->tokenizer)
         nb_buf_free(&g->decoder.pending);
     nb_sampler_close(&g->sampler);
+    nb_watch_close(&g->watch);
     nb_follower_close(&g->follower);
     free(g->raw);
     nb_tokens_free(&g->prompt);

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "engine/structure.h"
+#include "engine/trigger.h"
 
 struct nb_generator {
     struct nb_engine *engine;
@@ -20,6 +21,7 @@ struct nb_generator {
     struct nb_buf text;
     struct nb_decoder decoder;
     struct nb_follower follower; /* of options.grammar */
+    struct nb_watch watch;       /* of options.trigger */
     enum nb_finish finish;
     bool done;
 

@@ -236,13 +236,14 @@ static enum nb_status accept(struct nb_follower *f, int32_t token, struct nb_err
     return f->bytes.failed ? nb_fail_memory(err, f->bytes.len, "the answer") : NB_OK;
 }
 
-/* Tokens of the answer so far with `forced` after it, from number n_before on, where the whole text
- * begins with the tokens before that; else of the last token and what is forced alone. */
-static bool tokenize(struct nb_follower *f, const struct nb_tokens *before, size_t n_before,
+/* Tokens of the grammar's text so far, ids [n_before] and one more, with `forced` after it, from
+ * that last one on, where the whole text begins with the tokens before it; else of the last token
+ * and what is forced alone. */
+static bool tokenize(struct nb_follower *f, const int32_t *ids, size_t n_before,
                      const struct nb_buf *forced, struct nb_tokens *out) {
     struct nb_buf text = {0};
     size_t n_last;
-    nb_tokenizer_bytes(f->engine->tokenizer, before->ids[n_before], &n_last);
+    nb_tokenizer_bytes(f->engine->tokenizer, ids[n_before], &n_last);
     nb_buf_add(&text, f->bytes.data, f->bytes.len);
     nb_buf_add(&text, forced->data, forced->len);
     out->n = 0;
@@ -250,7 +251,7 @@ static bool tokenize(struct nb_follower *f, const struct nb_tokens *before, size
                                                     NB_ENCODE_CONTINUE, out, NULL) == NB_OK;
     bool same = good && out->n > n_before;
     for (size_t i = 0; same && i < n_before; i++)
-        same = out->ids[i] == before->ids[i];
+        same = out->ids[i] == ids[i];
     if (same) {
         memmove(out->ids, out->ids + n_before, (out->n - n_before) * sizeof *out->ids);
         out->n -= n_before;
@@ -300,7 +301,8 @@ enum nb_status nb_follower_take(struct nb_follower *f, struct nb_tokens *tokens,
     enum nb_status s = accept(f, tokens->ids[n_before], err);
     if (s == NB_OK && jump)
         s = nb_matcher_forced(f->matcher, MAX_FORCED_BYTES, &forced, err);
-    if (s == NB_OK && forced.len && tokenize(f, tokens, n_before, &forced, &whole)) {
+    if (s == NB_OK && forced.len &&
+        tokenize(f, tokens->ids + f->first, n_before - f->first, &forced, &whole)) {
         nb_matcher_reset(f->matcher, &mark);
         f->bytes.len = bytes_before;
         s = accept_all(f, &whole, err);

@@ -23,6 +23,7 @@ struct nb_follower {
     struct nb_matcher *matcher; /* NULL: no grammar */
     const struct nb_vocabulary *vocabulary;
     struct nb_buf bytes; /* of the answer, as its tokens make them */
+    size_t first;        /* tokens of the answer that stand before the grammar's text */
 };
 
 enum nb_status nb_follower_open(struct nb_engine *engine, struct nb_grammar *grammar,
