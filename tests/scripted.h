@@ -9,7 +9,8 @@
 
 /* Writes a checkpoint whose answer, at temperature 0, is pieces [n], one token each, all different,
  * of one byte or more; a piece "[TOOL_CALLS]" is a special token. It begins after <s>, after a line
- * feed, and after "[/INST]". template: the text of its chat template, or NULL. The caller frees it with checkpoint_free. */
+ * feed, and after "[/INST]". template: the text of its chat template, or NULL. The caller frees it
+ * with checkpoint_free. */
 void scripted_make(struct checkpoint *c, const char *const *pieces, size_t n, const char *template);
 
 /* The id of <s>; the end token's is 0. */

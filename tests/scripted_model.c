@@ -1,5 +1,5 @@
-/* Writes a model that says PIECE… (see scripted.h) behind a chat template, a file or "" for none, and
- * prints its folder, which the caller removes. */
+/* Writes a model that says PIECE… (see scripted.h) behind a chat template, a file or "" for none,
+ * and prints its folder, which the caller removes. */
 #include "test.h"
 
 #include "scripted.h"

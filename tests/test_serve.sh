@@ -228,6 +228,8 @@ call '.tool_choice = "none"'
 expect "no tools" answers 200 '.choices[0].message | .content != null and has("tool_calls") == false'
 call '.max_tokens = 5'
 expect "an automatic choice" answers 200 '.choices[0].message | .content != null or has("tool_calls")'
+call '.tools[0].function.parameters.type = "strin"'
+expect "a schema that is none, of a call that need not come" answers 422 '.error.message | test("tools")'
 jq --slurpfile a "$tmp/first" '.messages += [$a[0].choices[0].message, {role: "tool", tool_call_id: $a[0].choices[0].message.tool_calls[0].id, content: "paid"}] | .max_tokens = 3' "$tmp/tools" >"$tmp/body"
 ask /v1/chat/completions -d @"$tmp/body"
 expect "what a call gave" answers 200 '.usage.prompt_tokens > 0'
@@ -240,6 +242,46 @@ for change in '.tools[0].function.name = "a b"' '.tools[1].function.name = "pay"
     expect "refuses $change" answers 422 '.error.message | length > 10'
 done
 stop
+
+# Calls that are the model's own choice: a model that says what the test wants it to. What it begins is finished as the
+# schema has it, whole and in streams.
+scripted() { # PIECE…
+    rm -rf "${wish:-}"
+    wish=$("${NB_TEST_SCRIPTED:?}" "$tmp/chat/chat_template.jinja" "$@" 2>"$tmp/err" | grep ^/)
+    start --model "$wish" --max-sequences 4
+}
+wished() { # NAME, a filter of the request, a filter of the message and its finish_reason: whole, and put together from a stream
+    jq "(.temperature = 0) | $2" "$tmp/tools" >"$tmp/body"
+    ask /v1/chat/completions -d @"$tmp/body"
+    expect "$1" answers 200 ".choices[0] | .message as \$m | .finish_reason as \$f | $3"
+    jq '.stream = true' "$tmp/body" >"$tmp/body2"
+    ask /v1/chat/completions -N -d @"$tmp/body2"
+    sed -n 's/^data: {/{/p' "$tmp/out" | jq -s '[.[].choices[0]] | . as $c | ($c | map(.delta.content // "") | add) as $text
+        | {finish_reason: $c[-1].finish_reason, message: ({content: (if $text == "" then null else $text end)}
+        + ($c | map(.delta.tool_calls // [] | .[]) | if length == 0 then {} else {tool_calls: (group_by(.index) | map({
+            id: (map(.id // empty) | first), type: "function", function: {name: (map(.function.name // empty) | first), arguments: (map(.function.arguments // "") | add)}}))} end))}' >"$tmp/joined"
+    expect "$1, as a stream" jq -e ". | .message as \$m | .finish_reason as \$f | $3" "$tmp/joined"
+}
+valid='all(.tool_calls[]; (.id | length) == 9 and .type == "function") and all(.tool_calls[].function; .name == "keep" or (.name == "pay" and (.arguments | fromjson | keys == ["cents", "to"] and (.cents | . >= 1 and . <= 99999) and (.to | type) == "string" and (.to | length) <= 9)))'
+line='
+'
+scripted 'I pay.' ' <tool' '_call>' "$line"'{"name": "pay", "arguments": ' '{"cents": 1250, "to": ' '"ACME"' '}}' "$line</tool_call>"
+wished "a call that the model chose" . '($m | .content == "I pay." and (.tool_calls | length) >= 1 and .tool_calls[0].function == {name: "pay", arguments: "{\"cents\": 1250, \"to\": \"ACME\"}"} and '"$valid"')'
+wished "at most one of them" '.parallel_tool_calls = false' '$f == "tool_calls" and ($m.tool_calls | length) == 1'
+wished "a call that is cut short is whole" '.parallel_tool_calls = false | .max_tokens = 5' '$f == "length" and ($m | .tool_calls | length == 1) and ($m | '"$valid"')'
+wished "with log probabilities" '.parallel_tool_calls = false | .logprobs = true' '$f == "tool_calls" and ($m.tool_calls[0].function.arguments | fromjson == {cents: 1250, to: "ACME"})'
+wished "two choices" '.parallel_tool_calls = false | .n = 2' '$m.tool_calls | length == 1'
+stop
+scripted '<tool_call>' '{"name": "steal", ' '"arguments": {"all": true}}' '</tool_call>'
+wished "a function that there is not" '.parallel_tool_calls = false' '$f == "tool_calls" and ($m | '"$valid"')'
+stop
+scripted '<tool_call>' '{"name": "pay", "arguments": ' '{"cents": 7, "to": "a name that is too long' '"}}' '</tool_call>'
+wished "arguments that the schema does not allow" '.parallel_tool_calls = false' '$f == "tool_calls" and ($m | '"$valid"')'
+stop
+scripted 'The total ' 'is <tool, ' '12.50.'
+wished "text remains text" . '$f == "stop" and $m == ({content: "The total is <tool, 12.50."} + ($m | {role} | with_entries(select(.value))))'
+stop
+rm -rf "$wish"
 
 # Keys.
 printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"

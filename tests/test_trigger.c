@@ -9,9 +9,10 @@
 #include <math.h>
 
 static const char marker[] = "<call>",
-                  schema[] = "{\"type\": \"object\", \"properties\": {\"name\": {\"enum\": [\"pay\", "
-                             "\"keep\"]}, \"cents\": {\"type\": \"integer\", \"maximum\": 99}}, "
-                             "\"required\": [\"name\", \"cents\"], \"additionalProperties\": false}";
+                  schema[] =
+                      "{\"type\": \"object\", \"properties\": {\"name\": {\"enum\": [\"pay\", "
+                      "\"keep\"]}, \"cents\": {\"type\": \"integer\", \"maximum\": 99}}, "
+                      "\"required\": [\"name\", \"cents\"], \"additionalProperties\": false}";
 
 enum { MAX_PIECES = 12 };
 
@@ -49,8 +50,9 @@ static const struct {
       "{\"name\":\"keep\",\"cents\":8}"},
      {.token = -1, .text = marker, .end = "</call>"},
      .max_tokens = 7,
-     .text = "<call>{\"name\":\"pay\",\"cents\":7}</call> Done. <call>{\"name\":\"keep\",\"cents\":8}"
-             "</call>",
+     .text =
+         "<call>{\"name\":\"pay\",\"cents\":7}</call> Done. <call>{\"name\":\"keep\",\"cents\":8}"
+         "</call>",
      .finish = NB_FINISH_LENGTH},
     /* Or not a second one. */
     {{"<call>", "{\"name\":\"pay\",\"cents\":7}", "</call>", " Done."},

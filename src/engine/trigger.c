@@ -4,8 +4,7 @@
 
 enum nb_status nb_watch_open(const struct nb_trigger *trigger, struct nb_follower *follower,
                              struct nb_watch *out, struct nb_error *err) {
-    *out = (struct nb_watch){.trigger = trigger,
-                             .phase = trigger ? NB_WATCH_FREE : NB_WATCH_HELD};
+    *out = (struct nb_watch){.trigger = trigger, .phase = trigger ? NB_WATCH_FREE : NB_WATCH_HELD};
     if (!trigger)
         return NB_OK;
     out->begin = nb_matcher_mark(follower->matcher);
@@ -32,8 +31,7 @@ void nb_watch_close(struct nb_watch *w) {
     *w = (struct nb_watch){0};
 }
 
-/* ---- where it begins --------------------------------------------------------------------------
- */
+/* ---- where it begins ---- */
 
 /* Where the grammar's text begins: with text [n_before] that came before, and from byte `from` of
  * the token's on. */
@@ -144,8 +142,7 @@ enum nb_status nb_watch_take(struct nb_watch *w, struct nb_follower *f, int32_t 
     return f->bytes.failed ? nb_fail_memory(err, f->bytes.len, "the answer") : NB_OK;
 }
 
-/* ---- and where it ends ------------------------------------------------------------------------
- */
+/* ---- and where it ends ---- */
 
 static void leave(struct nb_watch *w) {
     w->phase = w->trigger->end && !w->trigger->once ? NB_WATCH_FREE : NB_WATCH_OVER;

@@ -17,7 +17,8 @@ struct nb_watch {
     enum nb_watch_phase phase;
     struct nb_buf text; /* free text since the grammar held last: all of it while an opening may
                          * come, else what may be the beginning of trigger->text */
-    struct nb_matcher *opening; /* follows `text`; NULL: there is none, or it cannot come any more */
+    struct nb_matcher
+        *opening; /* follows `text`; NULL: there is none, or it cannot come any more */
     struct nb_matcher_mark begin; /* of the follower: before the grammar's text */
     struct nb_tokens end;         /* trigger->end, of which n_ended have come */
     size_t n_ended;

@@ -34,7 +34,8 @@ struct openai {
     json_t *logs[NB_MAX_CHOICES];
     json_int_t offset[NB_MAX_CHOICES];
 
-    struct nb_tools tools; /* of a chat; .list is NULL without any */
+    struct nb_tools tools;     /* of a chat; .list is NULL without any */
+    struct nb_trigger trigger; /* of calls that are the model's own choice */
     /* Of a stream of a chat with tools: how much of the content, or of a forced call's arguments,
      * was sent, and whether the call's name was. */
     size_t sent[NB_MAX_CHOICES];
@@ -84,7 +85,7 @@ static enum nb_status get_bool(const json_t *body, const char *key, bool *out,
     return NB_OK;
 }
 
-/* What the model may call, and the grammar of a call that must come. */
+/* What the model may call, and the grammar of its calls. */
 static enum nb_status read_tools(struct nb_answering *a, struct openai *o, struct nb_error *err) {
     const struct nb_service *service = a->service;
     if (!o->chat || !field(a->body, "tools"))
@@ -97,8 +98,11 @@ static enum nb_status read_tools(struct nb_answering *a, struct openai *o, struc
     if (s != NB_OK || !o->tools.list)
         return s;
     a->calls_token = nb_chat_calls_token(&service->chat, service->engine->tokenizer);
-    if (!o->tools.forced)
-        return NB_OK;
+    if (!o->tools.forced) {
+        if (!nb_tools_trigger(&o->tools, a->calls_token, &o->trigger))
+            return NB_OK;
+        a->options.trigger = &o->trigger;
+    }
     a->options.close = !o->logprobs; /* arguments are whole, whatever max_tokens says */
     return nb_tools_grammar(service->engine, &o->tools, &a->grammar, err);
 }
@@ -437,16 +441,14 @@ static json_t *forced_call(const struct openai *o, const struct nb_choice *c, co
     char name[65], id[10];
     const char *arguments;
     size_t n_arguments;
-    struct nb_buf own = {0};
     json_t *calls = NULL;
     nb_tools_read_forced(&o->tools, text, n, true, c->generation.finish == NB_FINISH_LENGTH, name,
-                         &arguments, &n_arguments, &own);
+                         &arguments, &n_arguments);
     if (name[0]) {
         nb_tools_new_id(id);
         calls = json_pack("[{s:s, s:s, s:{s:s, s:o}}]", "id", id, "type", "function", "function",
                           "name", name, "arguments", json_stringn(arguments, n_arguments));
     }
-    nb_buf_free(&own);
     return calls;
 }
 
@@ -455,9 +457,9 @@ static json_t *choice_with_tools(const struct nb_answering *a, const struct nb_c
     const struct openai *o = a->route_context;
     size_t n, content = 0;
     const char *text = nb_choice_text(c, &n);
-    json_t *calls = o->tools.forced
-                        ? forced_call(o, c, text, n)
-                        : nb_tools_find_calls(&o->tools, text, n, c->calls_at, &content);
+    json_t *calls = o->tools.forced ? forced_call(o, c, text, n)
+                                    : nb_tools_find_calls(&o->tools, a->grammar, text, n,
+                                                          c->calls_at, &content);
     json_t *message = json_pack("{s:s}", "role", "assistant");
     if (!calls)
         content = n;
@@ -536,9 +538,8 @@ static void send_forced(struct nb_answering *a, struct nb_choice *c, const char 
     char name[65], id[10];
     const char *arguments;
     size_t n_arguments, *sent = &o->sent[c->index];
-    struct nb_buf own = {0};
     nb_tools_read_forced(&o->tools, text, n, over, c->generation.finish == NB_FINISH_LENGTH, name,
-                         &arguments, &n_arguments, &own);
+                         &arguments, &n_arguments);
     if (name[0] && !o->named[c->index]) {
         nb_tools_new_id(id);
         send_event(a,
@@ -554,7 +555,6 @@ static void send_forced(struct nb_answering *a, struct nb_choice *c, const char 
                                       json_stringn(arguments + *sent, n_arguments - *sent)),
                             NULL));
     *sent = n_arguments > *sent ? n_arguments : *sent;
-    nb_buf_free(&own);
 }
 
 /* Sends content up to byte n of a choice's text. */
@@ -586,7 +586,7 @@ static void end_with_tools(struct nb_answering *a, struct nb_choice *c) {
     if (o->tools.forced) {
         send_forced(a, c, text, n, true);
     } else {
-        calls = nb_tools_find_calls(&o->tools, text, n, c->calls_at, &content);
+        calls = nb_tools_find_calls(&o->tools, a->grammar, text, n, c->calls_at, &content);
         send_content(a, c, text, content);
         size_t i;
         json_array_foreach(calls, i, call) {

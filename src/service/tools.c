@@ -1,7 +1,7 @@
 #include "service/tools.h"
 
 #include "base/clock.h"
-#include "model/chat_tools.h"
+#include "grammar/grammar.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,15 +128,21 @@ static json_t *parameters_of(const json_t *tool, size_t i) {
     return json_pack("{s:s, s:[o]}", "type", "object", "allOf", schema);
 }
 
+/* Llama may say of what it calls that it is a function, first. */
 static json_t *call_schema(const struct nb_tools *tools, const json_t *tool, size_t i) {
     const char *key = arguments_key(tools);
-    return json_pack("{s:s, s:{s:{s:s}, s:o}, s:[s, s], s:b}", "type", "object", "properties",
-                     "name", "const", name_of(tool), key, parameters_of(tool, i), "required",
-                     "name", key, "additionalProperties", 0);
+    json_t *schema =
+        json_pack("{s:s, s:{s:{s:s}, s:o}, s:[s, s], s:b}", "type", "object", "properties", "name",
+                  "const", name_of(tool), key, parameters_of(tool, i), "required", "name", key,
+                  "additionalProperties", 0);
+    if (tools->how == NB_CHAT_CALLS_LLAMA && !tools->forced)
+        json_object_set_new(json_object_get(schema, "properties"), "type",
+                            json_pack("{s:s}", "const", "function"));
+    return schema;
 }
 
-enum nb_status nb_tools_grammar(struct nb_engine *engine, const struct nb_tools *tools,
-                                struct nb_grammar **out, struct nb_error *err) {
+/* Any of the calls that may be made. */
+static json_t *calls_schema(const struct nb_tools *tools) {
     json_t *any = json_array();
     size_t i;
     const json_t *tool;
@@ -146,15 +152,47 @@ enum nb_status nb_tools_grammar(struct nb_engine *engine, const struct nb_tools 
     }
     json_t *schema = json_array_size(any) == 1 ? json_incref(json_array_get(any, 0))
                                                : json_pack("{s:O}", "anyOf", any);
+    json_decref(any);
+    return schema;
+}
+
+enum nb_status nb_tools_grammar(struct nb_engine *engine, const struct nb_tools *tools,
+                                struct nb_grammar **out, struct nb_error *err) {
+    json_t *schema = calls_schema(tools);
+    if (tools->how == NB_CHAT_CALLS_MISTRAL && !tools->forced) {
+        schema = json_pack("{s:s, s:o, s:i}", "type", "array", "items", schema, "minItems", 1);
+        if (tools->one)
+            json_object_set_new(schema, "maxItems", json_integer(1));
+    }
     char *text = schema ? json_dumps(schema, JSON_COMPACT) : NULL;
     json_decref(schema);
-    json_decref(any);
     if (!text)
         return nb_fail_memory(err, 1, "the tools");
-    struct nb_structure what = {.schema = text, .schema_bytes = strlen(text), .name = "tools"};
+    struct nb_structure what = {
+        .schema = text, .schema_bytes = strlen(text), .name = "tools", .flexible = !tools->forced};
     enum nb_status s = nb_grammar_compile(engine, &what, out, err);
     free(text);
     return s;
+}
+
+bool nb_tools_trigger(const struct nb_tools *tools, int32_t calls_token, struct nb_trigger *out) {
+    *out = (struct nb_trigger){.token = -1, .once = tools->one};
+    switch (tools->how) {
+    case NB_CHAT_CALLS_MISTRAL:
+        out->token = calls_token;
+        return calls_token >= 0;
+    case NB_CHAT_CALLS_LLAMA:
+        out->opening =
+            "[ \\t\\r\\n]*\\{[ \\t\\r\\n]*(\"type\"[ \\t\\r\\n]*:[ \\t\\r\\n]*\"function\"[ "
+            "\\t\\r\\n]*,[ \\t\\r\\n]*)?\"name\"";
+        return true;
+    case NB_CHAT_CALLS_TAGGED:
+        out->text = tag;
+        out->end = "\n</tool_call>";
+        return true;
+    default:
+        return false;
+    }
 }
 
 /* ---- calls in answers ---- */
@@ -169,46 +207,127 @@ void nb_tools_new_id(char out[10]) {
     out[9] = 0;
 }
 
-/* Appends a call, text [n] as the model wrote it; false if it is none. */
-static bool add_call(const struct nb_tools *tools, const json_t *call, json_t *calls) {
-    const char *name = json_string_value(json_object_get(call, "name"));
-    const json_t *arguments = json_object_get(call, arguments_key(tools));
-    if (!arguments)
-        arguments = json_object_get(call, "arguments");
-    if (!find(tools->list, name) || !json_is_object(arguments))
+static size_t skip_space(const char *text, size_t n) {
+    size_t i = 0;
+    while (i < n && strchr(" \t\r\n", text[i]))
+        i++;
+    return i;
+}
+
+/* The end of the JSON value that begins at text[i], whatever it holds; n where it is not whole. */
+static size_t skip_value(const char *text, size_t n, size_t i) {
+    size_t depth = 0, begin = i;
+    for (bool quoted = false; i < n; i++) {
+        char c = text[i];
+        if (quoted) {
+            i += c == '\\';
+            quoted = c != '"';
+            if (!quoted && !depth)
+                return i + 1;
+        } else if (c == '"') {
+            quoted = true;
+        } else if (c == '{' || c == '[') {
+            depth++;
+        } else if (c == '}' || c == ']') {
+            if (!depth)
+                return i;
+            if (--depth == 0)
+                return i + 1;
+        } else if (!depth && i > begin && strchr(", \t\r\n", c)) {
+            return i;
+        }
+    }
+    return n;
+}
+
+/* A piece of a text. */
+struct slice {
+    const char *at; /* NULL: none */
+    size_t n;
+};
+
+static struct slice trimmed(const char *text, size_t n) {
+    size_t first = skip_space(text, n);
+    while (n > first && strchr(" \t\r\n", text[n - 1]))
+        n--;
+    return (struct slice){text + first, n - first};
+}
+
+/* Elements of a list, or the keys and values of an object by turns: the next, after *i, which
+ * begins as 0. An empty one: there are no more, or the text goes on as JSON does not. */
+static struct slice next_within(struct slice all, char open, char close, char mark, size_t *i) {
+    if (*i == 0 && (all.n < 2 || all.at[0] != open || all.at[all.n - 1] != close))
+        return (struct slice){0};
+    size_t at = *i + 1 + skip_space(all.at + *i + 1, all.n - *i - 1);
+    if (*i && all.at[*i] != mark && all.at[*i] != ',')
+        return (struct slice){0};
+    size_t end = skip_value(all.at, all.n, at);
+    *i = end + skip_space(all.at + end, all.n - end);
+    return *i < all.n && end > at ? (struct slice){all.at + at, end - at} : (struct slice){0};
+}
+
+/* The value of an object's member of that name. */
+static struct slice member(struct slice object, const char *name) {
+    size_t i = 0;
+    for (struct slice key, value; (key = next_within(object, '{', '}', ':', &i)).at;) {
+        value = next_within(object, '{', '}', ':', &i);
+        if (value.at && key.n == strlen(name) + 2 && memcmp(key.at + 1, name, key.n - 2) == 0)
+            return value;
+    }
+    return (struct slice){0};
+}
+
+/* The name and the arguments of a call; false if it has none of either. */
+static bool read_call(const struct nb_tools *tools, struct slice call, char name[65],
+                      struct slice *arguments) {
+    struct slice given = member(call, "name");
+    *arguments = member(call, arguments_key(tools));
+    if (!arguments->at)
+        *arguments = member(call, "arguments");
+    if (given.n < 3 || given.n - 2 > 64 || given.at[0] != '"' || !arguments->at ||
+        arguments->at[0] != '{')
+        return false;
+    snprintf(name, 65, "%.*s", (int)(given.n - 2), given.at + 1);
+    return find(tools->list, name) != NULL;
+}
+
+/* Appends a call as the model wrote it; false if it is none. */
+static bool add_call(const struct nb_tools *tools, struct slice call, json_t *calls) {
+    char name[65], id[10];
+    struct slice arguments;
+    if (!read_call(tools, call, name, &arguments))
         return false;
     if (tools->one && json_array_size(calls))
         return true;
-    struct nb_buf text = {0};
-    char id[10];
     nb_tools_new_id(id);
-    nb_json_write_python(arguments, 0, &text);
-    json_array_append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:s}}", "id", id, "type", "function",
-                                           "function", "name", name, "arguments",
-                                           text.data ? text.data : "{}"));
-    nb_buf_free(&text);
-    return true;
+    json_t *text = json_stringn(arguments.at, arguments.n);
+    return text && json_array_append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:o}}", "id", id,
+                                                          "type", "function", "function", "name",
+                                                          name, "arguments", text)) == 0;
 }
 
-/* The object or list that text [n] is, or NULL. */
-static json_t *parse(const char *text, size_t n) {
-    json_error_t why;
-    return json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+/* Whether a text is what the grammar says. */
+static bool fulfils(struct nb_grammar *grammar, struct slice text) {
+    bool valid = false;
+    size_t where;
+    struct nb_error err;
+    return !grammar ||
+           (nb_grammar_validate(grammar, text.at, text.n, &valid, &where, &err) == NB_OK && valid);
 }
 
 /* <tool_call>…</tool_call>, any number; the last end may be missing. */
-static bool read_tagged(const struct nb_tools *tools, const char *text, size_t n, json_t *calls) {
+static bool read_tagged(const struct nb_tools *tools, struct nb_grammar *grammar, const char *text,
+                        size_t n, json_t *calls) {
     while (n) {
         const char *begin = memmem(text, n, tag, sizeof tag - 1);
         if (!begin)
             break;
         begin += sizeof tag - 1;
-        size_t left = n - (size_t)(begin - text);
-        const char *stop = memmem(begin, left, end_tag, sizeof end_tag - 1);
-        json_t *call = parse(begin, stop ? (size_t)(stop - begin) : left);
-        bool good = add_call(tools, call, calls);
-        json_decref(call);
-        if (!good)
+        size_t left = n - (size_t)(begin - text),
+               used = skip_value(begin, left, skip_space(begin, left));
+        const char *stop = memmem(begin + used, left - used, end_tag, sizeof end_tag - 1);
+        struct slice call = trimmed(begin, stop ? (size_t)(stop - begin) : left);
+        if (!fulfils(grammar, call) || !add_call(tools, call, calls))
             return false;
         if (!stop)
             break;
@@ -219,24 +338,18 @@ static bool read_tagged(const struct nb_tools *tools, const char *text, size_t n
 }
 
 /* A list of calls, or one. */
-static bool read_plain(const struct nb_tools *tools, const char *text, size_t n, json_t *calls) {
-    json_t *value = parse(text, n);
-    bool good = value != NULL;
-    if (json_is_array(value)) {
-        for (size_t i = 0; i < json_array_size(value) && good; i++)
-            good = add_call(tools, json_array_get(value, i), calls);
-    } else if (value) {
-        good = add_call(tools, value, calls);
+static bool read_plain(const struct nb_tools *tools, struct nb_grammar *grammar, const char *text,
+                       size_t n, json_t *calls) {
+    struct slice all = trimmed(text, n), one;
+    if (!fulfils(grammar, all))
+        return false;
+    if (!all.n || all.at[0] != '[')
+        return add_call(tools, all, calls);
+    for (size_t i = 0; (one = next_within(all, '[', ']', ',', &i)).at;) {
+        if (!add_call(tools, one, calls))
+            return false;
     }
-    json_decref(value);
-    return good && json_array_size(calls) > 0;
-}
-
-static size_t skip_space(const char *text, size_t n) {
-    size_t i = 0;
-    while (i < n && strchr(" \t\r\n", text[i]))
-        i++;
-    return i;
+    return json_array_size(calls) > 0;
 }
 
 /* Where calls begin, if there are any; n: nowhere. */
@@ -255,15 +368,16 @@ static size_t begin_of_calls(const struct nb_tools *tools, const char *text, siz
     }
 }
 
-json_t *nb_tools_find_calls(const struct nb_tools *tools, const char *text, size_t n,
-                            size_t calls_at, size_t *content) {
+json_t *nb_tools_find_calls(const struct nb_tools *tools, struct nb_grammar *grammar,
+                            const char *text, size_t n, size_t calls_at, size_t *content) {
     *content = n;
     size_t at = begin_of_calls(tools, text, n, calls_at);
     if (!tools->list || at == n)
         return NULL;
     json_t *calls = json_array();
-    bool good = tools->how == NB_CHAT_CALLS_TAGGED ? read_tagged(tools, text + at, n - at, calls)
-                                                   : read_plain(tools, text + at, n - at, calls);
+    bool good = tools->how == NB_CHAT_CALLS_TAGGED
+                    ? read_tagged(tools, grammar, text + at, n - at, calls)
+                    : read_plain(tools, grammar, text + at, n - at, calls);
     if (!good) {
         json_decref(calls);
         return NULL;
@@ -274,22 +388,8 @@ json_t *nb_tools_find_calls(const struct nb_tools *tools, const char *text, size
     return calls;
 }
 
-/* A call whose name came last. */
-static void read_backwards(const struct nb_tools *tools, const char *text, size_t n, char name[65],
-                           struct nb_buf *own) {
-    json_t *call = parse(text, n);
-    const char *given = json_string_value(json_object_get(call, "name"));
-    const json_t *arguments = json_object_get(call, arguments_key(tools));
-    if (given && arguments) {
-        snprintf(name, 65, "%s", given);
-        nb_json_write_python(arguments, 0, own);
-    }
-    json_decref(call);
-}
-
 void nb_tools_read_forced(const struct nb_tools *tools, const char *text, size_t n, bool over,
-                          bool cut, char name[65], const char **arguments, size_t *n_arguments,
-                          struct nb_buf *own) {
+                          bool cut, char name[65], const char **arguments, size_t *n_arguments) {
     static const char begin[] = "{\"name\":\"";
     char middle[24];
     size_t n_begin = sizeof begin - 1,
@@ -307,9 +407,13 @@ void nb_tools_read_forced(const struct nb_tools *tools, const char *text, size_t
         bool brace = *n_arguments && text[n - 1] == '}';
         *n_arguments -= brace && !(over && cut);
     } else if (over && !forwards) {
-        read_backwards(tools, text, n, name, own);
-        *arguments = own->data ? own->data : "";
-        *n_arguments = own->len;
+        struct slice given;
+        if (!read_call(tools, trimmed(text, n), name, &given)) {
+            name[0] = 0;
+            return;
+        }
+        *arguments = given.at;
+        *n_arguments = given.n;
     }
 }
 
