@@ -22,7 +22,7 @@ run classify --json good.txt
 expect "classify --json" json "keys == $keys"
 expect "classify exits with 0" exits 0
 expect "types of the values" json '(.document_type | type) == "string" and .confidence >= 0 and .confidence <= 1 and .truncated == false and .model == "demo" and .file == "good.txt" and ([.party, .date, .currency, .total] | all(. == null or type == "string"))'
-run classify --json good.txt latin1.txt binary.txt empty.txt blank.txt file.pdf folder missing.txt long.txt hostile.txt
+run classify --json --context 2048 good.txt latin1.txt binary.txt empty.txt blank.txt file.pdf folder missing.txt long.txt hostile.txt
 expect "some files fail, the others are answered" exits 1
 expect "one line for each answer" [ "$(jq -r .file "$tmp/out" | tr '\n' ' ')" = "good.txt long.txt hostile.txt " ]
 expect "every line has exactly the keys" [ "$(jq -c 'keys' "$tmp/out" | sort -u)" = "$keys" ]
@@ -37,9 +37,9 @@ expect "a file that is not there" complains 'missing.txt: cannot open'
 "$nibble" classify - --json <good.txt >"$tmp/out" 2>"$tmp/err"
 code=$?
 expect "standard input" json '.file == "-"'
-run classify good.txt long.txt
+run classify good.txt hostile.txt
 expect "a table" says '^FILE +TYPE +DIRECTION +PARTY +ROLE +DATE +NUMBER +TOTAL +ACTION +CONFIDENCE$'
-expect "the table has a row for each file" [ "$(grep -cE '^(good|long).txt ' "$tmp/out")" = 2 ]
+expect "the table has a row for each file" [ "$(grep -cE '^(good|hostile).txt ' "$tmp/out")" = 2 ]
 run classify
 expect "classify without a file" exits 2
 # On a terminal the head is bold, unless NO_COLOR says no; not on a terminal it never is.
@@ -93,7 +93,7 @@ expect "no actions" json '.selected_action == null and (.confidences | has("sele
 run classify --json --context 300 good.txt
 expect "--context with a number is how long sequences may be" both 1 'a context of 300 has no room'
 printf '{"type": "object", "properties": {"kind": {"enum": ["a", "b", 3, null]}, "paid": {"type": "boolean"}, "note": {"type": "string", "maxLength": 9}, "n": {"type": "integer", "minimum": 5, "maximum": 99}}, "required": ["kind", "paid", "note", "n"], "additionalProperties": false}' >schema.json
-run classify --json --schema schema.json good.txt long.txt hostile.txt
+run classify --json --context 1024 --schema schema.json good.txt long.txt hostile.txt
 expect "--schema" [ "$(jq -c 'keys' "$tmp/out" | sort -u)" = '["answer","cached_tokens","confidences","file","milliseconds","model","prompt_tokens","tokens","truncated"]' ]
 expect "as schemas/classification.json says" every_line_is_valid "$root/schemas/classification.json"
 expect "confidences of its choices" [ "$(jq -c '.confidences | keys' "$tmp/out" | sort -u)" = '["kind","paid"]' ]
@@ -126,7 +126,7 @@ refused "a schema that does not compile" 1 'odd-schema.json: .*strin' --schema o
 refused "a prompt with an odd place" 1 'odd-prompt.txt: \{\{documents\}\}: no such place' --prompt odd-prompt.txt
 refused "a schema and labels" 2 'give one' --schema schema.json --labels labels.txt
 yes 'ITEM 4711  QTY 2  PRICE 13.10  26.20' | head -c 52428800 >huge.txt
-run classify --json huge.txt good.txt
+run classify --json --context 1024 huge.txt good.txt
 expect "50 MB of text" exits 0
 expect "say that they were cut" [ "$(jq -c .truncated "$tmp/out" | tr '\n' ' ')" = "true false " ]
 rm huge.txt
