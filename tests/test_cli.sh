@@ -105,8 +105,14 @@ head -c 5 "$tiny/model.safetensors" >"$tmp/model/model.safetensors"
 broken "a file of five bytes" 'too short'
 : >"$tmp/model/model.safetensors"
 broken "an empty file" 'too short'
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n' >"$tmp/model/model.safetensors"
+broken "a pointer of Git LFS" "Git LFS's pointer"
+echo '<html>Access denied</html>' >"$tmp/model/model.safetensors"
+broken "a web page in place of weights" 'begins with "<", perhaps a web page'
 rm "$tmp/model/model.safetensors"
-broken "no tensors" 'neither model.safetensors nor'
+broken "no tensors" 'neither model.safetensors nor.*hf download'
+mv "$tmp/model/model.safetensors" "$tmp/model/model-q4.gguf"
+broken "a GGUF alone" 'model-q4.gguf but no model.safetensors'
 mv "$tmp/model/model.safetensors" "$tmp/model/pytorch_model.bin"
 broken "a pickle" 'safetensors'
 

@@ -12,6 +12,13 @@ expect "doctor --json is a report" json '(.fit | type) == "boolean" and (.findin
 expect "doctor exits with 0 only if fit" [ "$code" = "$(jq 'if .fit then 0 else 1 end' "$tmp/out")" ]
 run doctor --gpu "RTX 5090"
 expect "doctor --gpu" says '^(not )?fit: [0-9]+ error'
+blobs=$tmp/hub/models--org--part/blobs
+mkdir -p "$blobs"
+echo begun >"$blobs/0a.incomplete"
+HF_HUB_CACHE=$tmp/hub run doctor
+expect "a download that was broken off" says '^warning: org/part: a download runs or was broken off: 1 file'
+HF_HUB_CACHE=$tmp/nowhere run doctor
+expect "a cache that is not there" says "^warning: HF_HUB_CACHE names $tmp/nowhere, where there is no folder"
 run doctor --gpu "RTX 5091"
 expect "a GPU that is not in the table" both 2 'no GPU "RTX 5091"'
 run doctor --list-gpus --json

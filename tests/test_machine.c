@@ -184,7 +184,7 @@ static void test_cache(void **state) {
     nb_doctor_cache(folder, true, &findings);
     const struct nb_finding *f = find("checkpoint-incomplete", NB_SEVERITY_WARNING);
     assert_non_null(f);
-    assert_non_null(strstr(f->title, "org/big at 0123456789ab: 1 files are missing, 2 shards"));
+    assert_non_null(strstr(f->title, "org/big at 0123456789ab: 1 file is missing, 2 shards"));
     assert_non_null(strstr(f->evidence, "missing: model-2.safetensors"));
     assert_non_null(strstr(find("checkpoint", NB_SEVERITY_GOOD)->title, "org/one"));
     assert_non_null(strstr(find("checkpoint-damaged", NB_SEVERITY_WARNING)->title, "org/bad"));

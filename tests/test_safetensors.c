@@ -296,6 +296,8 @@ static const struct {
     {"file is ..", INDEX("{\"a\":\"..\"}"), NB_ERR_FORMAT, "of a is .."},
     {"file is .", INDEX("{\"a\":\".\"}"), NB_ERR_FORMAT, "of a is ."},
     {"no such shard", INDEX("{\"a\":\"3\"}"), NB_ERR_IO, "/3: cannot open"},
+    {"two shards of three are missing", INDEX("{\"a\":\"1\",\"b\":\"3\",\"c\":\"4\"}"), NB_ERR_IO,
+     "of the 3 files that model.safetensors.index.json names, 2 are missing"},
     {"tensor in no shard", INDEX("{\"c\":\"1\"}"), NB_ERR_FORMAT, "weight_map has c in 1"},
     {"tensor in the other shard", INDEX("{\"a\":\"2\",\"b\":\"1\"}"), NB_ERR_FORMAT,
      "index.json: weight_map has|which is not there"},

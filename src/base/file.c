@@ -8,12 +8,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* For who may not, who they are: a service's user is seldom the one that its operator thinks of. */
+static enum nb_status cannot_open(const char *path, struct nb_error *err) {
+    int why = errno;
+    if (why == EACCES)
+        return nb_fail(err, NB_ERR_IO,
+                       "%s: cannot open: %s; the program runs as user %u, who must be able to read "
+                       "it and enter the folders above it",
+                       path, strerror(why), (unsigned)geteuid());
+    return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(why));
+}
+
 enum nb_status nb_map_open(const char *path, struct nb_map *out, struct nb_error *err) {
     *out = (struct nb_map){0};
     /* O_NONBLOCK: a FIFO must not make open wait for a writer before fstat can refuse it. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+        return cannot_open(path, err);
     struct stat st;
     enum nb_status s = NB_OK;
     if (fstat(fd, &st) != 0) {
@@ -80,7 +91,7 @@ static enum nb_status open_and_read(const char *path, int flags, size_t max_byte
                                     struct nb_buf *out, struct nb_error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
     if (fd < 0)
-        return nb_fail(err, NB_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+        return cannot_open(path, err);
     enum nb_status s = check_kind(fd, path, flags & O_NONBLOCK, err);
     if (s == NB_OK)
         s = read_all(fd, path, max_bytes, out, err);
@@ -112,7 +123,7 @@ bool nb_is_file(const char *path) {
 
 bool nb_path_join(char *out, size_t size, const char *folder, const char *name) {
     size_t n = strlen(folder);
-    const char *slash = n && folder[n - 1] == '/' ? "" : "/";
+    const char *slash = !*name || (n && folder[n - 1] == '/') ? "" : "/";
     int len = snprintf(out, size, "%s%s%s", folder, slash, name);
     return len >= 0 && (size_t)len < size;
 }

@@ -103,8 +103,10 @@ static void check_snapshot(const char *repository, const char *folder, const cha
         nb_findings_text(f, "%s\n%s", folder, missing.data ? missing.data : "nothing is missing");
     if (n_missing)
         nb_findings_add(f, NB_SEVERITY_WARNING, "checkpoint-incomplete",
-                        nb_findings_text(f, "%s at %.12s: %zu files are missing, %zu shards named",
-                                         repository, commit, n_missing, total),
+                        nb_findings_text(f, "%s at %.12s: %zu file%s missing, %zu shard%s named",
+                                         repository, commit, n_missing,
+                                         n_missing == 1 ? " is" : "s are", total,
+                                         total == 1 ? "" : "s"),
                         evidence, "download it again: hf download resumes");
     else
         nb_findings_add(
@@ -114,6 +116,38 @@ static void check_snapshot(const char *repository, const char *folder, const cha
             evidence, NULL);
     nb_buf_free(&missing);
     json_decref(index);
+}
+
+/* Blobs that huggingface_hub has not fetched to the end: it renames them when they are whole. */
+static void check_unfinished(const char *repository, const char *folder, struct nb_findings *f) {
+    static const char suffix[] = ".incomplete";
+    char blobs[PATH_MAX], path[PATH_MAX], first[PATH_MAX] = "";
+    if (!nb_path_join(blobs, sizeof blobs, folder, "blobs"))
+        return;
+    DIR *dir = opendir(blobs);
+    uint64_t bytes = 0;
+    size_t n = 0;
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        size_t length = strlen(e->d_name);
+        struct stat st;
+        if (length < sizeof suffix ||
+            strcmp(e->d_name + length - (sizeof suffix - 1), suffix) != 0 ||
+            !nb_path_join(path, sizeof path, blobs, e->d_name) || stat(path, &st) != 0)
+            continue;
+        bytes += (uint64_t)st.st_size;
+        if (n++ == 0)
+            snprintf(first, sizeof first, "%s", path);
+    }
+    if (dir)
+        closedir(dir);
+    if (n)
+        nb_findings_add(
+            f, NB_SEVERITY_WARNING, "download-unfinished",
+            nb_findings_text(f, "%s: a download runs or was broken off: %zu file%s, %.2f GB so far",
+                             repository, n, n == 1 ? "" : "s", (double)bytes / 1e9),
+            first,
+            nb_findings_text(f, "unless it still runs: hf download %s goes on with it",
+                             repository));
 }
 
 static void check_repository(const char *cache, const char *name, struct sample *sample,
@@ -139,6 +173,7 @@ static void check_repository(const char *cache, const char *name, struct sample 
     }
     if (dir)
         closedir(dir);
+    check_unfinished(readable, folder, f);
 }
 
 /* Reads a part of a file past the page cache where the file system lets us. */
@@ -206,6 +241,19 @@ void nb_doctor_cache(const char *folder, bool measure, struct nb_findings *f) {
         measure_sample(&sample, f);
 }
 
+/* A variable that names what is not there, so that other caches are looked at than was meant. */
+static void check_variables(struct nb_findings *f) {
+    static const char *const names[] = {"HF_HUB_CACHE", "HF_HOME"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *folder = getenv(names[i]);
+        if (folder && *folder && !nb_is_folder(folder))
+            nb_findings_add(
+                f, NB_SEVERITY_WARNING, "cache-missing",
+                nb_findings_text(f, "%s names %s, where there is no folder", names[i], folder),
+                NULL, "mount or make that folder, or correct the variable");
+    }
+}
+
 void nb_doctor_caches(struct nb_findings *f) {
     enum { MAX = 5 };
     char(*folders)[PATH_MAX] = malloc(sizeof *folders * MAX);
@@ -213,6 +261,7 @@ void nb_doctor_caches(struct nb_findings *f) {
         f->failed = true;
         return;
     }
+    check_variables(f);
     size_t n = nb_cache_folders(folders, MAX);
     for (size_t i = 0; i < n; i++)
         nb_doctor_cache(folders[i], true, f);

@@ -122,7 +122,9 @@ enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, stru
                        "%s: is a file; a checkpoint is a folder with config.json and safetensors",
                        name);
     if (!parse(name, &r))
-        return nb_fail(err, NB_ERR_IO, "%s: no such folder, and no name of a repository (ORG/NAME)",
+        return nb_fail(err, NB_ERR_IO,
+                       "\"%s\": no such folder, and no name of a repository; expected a "
+                       "checkpoint's folder, or ORG/NAME as it is in the Hugging Face cache",
                        name);
     struct nb_buf looked = {0};
     for (size_t i = 0; i < sizeof caches / sizeof *caches; i++) {
@@ -136,11 +138,11 @@ enum nb_status nb_checkpoint_find(const char *name, char *out, size_t size, stru
         }
         nb_buf_printf(&looked, "%s%s", looked.len ? ", " : "", cache);
     }
-    enum nb_status s =
-        nb_fail(err, NB_ERR_IO,
-                "%s: no such folder, and no snapshot of revision %s of that repository in %s; "
-                "nothing is downloaded: fetch it first, or name a folder",
-                name, r.revision, looked.data ? looked.data : "any cache");
+    enum nb_status s = nb_fail(
+        err, NB_ERR_IO,
+        "%s: no such folder, and no snapshot of revision %s of that repository in %s; "
+        "nothing is downloaded: fetch it first (hf download %.*s), or name a folder",
+        name, r.revision, looked.data ? looked.data : "any cache", (int)strcspn(name, "@"), name);
     nb_buf_free(&looked);
     return s;
 }

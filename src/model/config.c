@@ -3,10 +3,12 @@
 #include "base/file.h"
 #include "model/json.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Above these no real model lies; products of two of them stay within 64 bits. */
 enum { MAX_WIDTH = 1 << 20, MAX_LAYERS = 4096, MAX_CONTEXT = 1 << 28, MAX_CONFIG_BYTES = 16 << 20 };
@@ -372,6 +374,12 @@ enum nb_status nb_config_explain(const char *folder, struct nb_config *out, nb_r
     char path[PATH_MAX];
     if (!nb_path_join(path, sizeof path, folder, "config.json"))
         return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", folder);
+    struct stat st;
+    if (stat(path, &st) != 0 && errno == ENOENT)
+        return nb_fail(err, NB_ERR_IO,
+                       "%s: cannot open: no such file; a checkpoint is a folder with config.json, "
+                       "safetensors and a tokenizer, as Hugging Face lays it out",
+                       path);
     json_t *config;
     enum nb_status s = nb_json_read(path, MAX_CONFIG_BYTES, &config, err);
     if (s != NB_OK)

@@ -3,11 +3,14 @@
 #include "base/checked.h"
 #include "model/json.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* The reference implementation refuses longer headers, too. */
 static const size_t MAX_HEADER_BYTES = 100 * 1000 * 1000;
@@ -155,16 +158,30 @@ static enum nb_status check_cover(struct nb_tensor *tensors, size_t n, const uin
 static enum nb_status find_header(const struct nb_map *map, const char *path, size_t *header_bytes,
                                   struct nb_error *err) {
     if (map->size < 8)
-        return nb_fail(err, NB_ERR_FORMAT, "%s: %zu bytes, too short for a safetensors file", path,
+        return nb_fail(err, NB_ERR_FORMAT,
+                       "%s: %zu bytes, too short for a safetensors file: download it again", path,
                        map->size);
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--)
         n = n << 8 | map->data[i];
-    if (n > MAX_HEADER_BYTES || n > map->size - 8)
+    if (n > MAX_HEADER_BYTES || n > map->size - 8) {
+        static const char pointer[] = "version https://git-lfs";
+        if (map->size >= sizeof pointer && memcmp(map->data, pointer, sizeof pointer - 1) == 0)
+            return nb_fail(
+                err, NB_ERR_FORMAT,
+                "%s: is Git LFS's pointer to the file, not the file: run git lfs pull in "
+                "its folder, or fetch the checkpoint with hf download",
+                path);
+        if (map->data[0] == '<')
+            return nb_fail(err, NB_ERR_FORMAT,
+                           "%s: begins with \"<\", perhaps a web page that was saved in place of "
+                           "the file for want of access; fetch the checkpoint with hf download",
+                           path);
         return nb_fail(err, NB_ERR_FORMAT,
                        "%s: header of %" PRIu64 " bytes in a file of %zu; the file is cut short or "
-                       "is no safetensors file",
+                       "is no safetensors file: download it again",
                        path, n, map->size);
+    }
     *header_bytes = (size_t)n;
     return NB_OK;
 }
@@ -295,6 +312,29 @@ static enum nb_status check_index(const struct nb_tensors *out, const json_t *we
     return NB_OK;
 }
 
+/* An error if a file of the set `names` is not there, which is how half a download looks. */
+static enum nb_status find_shards(const char *folder, json_t *names, struct nb_error *err) {
+    char path[PATH_MAX], first[PATH_MAX] = "";
+    const char *name;
+    json_t *value;
+    size_t missing = 0;
+    json_object_foreach(names, name, value) {
+        struct stat st;
+        if (!nb_path_join(path, sizeof path, folder, name) || stat(path, &st) == 0 ||
+            errno != ENOENT)
+            continue;
+        if (missing++ == 0)
+            snprintf(first, sizeof first, "%s", path);
+    }
+    if (!missing)
+        return NB_OK;
+    return nb_fail(err, NB_ERR_IO,
+                   "%s: cannot open: no such file; of the %zu files that "
+                   "model.safetensors.index.json names, %zu are missing: a download did not "
+                   "finish; hf download fetches the rest",
+                   first, json_object_size(names), missing);
+}
+
 /* Maps every file that weight_map names, once. */
 static enum nb_status add_shards(struct nb_tensors *out, const char *folder, const char *index,
                                  const json_t *weight_map, struct nb_error *err) {
@@ -326,6 +366,8 @@ static enum nb_status add_shards(struct nb_tensors *out, const char *folder, con
                     json_object_size(seen), MAX_SHARDS);
     if (s == NB_OK)
         s = start(out, json_object_size(seen), index, err);
+    if (s == NB_OK)
+        s = find_shards(folder, seen, err);
     json_object_foreach(seen, name, shard) {
         const char *path = NULL;
         if (s == NB_OK)
@@ -355,6 +397,20 @@ enum nb_status nb_tensors_open_file(const char *path, struct nb_tensors *out,
     return s;
 }
 
+/* The name of a *.gguf in the folder. */
+static bool find_gguf(const char *folder, char *name, size_t size) {
+    DIR *dir = opendir(folder);
+    bool found = false;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        found = n > 5 && strcmp(e->d_name + n - 5, ".gguf") == 0 &&
+                snprintf(name, size, "%s", e->d_name) < (int)size;
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 /* What the folder has instead of safetensors, to say what to do. */
 static enum nb_status no_tensors(const char *folder, struct nb_error *err) {
     char path[PATH_MAX];
@@ -366,8 +422,18 @@ static enum nb_status no_tensors(const char *folder, struct nb_error *err) {
                            "save the model with save_pretrained(safe_serialization=True)",
                            folder, pickles[i]);
     }
-    return nb_fail(err, NB_ERR_IO,
-                   "%s: has neither model.safetensors nor model.safetensors.index.json", folder);
+    if (find_gguf(folder, path, sizeof path))
+        return nb_fail(
+            err, NB_ERR_UNSUPPORTED,
+            "%s: has %.200s but no model.safetensors; nibble reads safetensors only: take "
+            "the checkpoint that the GGUF was made from",
+            folder, path);
+    return nb_fail(
+        err, NB_ERR_IO,
+        "%s: has neither model.safetensors nor model.safetensors.index.json: the weights "
+        "were not fetched, or not to the end; hf download fetches what is missing (a "
+        "gated repository's after its terms are accepted and hf auth login)",
+        folder);
 }
 
 enum nb_status nb_tensors_open(const char *folder, struct nb_tensors *out, struct nb_error *err) {
