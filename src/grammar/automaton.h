@@ -109,8 +109,9 @@ enum { NB_LAZY_UNKNOWN = UINT32_MAX };
 struct nb_lazy {
     uint32_t n_states, n_classes;
     uint8_t class_of[256];
-    uint32_t *next;   /* [n_states, n_classes]; NB_LAZY_UNKNOWN where nobody asked yet */
-    uint8_t *accepts; /* [n_states] 0 or 1 */
+    uint8_t byte_of[256]; /* [n_classes] the first byte of each class */
+    uint32_t *next;       /* [n_states, n_classes]; NB_LAZY_UNKNOWN where nobody asked yet */
+    uint8_t *accepts;     /* [n_states] 0 or 1 */
     /* NB_OK, or what befell a step: NB_ERR_MEMORY or NB_ERR_LIMIT. The step then answered 0, which
      * refuses what might have been right but never allows what is wrong. */
     enum nb_status failed;

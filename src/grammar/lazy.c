@@ -86,7 +86,6 @@ struct nb_lazy_impl {
     uint32_t n_roots, cap_roots;
     bool started, uses_count;
     uint64_t formats_used;
-    uint8_t byte_of[256]; /* a byte of each class */
 
     struct formula *formulas;
     uint32_t n_formulas, cap_formulas;
@@ -1099,7 +1098,7 @@ static enum nb_status look_for_life(struct nb_lazy *lazy, struct search *s, bool
         uint32_t state = s->met.data[*last];
         for (uint32_t class = 0; class < lazy->n_classes; class ++) {
             uint32_t next;
-            TRY(successor(lazy, state, l->byte_of[class], &next));
+            TRY(successor(lazy, state, lazy->byte_of[class], &next));
             *found = l->life[next] == LIVE;
             if (*found)
                 return NB_OK;
@@ -1463,7 +1462,7 @@ static void make_classes(struct nb_lazy *lazy) {
         }
     }
     for (int b = 255; b >= 0; b--)
-        l->byte_of[lazy->class_of[b]] = (uint8_t)b;
+        lazy->byte_of[lazy->class_of[b]] = (uint8_t)b;
 }
 
 /* Formulas 0 and 1, state 0, and what a closure writes to. */
@@ -1555,7 +1554,7 @@ enum nb_status nb_lazy_start(struct nb_lazy *lazy, nb_lazy_expr expr, uint32_t *
 static void order_classes(const struct nb_lazy *lazy, uint8_t order[256]) {
     uint32_t n = 0;
     for (int byte = 0; byte < 256; byte++)
-        if (lazy->impl->byte_of[lazy->class_of[byte]] == byte)
+        if (lazy->byte_of[lazy->class_of[byte]] == byte)
             order[n++] = (uint8_t)byte;
 }
 
@@ -1673,7 +1672,7 @@ static enum nb_status write_table(struct nb_lazy *lazy, uint32_t state, struct n
     for (uint32_t i = 1; i < found.n && s == NB_OK; i++)
         for (uint32_t c = 0; c < lazy->n_classes && s == NB_OK; c++) {
             uint32_t to = 0;
-            s = successor(lazy, found.data[i], l->byte_of[c], &to);
+            s = successor(lazy, found.data[i], lazy->byte_of[c], &to);
             while (s == NB_OK && number.n <= to)
                 s = push(l, &number, 0);
             if (s == NB_OK && to && !number.data[to]) {

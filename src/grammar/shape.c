@@ -1,6 +1,7 @@
 /* Shapes: what is asked of a value whose kind is known, and links into objects and arrays. */
 #include "grammar/shape.h"
 
+#include "grammar/grow.h"
 #include "model/tokenizer_map.h"
 
 #include <stdlib.h>
@@ -9,6 +10,44 @@
 enum { N_CHAINS = 1024 };
 
 /* ---- machines ---- */
+
+static uint32_t set_slot(const struct nb_machine *m, const uint64_t *set) {
+    size_t bytes = NB_WORDS(m->n) * sizeof *set;
+    uint32_t at = (uint32_t)(nb_hash_text((const char *)set, bytes) >> 32) & (m->n_set_slots - 1);
+    while (m->set_slots[at] && memcmp(m->sets[m->set_slots[at] - 1], set, bytes) != 0)
+        at = (at + 1) & (m->n_set_slots - 1);
+    return at;
+}
+
+/* The number of a set of components, which is kept if it is a new one. */
+static bool find_set(struct nb_space *s, struct nb_machine *m, const uint64_t *set, uint32_t *out) {
+    if (m->n_sets * 2 >= m->n_set_slots) {
+        uint32_t n = m->n_set_slots ? m->n_set_slots * 2 : 16;
+        uint32_t *slots = calloc(n, sizeof *slots);
+        if (!slots) {
+            s->failed = NB_ERR_MEMORY;
+            return false;
+        }
+        free(m->set_slots);
+        m->set_slots = slots;
+        m->n_set_slots = n;
+        for (uint32_t i = 0; i < m->n_sets; i++)
+            slots[set_slot(m, m->sets[i])] = i + 1;
+    }
+    uint32_t at = set_slot(m, set);
+    if (!m->set_slots[at]) {
+        uint64_t *copy = nb_space_alloc(s, NB_WORDS(m->n), sizeof *copy);
+        if (!copy || !nb_grow(&m->sets, m->n_sets, 1, &m->cap_sets, sizeof *m->sets)) {
+            s->failed = s->failed ? s->failed : NB_ERR_MEMORY;
+            return false;
+        }
+        memcpy(copy, set, NB_WORDS(m->n) * sizeof *set);
+        m->sets[m->n_sets] = copy;
+        m->set_slots[at] = ++m->n_sets;
+    }
+    *out = m->set_slots[at] - 1;
+    return true;
+}
 
 static bool add_machine_state(struct nb_space *s, struct nb_machine *m, const uint32_t *states,
                               uint32_t *out) {
@@ -41,20 +80,31 @@ static bool add_machine_state(struct nb_space *s, struct nb_machine *m, const ui
             return true;
         }
     }
-    uint32_t *copy = nb_space_alloc(s, m->n, sizeof *copy);
+    uint32_t *copy = nb_space_alloc(s, m->n, sizeof *copy), n_words = NB_WORDS(m->n);
     uint32_t *next = nb_space_alloc(s, m->lazy->n_classes, sizeof *next);
-    uint64_t *accepts = nb_space_alloc(s, NB_WORDS(m->n), sizeof *accepts);
-    uint64_t *alive = nb_space_alloc(s, NB_WORDS(m->n), sizeof *alive);
-    if (!copy || !next || !accepts || !alive)
-        return false;
-    for (uint32_t i = 0; i < m->n; i++) {
+    uint64_t few[16] = {0}, *sets = few; /* those that accept, then those that are alive */
+    if (n_words > 8)
+        sets = calloc(n_words, 2 * sizeof *sets);
+    struct nb_machine_state added = {.states = copy, .next = next};
+    bool good = copy && next && sets;
+    for (uint32_t i = 0; i < m->n && good; i++) {
         copy[i] = states[i];
         if (states[i])
-            nb_set_bit(alive, i);
+            nb_set_bit(sets + n_words, i);
         if (states[i] && m->lazy->accepts[states[i]])
-            nb_set_bit(accepts, i);
+            nb_set_bit(sets, i);
     }
-    m->states[m->n_states] = (struct nb_machine_state){copy, next, accepts, alive};
+    good = good && find_set(s, m, sets, &added.accepts_set) &&
+           find_set(s, m, sets + n_words, &added.alive_set);
+    if (sets != few)
+        free(sets);
+    if (!good) {
+        s->failed = s->failed ? s->failed : NB_ERR_MEMORY;
+        return false;
+    }
+    added.accepts = m->sets[added.accepts_set];
+    added.alive = m->sets[added.alive_set];
+    m->states[m->n_states] = added;
     m->slots[at] = m->n_states + 1;
     *out = m->n_states++;
     return true;
@@ -1128,5 +1178,7 @@ void nb_shapes_free(struct nb_space *s) {
     for (struct nb_machine *m = s->machines; m; m = m->chain) {
         free(m->states);
         free(m->slots);
+        free(m->sets);
+        free(m->set_slots);
     }
 }

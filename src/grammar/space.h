@@ -86,14 +86,19 @@ struct nb_machine {
     uint32_t n; /* 0: nothing to be followed */
     const uint32_t *starts;
     struct nb_machine_state {
-        const uint32_t *states;  /* [n] */
-        uint32_t *next;          /* [lazy->n_classes], + 1; 0 is not known yet */
-        const uint64_t *accepts; /* [NB_WORDS(n)] those that accept here */
-        const uint64_t *alive;   /* those that are not dead */
+        const uint32_t *states;          /* [n] */
+        uint32_t *next;                  /* [lazy->n_classes], + 1; 0 is not known yet */
+        const uint64_t *accepts;         /* [NB_WORDS(n)] those that accept here */
+        const uint64_t *alive;           /* those that are not dead */
+        uint32_t accepts_set, alive_set; /* their numbers in `sets` */
     } * states;
-    uint32_t n_states, cap;
+    uint32_t n_states;
     uint32_t *slots;
     uint32_t n_slots;
+    const uint64_t **sets; /* [n_sets] of components; equal ones are one */
+    uint32_t n_sets, cap_sets;
+    uint32_t *set_slots; /* open addressing: index + 1 */
+    uint32_t n_set_slots;
     struct nb_machine *chain; /* of all that have states */
 };
 

@@ -1,5 +1,6 @@
 #include "grammar/state.h"
 
+#include "grammar/grow.h"
 #include "model/tokenizer_map.h"
 
 #include <stdlib.h>
@@ -87,7 +88,12 @@ void nb_reader_free(struct nb_reader *r) {
     nb_arena_free(&r->arena);
     free(r->slots);
     free(r->draft);
-    free(r->known);
+    for (uint32_t i = 0; r->outlooks && i < NB_N_OUTLOOKS; i++) {
+        free(r->outlooks[i].reaches);
+        free(r->outlooks[i].ends);
+        free(r->outlooks[i].goes_on);
+    }
+    free(r->outlooks);
     *r = (struct nb_reader){0};
 }
 
@@ -892,83 +898,131 @@ static bool single_alive(struct nb_reader *r, const struct nb_state *s) {
     return fulfilled || failed;
 }
 
-/* The roots of a string's machine that are false in a state; with `all`, all that do not accept. */
-static void machine_wrong(const struct nb_shape *shape, uint32_t state, bool all, uint64_t *wrong) {
-    const struct nb_machine_state *m = &shape->machine.states[state];
+/* The roots of a string's machine that are false where the components in `good` are not. */
+static void machine_wrong(const struct nb_shape *shape, const uint64_t *good, uint64_t *wrong) {
     for (uint32_t i = 0; i < shape->n_roots; i++) {
         uint32_t c = shape->component[i];
-        bool good =
-            c == UINT32_MAX ? shape->roots[i] == NB_TRUE : nb_bit(all ? m->accepts : m->alive, c);
-        if (!good)
+        if (c == UINT32_MAX ? shape->roots[i] != NB_TRUE : !nb_bit(good, c))
             nb_set_bit(wrong, i);
     }
 }
 
-/* Whether a string may end in a state of its machine. */
-static bool machine_ends(struct nb_reader *r, const struct nb_state *s, uint32_t state) {
+/* Makes room for marks up to n, zeroed where they are new. */
+static bool grow_marks(struct nb_reader *r, uint8_t **marks, uint32_t from, uint32_t n) {
+    if (!nb_resize(marks, n, 1)) {
+        r->failed = NB_ERR_MEMORY;
+        return false;
+    }
+    memset(*marks + from, 0, n - from);
+    return true;
+}
+
+/* Room for all states and sets that the machine has by now. */
+static bool grow_outlook(struct nb_reader *r, struct nb_outlook *o) {
+    const struct nb_machine *m = &o->shape->machine;
+    if (m->n_states > o->n_states) {
+        uint32_t n = m->n_states + m->n_states / 2 + 16;
+        if (!grow_marks(r, &o->reaches, o->n_states, n))
+            return false;
+        o->n_states = n;
+    }
+    if (m->n_sets > o->n_sets) {
+        uint32_t n = m->n_sets + m->n_sets / 2 + 16;
+        if (!grow_marks(r, &o->ends, o->n_sets, n) || !grow_marks(r, &o->goes_on, o->n_sets, n))
+            return false;
+        o->n_sets = n;
+    }
+    return true;
+}
+
+static struct nb_outlook *outlook_of(struct nb_reader *r, const struct nb_state *s) {
+    if (!r->outlooks && !(r->outlooks = calloc(NB_N_OUTLOOKS, sizeof *r->outlooks))) {
+        r->failed = NB_ERR_MEMORY;
+        return NULL;
+    }
+    uint64_t hash = mix((uintptr_t)s->top, (uintptr_t)s->link ^ (uintptr_t)s->shape);
+    struct nb_outlook *o = &r->outlooks[hash >> 40 & (NB_N_OUTLOOKS - 1)];
+    if (o->shape != s->shape || o->top != s->top || o->link != s->link ||
+        o->verdict != r->verdict) {
+        if (o->shape) {
+            memset(o->reaches, 0, o->n_states);
+            memset(o->ends, 0, o->n_sets);
+            memset(o->goes_on, 0, o->n_sets);
+        }
+        o->shape = s->shape;
+        o->top = s->top;
+        o->link = s->link;
+        o->verdict = r->verdict;
+    }
+    return grow_outlook(r, o) ? o : NULL;
+}
+
+/* Whether a string may end with these components accepting (`ends`), or go on with these alive. */
+static bool set_does(struct nb_reader *r, const struct nb_state *s, const uint64_t *set,
+                     bool ends) {
     uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, s->shape->n_roots, buffer);
     if (!wrong)
         return false;
-    machine_wrong(s->shape, state, true, wrong);
-    bool good =
-        !(s->kills && nb_any_bit(wrong, s->shape->n_words)) && would_end(r, s, s->link, wrong);
+    machine_wrong(s->shape, set, wrong);
+    bool any = nb_any_bit(wrong, s->shape->n_words), good;
+    if (ends)
+        good = !(s->kills && any) && would_end(r, s, s->link, wrong);
+    else
+        good = !any || lose(r, s, wrong);
     if (wrong != buffer)
         free(wrong);
     return good;
 }
 
+static bool set_known(struct nb_reader *r, const struct nb_state *s, uint8_t *known, uint32_t set,
+                      bool ends) {
+    if (!known[set])
+        known[set] = set_does(r, s, s->shape->machine.sets[set], ends) ? 1 : 2;
+    return known[set] == 1;
+}
+
 enum { MOST_REACHED = 64 };
 
 /* Whether some state in which the string may end can be reached, as far as a look at some dozens
- * of states can tell. */
-static bool end_reachable(struct nb_reader *r, const struct nb_state *s, uint32_t from) {
+ * of states can tell. What is found out of those on the way is kept. */
+static bool end_reachable(struct nb_reader *r, const struct nb_state *s, struct nb_outlook *o,
+                          uint32_t from) {
     struct nb_machine *m = &s->shape->machine;
-    uint32_t met[MOST_REACHED + 1] = {from}, n = 1;
+    uint32_t met[MOST_REACHED] = {from}, by[MOST_REACHED] = {0}, n = 1;
     for (uint32_t i = 0; i < n; i++) {
-        if (machine_ends(r, s, met[i]))
+        bool found = o->reaches[met[i]] == 1 ||
+                     set_known(r, s, o->ends, m->states[met[i]].accepts_set, true);
+        if (found) {
+            for (uint32_t k = i; k; k = by[k])
+                o->reaches[met[k]] = 1;
             return true;
-        for (int byte = 0; byte < 256; byte++) {
-            uint32_t to = nb_machine_next(r->space, m, met[i], (uint8_t)byte), k = 0;
-            if (r->space->failed)
+        }
+        for (uint32_t class = 0; class < m->lazy->n_classes && !o->reaches[met[i]]; class ++) {
+            uint32_t to = nb_machine_next(r->space, m, met[i], m->lazy->byte_of[class]), k = 0;
+            if (r->space->failed || !grow_outlook(r, o))
                 return false;
             while (k < n && met[k] != to)
                 k++;
-            if (k < n)
+            if (k < n || o->reaches[to] == 2)
                 continue;
             if (n == MOST_REACHED)
                 return true;
-            met[n++] = to;
+            met[n] = to;
+            by[n++] = i;
         }
     }
+    for (uint32_t i = 0; i < n; i++)
+        o->reaches[met[i]] = 2;
     return false;
 }
 
-static bool string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to) {
-    const struct nb_shape *shape = s->shape;
-    uint64_t buffer[FEW_ROOTS / 64], *wrong = root_set(r, shape->n_roots, buffer);
-    if (!wrong)
-        return false;
-    machine_wrong(shape, to, false, wrong);
-    bool good = !nb_any_bit(wrong, shape->n_words) || lose(r, s, wrong);
-    if (wrong != buffer)
-        free(wrong);
-    return good && end_reachable(r, s, to);
-}
-
 bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to) {
-    if (!r->known && !(r->known = calloc(NB_N_KNOWN, sizeof *r->known))) {
-        r->failed = NB_ERR_MEMORY;
+    struct nb_outlook *o = outlook_of(r, s);
+    if (!o || !set_known(r, s, o->goes_on, s->shape->machine.states[to].alive_set, false))
         return false;
-    }
-    const struct nb_known key = {s->top, s->link, s->shape, to, false};
-    uint64_t hash = mix((uintptr_t)s->top, mix((uintptr_t)s->link ^ (uintptr_t)s->shape, to));
-    struct nb_known *known = &r->known[hash >> 40 & (NB_N_KNOWN - 1)];
-    if (known->shape != key.shape || known->top != key.top || known->link != key.link ||
-        known->at != to || !s->top) {
-        *known = key;
-        known->alive = string_alive(r, s, to);
-    }
-    return known->alive;
+    if (!o->reaches[to])
+        o->reaches[to] = end_reachable(r, s, o, to) ? 1 : 2;
+    return o->reaches[to] == 1;
 }
 
 /* Whether some string of a set that begins with what leads to `node`, whose hash is given, was not
@@ -1217,7 +1271,7 @@ static bool end_string(struct nb_reader *r, struct nb_state *s) {
         wrong = root_set(r, shape->n_roots, buffer);
         if (!wrong)
             return false;
-        machine_wrong(shape, s->at, true, wrong);
+        machine_wrong(shape, shape->machine.states[s->at].accepts, wrong);
         break;
     }
     if (!right)

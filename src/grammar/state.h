@@ -104,14 +104,19 @@ struct nb_state {
     } number;
 };
 
-/* Whether a string of several roots was found to be alive: see nb_string_alive. */
-enum { NB_N_KNOWN = 1024 };
-struct nb_known {
+/* What was found out of a string of several roots in one place: it depends on what is around, and
+ * on the string by its machine's state alone. */
+enum { NB_N_OUTLOOKS = 64 };
+struct nb_outlook {
     const struct nb_frame *top;
     const struct nb_link *link;
-    const struct nb_shape *shape;
-    uint32_t at;
-    bool alive;
+    const struct nb_shape *shape; /* NULL: nothing is known here */
+    const uint64_t *verdict;
+    /* 0 nobody asked yet, 1 yes, 2 no. By state: whether one in which the string may end can be
+     * reached. By set of components: whether it may end where those accept, and whether it need not
+     * be wrong where those are alive. */
+    uint8_t *reaches, *ends, *goes_on;
+    uint32_t n_states, n_sets;
 };
 
 /* Where states are made: one for a sequence, or for a text to validate. */
@@ -129,7 +134,7 @@ struct nb_reader {
     uint32_t n_slots, n_frames;
     struct nb_frame *draft; /* the frame that is being made */
     size_t draft_bytes;
-    struct nb_known *known; /* [NB_N_KNOWN], by hash; NULL until needed */
+    struct nb_outlook *outlooks; /* [NB_N_OUTLOOKS], by hash; NULL until needed */
 };
 
 enum { NB_MAX_NESTING = 1000 };
