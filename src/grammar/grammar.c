@@ -182,7 +182,8 @@ enum nb_status nb_grammar_validate(struct nb_grammar *g, const char *text, size_
     struct nb_reader r;
     struct nb_state state[2];
     pthread_mutex_lock(&g->lock);
-    start(g, &r, NB_READ_FLEXIBLE | NB_READ_ANY_ORDER | NB_READ_ANY_SPELLING, &state[0]);
+    start(g, &r, NB_READ_FLEXIBLE | NB_READ_ANY_ORDER | NB_READ_ANY_SPELLING | NB_READ_ONCE,
+          &state[0]);
     size_t i = 0;
     while (i < n && nb_state_step(&r, &state[i % 2], &state[(i + 1) % 2], (uint8_t)text[i]))
         i++;

@@ -162,22 +162,31 @@ static uint64_t mix(uint64_t h, uint64_t v) {
 }
 
 static bool was_seen(const struct nb_seen *seen, uint64_t hash) {
-    for (; seen; seen = seen->next) {
-        if (seen->hash == hash)
-            return true;
-    }
-    return false;
+    for (uint64_t bits = hash; seen && seen->hash != hash; bits >>= 1)
+        seen = seen->child[bits & 1];
+    return seen;
 }
 
+/* The set with one more that is not in it; NULL if memory ran out. */
 static const struct nb_seen *add_seen(struct nb_reader *r, const struct nb_seen *seen,
                                       uint64_t hash) {
-    struct nb_seen *more = nb_arena_alloc(&r->arena, 1, sizeof *more);
-    if (!more) {
-        r->failed = NB_ERR_MEMORY;
-        return NULL;
+    const struct nb_seen *root = seen, **at = &root;
+    for (uint64_t bits = hash;; bits >>= 1) {
+        struct nb_seen *node = (struct nb_seen *)(uintptr_t)*at;
+        if (!node || !(r->flags & NB_READ_ONCE)) {
+            struct nb_seen *fresh = nb_arena_alloc(&r->arena, 1, sizeof *fresh);
+            if (!fresh) {
+                r->failed = NB_ERR_MEMORY;
+                return NULL;
+            }
+            *fresh = node ? *node : (struct nb_seen){.hash = hash};
+            *at = fresh;
+            if (!node)
+                return root;
+            node = fresh;
+        }
+        at = &node->child[bits & 1];
     }
-    *more = (struct nb_seen){hash, seen};
-    return more;
 }
 
 /* Counts an item for contains; atoms with too many fail. */
@@ -1025,14 +1034,15 @@ bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to)
     return o->reaches[to] == 1;
 }
 
-/* Whether some string of a set that begins with what leads to `node`, whose hash is given, was not
- * seen. */
+/* Whether some string of a set that begins with what leads to `node`, whose hash is given, is none
+ * of the items of an array so far. */
 static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
-                      const struct nb_seen *seen) {
-    if (set->nodes[node].ends && !was_seen(seen, hash))
+                      const struct nb_frame *array) {
+    const struct nb_trie_node *at = &set->nodes[node];
+    if (at->end - at->first > array->count || (at->ends && !was_seen(array->seen, hash)))
         return true;
-    for (uint32_t c = set->nodes[node].child; c; c = set->nodes[c].sibling) {
-        if (new_below(set, c, text_hash(hash, set->nodes[c].byte), seen))
+    for (uint32_t c = at->child; c; c = set->nodes[c].sibling) {
+        if (new_below(set, c, text_hash(hash, set->nodes[c].byte), array))
             return true;
     }
     return false;
@@ -1065,7 +1075,7 @@ static bool feed(struct nb_reader *r, struct nb_state *s, uint8_t byte, bool fir
     case NB_STRING_SET:
         s->at = nb_trie_next(&shape->set, s->at, byte);
         return s->at ? !s->kills || !nb_state_once(r, s) ||
-                           new_below(&shape->set, s->at, s->hash, s->top->seen)
+                           new_below(&shape->set, s->at, s->hash, s->top)
                      : lose_only(r, s);
     case NB_STRING_LAZY:
         s->at = nb_lazy_next(shape->language->lazy, s->at, byte);
@@ -1567,7 +1577,7 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         else
             out->at = NB_TRIE_ROOT;
         if (shape->string == NB_STRING_SET && shape->set.n && kills && nb_state_once(r, out) &&
-            !new_below(&shape->set, NB_TRIE_ROOT, 0, out->top->seen))
+            !new_below(&shape->set, NB_TRIE_ROOT, 0, out->top))
             return false;
         if (shape->string == NB_STRING_SET ? !shape->set.n
                                            : shape->string == NB_STRING_LAZY && !out->at)

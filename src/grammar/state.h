@@ -13,12 +13,15 @@ enum nb_reading_flags {
      * strings that a schema limits, characters are escaped only where they must be; exponents are
      * for numbers that are large or small, with one digit before the point. */
     NB_READ_ANY_SPELLING = 4,
+    NB_READ_ONCE = 8, /* no state is gone on from twice, as a validator reads */
 };
 
-/* Hashes of an object's keys that no atom names, or of an array's items. */
+/* Hashes of an object's keys that no atom names, or of an array's items: a tree in which a hash's
+ * bits, the lowest first, lead to it. A set with one more shares all of the old one but the way to
+ * it, so that both can be gone on from. */
 struct nb_seen {
     uint64_t hash;
-    const struct nb_seen *next;
+    const struct nb_seen *child[2];
 };
 
 /* An open array or object. Equal ones are one, so that they can be told by their address. */
