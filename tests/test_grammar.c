@@ -183,6 +183,13 @@ static const char *const masked[] = {
     "\"properties\":{\"kind\":{\"const\":\"b\"},\"v\":{\"type\":\"null\"}},\"required\":[\"kind\"]}"
     "]}",
     "{\"type\":\"array\",\"items\":{\"type\":\"string\"},\"uniqueItems\":true,\"minItems\":1}",
+    /* Patterns and lengths at once: far from the bounds, near them, and escapes. */
+    "{\"type\":\"string\",\"pattern\":\"^[a-z]+([ -][a-zé]+)*\\\\.$\",\"maxLength\":60}",
+    "{\"type\":\"string\",\"pattern\":\"^\\\\S+( "
+    "\\\\S+){0,3}$\",\"minLength\":12,\"maxLength\":40}",
+    "{\"type\":\"string\",\"pattern\":\"^(ab|abc)*[^ab]{3}$\",\"minLength\":20,\"maxLength\":31}",
+    "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"pattern\":\"^[^x]{25,}y?$\","
+    "\"maxLength\":30}}",
 };
 
 /* Random texts, each token drawn from the mask, which is held to the plain walk at each step. */

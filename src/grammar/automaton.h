@@ -176,6 +176,15 @@ void nb_lazy_forget(struct nb_lazy *lazy, const struct nb_lazy_mark *mark);
 /* Whether any text at all may follow (a state of which nothing more need be asked). */
 bool nb_lazy_accepts_all(const struct nb_lazy *lazy, uint32_t state);
 
+/* Where `state` asks for a number of characters and for something else: *other asks for that alone,
+ * and *least to *most characters are still to come. False where it does not. */
+bool nb_lazy_uncounted(struct nb_lazy *lazy, uint32_t state, uint32_t *other, uint64_t *least,
+                       uint64_t *most);
+
+/* At most so many characters (a bound, not always the least) lead from a state to an accepting one;
+ * UINT32_MAX: none were found. *stretches: and any greater number of characters does, too. */
+uint32_t nb_lazy_way_out(struct nb_lazy *lazy, uint32_t state, bool *stretches);
+
 /* A shortest string from `state` to an accepting one, malloc'd; as nb_automaton_shortest. */
 enum nb_status nb_lazy_shortest(struct nb_lazy *lazy, uint32_t state, char **text, size_t *n,
                                 struct nb_error *err);

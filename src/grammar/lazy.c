@@ -42,6 +42,7 @@ enum kind {
 };
 
 enum { ID_NONE = 0, ID_UNIT = 1 };
+enum { LONGEST_WAY_OUT = 1024, NO_WAY = UINT16_MAX };
 
 struct formula {
     uint32_t off, len; /* in the pool: its members, sorted */
@@ -98,6 +99,10 @@ struct nb_lazy_impl {
     /* States: formula, then the trackers it needs, in the order of their numbers. */
     uint32_t *state_off, cap_states;
     uint8_t *life;
+    struct way_out {
+        uint16_t bytes; /* see nb_lazy_way_out; NO_WAY: none was found */
+        uint8_t known, stretches;
+    } * ways_out;
     struct words state_pool;
     uint32_t *state_table;
     uint32_t state_table_size;
@@ -944,7 +949,8 @@ static enum nb_status grow_states(struct nb_lazy *lazy) {
     uint32_t cap = l->cap_states ? 2 * l->cap_states : 32;
     size_t row = lazy->n_classes * sizeof *lazy->next;
     if (!nb_resize(&lazy->next, cap, row) || !nb_resize(&lazy->accepts, cap, 1) ||
-        !nb_resize(&l->state_off, cap, sizeof *l->state_off) || !nb_resize(&l->life, cap, 1))
+        !nb_resize(&l->state_off, cap, sizeof *l->state_off) || !nb_resize(&l->life, cap, 1) ||
+        !nb_resize(&l->ways_out, cap, sizeof *l->ways_out))
         return fail_memory(l, cap * row);
     memset((char *)lazy->next + l->cap_states * row, 0xFF, (cap - l->cap_states) * row);
     l->cap_states = cap;
@@ -1006,6 +1012,7 @@ static enum nb_status find_state(struct nb_lazy *lazy, uint32_t formula, const u
     l->state_pool.n += n;
     l->state_table[at] = id;
     l->life[id] = l->formulas[formula].live ? LIVE : UNKNOWN;
+    l->ways_out[id].known = 0;
     lazy->accepts[id] = l->formulas[formula].accepts;
     lazy->n_states++;
     *out = id;
@@ -1207,6 +1214,94 @@ bool nb_lazy_accepts_all(const struct nb_lazy *lazy, uint32_t state) {
     return is_any(l, id) && get_count(l, id).phase == 0;
 }
 
+/* ---- Ways out ---- */
+
+bool nb_lazy_uncounted(struct nb_lazy *lazy, uint32_t state, uint32_t *other, uint64_t *least,
+                       uint64_t *most) {
+    struct nb_lazy_impl *l = lazy->impl;
+    const uint32_t *words = l->state_pool.data + l->state_off[state];
+    const struct formula f = l->formulas[words[0]];
+    uint32_t rest[8], n = 0, tracker[NB_MAX_TRACKERS] = {0}, formula;
+    bool counted = false;
+    if (!state || f.kind != AND || f.len > sizeof rest / sizeof *rest)
+        return false;
+    for (uint32_t i = 0; i < f.len; i++) {
+        uint32_t id = l->pool.data[f.off + i];
+        if (l->formulas[id].kind == NOT)
+            return false; /* it needs another member, and that may be the count */
+        if (l->formulas[id].kind != COUNT) {
+            rest[n++] = id;
+            continue;
+        }
+        struct count c = get_count(l, id);
+        *least = c.min;
+        *most = c.max;
+        counted = true;
+    }
+    if (!counted)
+        return false;
+    for (uint64_t mask = f.trackers; mask; mask &= mask - 1)
+        tracker[__builtin_ctzll(mask)] = *++words;
+    l->work = 0;
+    l->err = NULL;
+    formula = rest[0];
+    if ((n > 1 && find_formula(l, AND, rest, n, &formula) != NB_OK) ||
+        find_state(lazy, formula, tracker, other) != NB_OK)
+        return false;
+    l->life[*other] = LIVE; /* as what asks for more is */
+    return true;
+}
+
+static uint32_t state_distance(const struct nb_lazy_impl *l, uint32_t state) {
+    return l->formulas[l->state_pool.data[l->state_off[state]]].distance;
+}
+
+/* The next state on a way that looks short, or 0; and whether one of ASCII's characters leads back
+ * to this one. Only unions are looked at, whose distances are nearly always right. */
+static uint32_t nearer(struct nb_lazy *lazy, uint32_t state, bool *loops) {
+    struct nb_lazy_impl *l = lazy->impl;
+    uint32_t best = 0, distance = state_distance(l, state);
+    *loops = false;
+    if (l->formulas[l->state_pool.data[l->state_off[state]]].kind != PLACES)
+        return 0;
+    for (uint32_t c = 0; c < lazy->n_classes; c++) {
+        uint32_t to = nb_lazy_next(lazy, state, lazy->byte_of[c]);
+        *loops |= to == state && lazy->byte_of[c] < 0x80;
+        if (to && state_distance(l, to) < distance) {
+            best = to;
+            distance = state_distance(l, to);
+        }
+    }
+    return best;
+}
+
+uint32_t nb_lazy_way_out(struct nb_lazy *lazy, uint32_t state, bool *stretches) {
+    struct nb_lazy_impl *l = lazy->impl;
+    uint32_t path[LONGEST_WAY_OUT], n = 0, at = state;
+    bool loops[LONGEST_WAY_OUT];
+    struct way_out way = {NO_WAY, 1, false};
+    while (at && n < LONGEST_WAY_OUT && !l->ways_out[at].known) {
+        uint32_t to = nearer(lazy, at, &loops[n]);
+        path[n++] = at;
+        if (lazy->accepts[at]) {
+            way.bytes = 0;
+            break;
+        }
+        at = to;
+    }
+    bool ends = n && lazy->accepts[path[n - 1]];
+    if (at && n < LONGEST_WAY_OUT && !ends)
+        way = l->ways_out[at];
+    while (n--) {
+        if (way.bytes != NO_WAY && !(ends && lazy->accepts[path[n]]))
+            way.bytes = way.bytes < LONGEST_WAY_OUT ? way.bytes + 1 : NO_WAY;
+        way.stretches |= loops[n];
+        l->ways_out[path[n]] = way;
+    }
+    *stretches = l->ways_out[state].stretches;
+    return l->ways_out[state].bytes == NO_WAY ? UINT32_MAX : l->ways_out[state].bytes;
+}
+
 /* ---- Building ---- */
 
 enum nb_status nb_lazy_open(const struct nb_automaton_limits *limits, struct nb_lazy **out,
@@ -1243,6 +1338,7 @@ void nb_lazy_close(struct nb_lazy *lazy) {
     free(l->memo);
     free(l->state_off);
     free(l->life);
+    free(l->ways_out);
     free(l->state_pool.data);
     free(l->state_table);
     free(l->mark);

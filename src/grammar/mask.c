@@ -177,13 +177,26 @@ static uint32_t find_child(const struct nb_token_trie *t, uint32_t node, uint8_t
 static void walk(struct nb_masker *m, const struct nb_token_trie *t, uint32_t node, uint32_t depth,
                  uint64_t *bits);
 
+/* A token of so many bytes is set that leads to where a way of `more` characters leads out. */
+static void note_way_out(struct nb_way_out *way, uint32_t bytes, uint32_t more, bool stretches) {
+    uint64_t all = more == UINT32_MAX ? UINT64_MAX : (uint64_t)bytes + more;
+    way->characters = all > way->characters ? all : way->characters;
+    way->stretches &= stretches;
+}
+
 static void try_child(struct nb_masker *m, const struct nb_token_trie *t, uint32_t child,
                       uint32_t depth, uint64_t *bits) {
     struct nb_state *path = m->path;
     if (!nb_state_step(m->reader, &path[depth], &path[depth + 1], t->byte[child]))
         return;
-    if (t->nodes[child].entry)
+    if (t->nodes[child].entry) {
         set_entries(t, t->nodes[child].entry, bits);
+        if (m->way_out) {
+            bool stretches;
+            uint32_t more = nb_string_way_out(m->reader, &path[depth + 1], &stretches);
+            note_way_out(m->way_out, depth + 1u, more, stretches);
+        }
+    }
     if (t->nodes[child].n_children)
         walk(m, t, child, depth + 1, bits);
 }
@@ -386,6 +399,13 @@ static void walk_text(struct text_walk *w, uint32_t state) {
         states[step->depth + 1] = to;
         for (uint32_t e = step->first; e < step[1].first; e++)
             set_token(w->bits, t->token[e]);
+        if (w->m->way_out && step->first < step[1].first) {
+            bool stretches = false;
+            uint32_t more = w->lazy->n_states > mark.n_states + MANY_STATES / 4
+                                ? UINT32_MAX
+                                : nb_lazy_way_out(w->lazy, to, &stretches);
+            note_way_out(w->m->way_out, step->depth + 1u, more, stretches);
+        }
         i++;
     }
     /* Where nearly every token leads to a state of its own, most are never seen again. */
@@ -435,20 +455,50 @@ static struct nb_inside *find_inside(struct nb_space *space, const void *key, ui
     return found->key ? found : NULL;
 }
 
-/* Keeps a mask, where there is room for one more; the copy, or NULL. */
-static const uint64_t *keep_inside(struct nb_masker *m, const void *key, uint32_t state,
-                                   const uint64_t *bits, uint64_t left) {
+/* Keeps a mask, where there is room for one more. */
+static void keep_inside(struct nb_masker *m, const void *key, uint32_t state, const uint64_t *bits,
+                        uint64_t left, bool stretches) {
     struct nb_space *space = m->reader->space;
     uint32_t n_words = m->vocabulary->n_words;
     if (space->masks.allocated_bytes > space->max_mask_bytes || !grow_inside(space))
-        return NULL;
+        return;
     uint64_t *copy = nb_arena_alloc(&space->masks, n_words, sizeof *copy);
     if (!copy)
-        return NULL;
+        return;
     memcpy(copy, bits, n_words * sizeof *copy);
-    space->inside[inside_slot(space, key, state)] = (struct nb_inside){key, state, left, copy};
+    space->inside[inside_slot(space, key, state)] =
+        (struct nb_inside){key, state, stretches, left, copy};
     space->n_inside++;
-    return copy;
+}
+
+/* The same tokens as from `state`, as far as its characters are counted and are so many that any of
+ * these tokens leaves enough of them: then one mask does for as long as that is so. */
+static bool uncounted_mask(struct text_walk *w, uint32_t state, uint64_t *bits) {
+    struct nb_masker *m = w->m;
+    const void *key = &w->lazy->impl;
+    size_t bytes = m->vocabulary->n_words * sizeof *bits;
+    uint32_t other;
+    uint64_t least, most;
+    if (!nb_lazy_uncounted(w->lazy, state, &other, &least, &most) ||
+        most < (uint64_t)m->vocabulary->most_characters)
+        return false;
+    const struct nb_inside *kept = find_inside(m->reader->space, key, other);
+    if (kept) {
+        memcpy(bits, kept->bits, bytes);
+        return most >= kept->left && (!least || kept->stretches);
+    }
+    struct nb_way_out way = {0, true};
+    struct nb_state base = *w->base;
+    struct text_walk far = *w;
+    base.at = other;
+    far.base = &base;
+    far.bits = bits;
+    memset(bits, 0, bytes);
+    m->way_out = &way;
+    walk_text(&far, other);
+    m->way_out = NULL;
+    keep_inside(m, key, other, bits, way.characters, way.stretches);
+    return most >= way.characters && (!least || way.stretches);
 }
 
 /* The tokens that stay inside the text of a walk from `state`, in bits; they are kept under `key`.
@@ -461,11 +511,11 @@ static void inside_mask(struct text_walk *w, const void *key, uint32_t state, ui
         memcpy(bits, kept->bits, bytes);
     } else if (w->lazy && nb_lazy_accepts_all(w->lazy, state)) {
         memcpy(bits, m->vocabulary->plain, bytes);
-    } else {
+    } else if (!uncounted_mask(w, state, bits)) {
         memset(bits, 0, bytes);
         w->bits = bits;
         walk_text(w, state);
-        keep_inside(m, key, state, bits, 0);
+        keep_inside(m, key, state, bits, 0, false);
     }
 }
 
@@ -590,7 +640,7 @@ static void inside_others(struct nb_masker *m, const struct nb_state *s, uint64_
     if (kept)
         kept->left = w.left;
     else
-        keep_inside(m, shape, s->at, bits, w.taken ? w.left : 0);
+        keep_inside(m, shape, s->at, bits, w.taken ? w.left : 0, false);
 }
 
 static void key(struct nb_masker *m, const struct nb_state *s, uint64_t *bits) {

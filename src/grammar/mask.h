@@ -5,6 +5,13 @@
 #include "grammar/state.h"
 #include "grammar/vocabulary.h"
 
+/* How many characters lead from where a walk began through any of its tokens to an end of the
+ * string; UINT64_MAX: that is not known. */
+struct nb_way_out {
+    uint64_t characters;
+    bool stretches; /* and so does any greater number */
+};
+
 /* Masks of one sequence, the last ones kept. All zero is ready for use. */
 struct nb_masker {
     struct nb_reader *reader;
@@ -19,6 +26,7 @@ struct nb_masker {
     } * kept;
     uint32_t *slots; /* open addressing: kept + 1 */
     uint32_t next;
+    struct nb_way_out *way_out;       /* of the tokens that are set, where a walk asks for it */
     const struct nb_frame *others_of; /* whose keys `others` is about, during a walk */
     bool others;
 };

@@ -191,8 +191,10 @@ struct nb_language {
 struct nb_inside {
     const void *key; /* the automaton, or the shape whose keys they are; NULL: a free slot */
     uint32_t state;
+    bool stretches; /* see `left` */
     /* Keys: wherever these tokens lead, there are at least so many keys that begin so; 0: nobody
-     * asked yet. */
+     * asked yet. Strings whose characters are not counted: so many lead through any of these tokens
+     * to an end; and if it stretches, so does any greater number. */
     uint64_t left;
     const uint64_t *bits;
 };

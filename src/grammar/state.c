@@ -1136,6 +1136,46 @@ static bool control_alive(struct nb_reader *r, const struct nb_state *s, uint32_
     return false;
 }
 
+/* The shorter way out, if the string goes on with this character. */
+static void try_way_out(struct nb_reader *r, const struct nb_state *s, uint32_t cp, uint32_t *least,
+                        bool *stretches) {
+    struct nb_state probe = *s;
+    bool stretch;
+    if (!feed_code(r, &probe, cp) || !probe.at)
+        return;
+    uint32_t way = nb_lazy_way_out(probe.shape->language->lazy, probe.at, &stretch);
+    if (way < *least) {
+        *least = way + 1;
+        *stretches = stretch;
+    }
+}
+
+uint32_t nb_string_way_out(struct nb_reader *r, const struct nb_state *s, bool *stretches) {
+    static const uint8_t escaped[] = "\"\\\b\f\n\r\t";
+    uint32_t least = UINT32_MAX;
+    *stretches = false;
+    switch (s->lexis) {
+    case NB_LEX_ESCAPE:
+        for (size_t i = 0; i < sizeof escaped - 1; i++)
+            try_way_out(r, s, escaped[i], &least, stretches);
+        /* fall through */
+    case NB_LEX_HEX: {
+        unsigned left = s->lexis == NB_LEX_HEX ? 4u - s->digits : 4;
+        uint32_t low = s->lexis == NB_LEX_HEX ? (uint32_t)s->code << 4 * left : 0;
+        uint32_t high = low | ((1u << 4 * left) - 1);
+        for (uint32_t cp = low; cp <= high && cp < 0x20; cp++)
+            if (cp < 8 || cp > 13 || cp == 11)
+                try_way_out(r, s, cp, &least, stretches);
+        return least;
+    }
+    case NB_LEX_PAIR:
+    case NB_LEX_PAIR_U:
+        return least;
+    default:
+        return nb_lazy_way_out(s->shape->language->lazy, s->at, stretches);
+    }
+}
+
 static bool begin_escape(struct nb_reader *r, struct nb_state *s) {
     static const uint8_t escaped[] = "\"\\\b\f\n\r\t";
     s->lexis = NB_LEX_ESCAPE;

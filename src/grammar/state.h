@@ -179,6 +179,8 @@ bool nb_number_would_do(struct nb_reader *reader, const struct nb_state *state,
 /* Whether an open string with one root may end as one that fulfils it, and as one that does not. */
 void nb_string_ends(struct nb_reader *reader, const struct nb_state *state, bool *fulfilled,
                     bool *failed);
+/* nb_lazy_way_out of an open string that has a language. */
+uint32_t nb_string_way_out(struct nb_reader *reader, const struct nb_state *state, bool *stretches);
 /* Whether a string of several roots, whose machine comes to state `to`, is no dead end there. */
 bool nb_string_alive(struct nb_reader *reader, const struct nb_state *state, uint32_t to);
 
