@@ -25,6 +25,14 @@ expect() {
           head -20 "$tmp/err"; cat "$tmp/why"; } | sed 's/^/# /'
     fi
 }
+# chat_model FOLDER: makes one that holds the embedded model behind the chat template of this folder.
+chat_model() {
+    mkdir "$1"
+    for file in "$root"/models/demo/*; do
+        case $file in */tokenizer_config.json) ;; *) ln -s "$file" "$1/" ;; esac
+    done
+    cp "$root/tests/chat_template.jinja" "$1/"
+}
 exits() { [ "$code" = "$1" ]; }
 says() { grep -qE -- "$1" "$tmp/out"; }
 prints() { [ "$(cat "$tmp/out")" = "$1" ]; }

@@ -193,17 +193,7 @@ expect "SIGTERM drains: exit code" [ "$code" = 0 ]
 expect "SIGTERM drains: the answer" jq -e '.usage.completion_tokens == 200' "$tmp/last"
 
 # Functions to call: the embedded model behind a chat template.
-mkdir "$tmp/chat"
-for f in "$root"/models/demo/*; do
-    case $f in */tokenizer_config.json) ;; *) ln -s "$f" "$tmp/chat/" ;; esac
-done
-cat >"$tmp/chat/chat_template.jinja" <<'END'
-{%- for message in messages -%}
-    <|im_start|>{{ message.role }}{{ "\n" -}}
-    {{- message.content }}<|im_end|>{{ "\n" -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%} {{- "<|im_start|>assistant\n" -}} {%- endif -%}
-END
+chat_model "$tmp/chat"
 start --model "$tmp/chat" --max-sequences 4
 jq -n '{messages: [{role: "user", content: "Invoice of ACME, 12.50 EUR. Pay it."}], max_tokens: 80, temperature: 1.2, seed: 3, tools: [
     {type: "function", function: {name: "pay", parameters: {type: "object", properties: {cents: {type: "integer", minimum: 1, maximum: 99999}, to: {"$ref": "#/$defs/name"}},

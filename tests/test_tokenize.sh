@@ -119,16 +119,7 @@ fi
 # generate --chat, with the demo model's weights and a template of ours.
 : >"$tmp/in"
 demo=$root/models/demo
-mkdir "$tmp/chat"
-for f in "$demo"/*; do ln -s "$f" "$tmp/chat/"; done
-rm -f "$tmp/chat/tokenizer_config.json"
-cat >"$tmp/chat/chat_template.jinja" <<'END'
-{%- for message in messages -%}
-    <|im_start|>{{ message.role }}{{ "\n" -}}
-    {{- message.content }}<|im_end|>{{ "\n" -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%} {{- "<|im_start|>assistant\n" -}} {%- endif -%}
-END
+chat_model "$tmp/chat"
 run generate --model "$tmp/chat" --chat --system 'Be brief.' -p 'TOTAL</s>' -n 4 --json
 expect "generate --chat" json '.tokens <= 4 and .prompt_tokens > 10'
 cp "$tmp/out" "$tmp/chat.json"

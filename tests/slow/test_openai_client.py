@@ -14,13 +14,6 @@ import openai
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NIBBLE = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build", "nibble")
-TEMPLATE = """{%- for message in messages -%}
-    <|im_start|>{{ message.role }}{{ "\\n" -}}
-    {{- message.content }}<|im_end|>{{ "\\n" -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%} {{- "<|im_start|>assistant\\n" -}} {%- endif -%}
-"""
-
 number = failed = 0
 
 
@@ -37,8 +30,7 @@ def make_model(folder):
     for name in os.listdir(demo):
         if name != "tokenizer_config.json":
             os.symlink(os.path.join(demo, name), os.path.join(folder, name))
-    with open(os.path.join(folder, "chat_template.jinja"), "w") as f:
-        f.write(TEMPLATE)
+    os.symlink(os.path.join(ROOT, "tests", "chat_template.jinja"), os.path.join(folder, "chat_template.jinja"))
 
 
 PAY = {"type": "function", "function": {
