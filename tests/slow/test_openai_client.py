@@ -12,16 +12,11 @@ import tempfile
 
 import openai
 
+import tap
+from tap import expect
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NIBBLE = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build", "nibble")
-number = failed = 0
-
-
-def expect(name, condition):
-    global number, failed
-    number += 1
-    failed += not condition
-    print(f"{'ok' if condition else 'not ok'} {number} - {name}", flush=True)
 
 
 def make_model(folder):
@@ -173,8 +168,7 @@ def main():
         finally:
             server.terminate()
             expect("the server ends well", server.wait(timeout=60) == 0)
-    print(f"1..{number}")
-    return failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ import tempfile
 import time
 import urllib.request
 
+import tap
+from tap import expect
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NIBBLE = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build", "nibble")
 QUEUE = sys.argv[2] if len(sys.argv) > 2 else os.path.join(os.path.dirname(NIBBLE), "tests", "runpod_queue")
@@ -39,15 +42,6 @@ runpod.serverless.start({"handler": streaming if sys.argv[1] == "stream" else ha
                          "concurrency_modifier": lambda n: int(sys.argv[2]),
                          "return_aggregate_stream": True})
 """
-
-number = failed = 0
-
-
-def expect(name, condition):
-    global number, failed
-    number += 1
-    failed += not condition
-    print(f"{'ok' if condition else 'not ok'} {number} - {name}", flush=True)
 
 
 class Queue:
@@ -221,8 +215,7 @@ def main():
         answering(folder)
         streams(folder)
         side_by_side(folder)
-    print(f"1..{number}")
-    return failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":
