@@ -4,22 +4,9 @@
 #   tests/packaging.sh         builds the program once: a minute on two cores. Needs what scripts/install-deps build and
 #                              check install; systemd-analyze where it is there.
 set -u
-root=$(cd "$(dirname "$0")/.." && pwd)
-tmp=$(mktemp -d)
+. "$(dirname "$0")/program.sh"
 server=
 trap 'kill -9 $server 2>/dev/null; rm -rf "$tmp"' EXIT
-number=0
-expect() { # NAME COMMAND…
-    local name=$1
-    shift
-    number=$((number + 1))
-    if "$@" >"$tmp/why" 2>&1; then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        tail -30 "$tmp/why" | sed 's/^/# /'
-    fi
-}
 skip() { number=$((number + 1)); echo "ok $number # SKIP $1"; }
 
 # One instruction a line, without comments.

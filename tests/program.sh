@@ -1,12 +1,14 @@
-# What the tests of the program share: sourced by tests/test_*.sh, which speak TAP. Needs jq.
+# What the scripts of this folder share that speak TAP: they source it. Needs jq.
 root=${NB_TEST_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 nibble=${NB_TEST_NIBBLE:-$root/build/nibble}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 unset NIBBLE_MODEL NIBBLE_LOG HF_HOME HF_HUB_CACHE XDG_CACHE_HOME
 : >"$tmp/in"
+: >"$tmp/out"
+: >"$tmp/err"
 
-number=0
+number=0 code=0
 # Runs a command line over $tmp/in; its output is in $tmp/out and $tmp/err, its exit code in $code.
 run() {
     "$nibble" "$@" <"$tmp/in" >"$tmp/out" 2>"$tmp/err"
@@ -22,7 +24,7 @@ expect() {
     else
         echo "not ok $number - $name"
         { echo "exit code $code; standard output:"; head -c 2000 "$tmp/out"; echo "standard error:"
-          head -20 "$tmp/err"; cat "$tmp/why"; } | sed 's/^/# /'
+          head -20 "$tmp/err"; tail -30 "$tmp/why"; } | sed 's/^/# /'
     fi
 }
 # chat_model FOLDER: makes one that holds the embedded model behind the chat template of this folder.
