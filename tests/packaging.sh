@@ -108,8 +108,7 @@ expect "health says no where nothing listens" sh -c "! '$out/usr/local/bin/nibbl
 (exec env -i PATH="$out/usr/local/bin:/usr/bin:/bin" LD_LIBRARY_PATH="$libraries" NIBBLE_PORT=$port \
     NIBBLE_OPTIONS="--max-sequences 2 --drain 5" nibble-entrypoint >"$tmp/out" 2>"$tmp/err") &
 server=$!
-for _ in $(seq 300); do grep -q listens "$tmp/out" && break; sleep 0.1; done
-expect "it serves" grep -q "0.0.0.0:$port" "$tmp/out"
+expect "it serves" until_ 30 grep -q "listens on .*0.0.0.0:$port" "$tmp/out"
 expect "it is healthy" within nibble-entrypoint health
 expect "it answers" sh -c "curl -s -m 60 http://127.0.0.1:$port/v1/completions -d '{\"prompt\": \"Invoice\", \"max_tokens\": 2}' | jq -e .usage"
 kill -TERM $server

@@ -35,6 +35,27 @@ chat_model() {
     done
     cp "$root/tests/chat_template.jinja" "$1/"
 }
+# until_ SECONDS COMMAND…: runs it every tenth of a second until it comes true; whether it did within about SECONDS, or
+# more where the command takes its time.
+until_() {
+    rounds=$(($1 * 10))
+    shift
+    while [ $rounds -gt 0 ]; do
+        "$@" >/dev/null 2>&1 && return 0
+        rounds=$((rounds - 1))
+        sleep 0.1
+    done
+    return 1
+}
+# listens NAME: whether what writes to $tmp/NAME.out has said where it listens: in $url.
+listens() {
+    url=$(sed -n 's/.*listens on //p' "$tmp/$1.out")
+    [ -n "$url" ]
+}
+bail() {
+    echo "Bail out! $1"
+    exit 1
+}
 exits() { [ "$code" = "$1" ]; }
 says() { grep -qE -- "$1" "$tmp/out"; }
 prints() { [ "$(cat "$tmp/out")" = "$1" ]; }

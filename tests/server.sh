@@ -6,13 +6,7 @@ start() {
     : >"$tmp/server.out"
     LD_PRELOAD=${preload:-} "$nibble" serve --port 0 "$@" >"$tmp/server.out" 2>"${log:-$tmp/server.err}" &
     server=$!
-    for i in $(seq 300); do
-        url=$(sed -n 's/.* listens on //p' "$tmp/server.out")
-        [ -n "$url" ] && return
-        sleep 0.1
-    done
-    echo "Bail out! the server does not start: $(cat "$tmp/server.err")"
-    exit 1
+    until_ 30 listens server || bail "the server does not start: $(cat "${log:-$tmp/server.err}")"
 }
 stop() { # its exit code in $code
     kill -TERM "$server"
@@ -30,13 +24,8 @@ answers() { [ "$status" = "$1" ] && json "$2"; }
 # metric NAME: its value, of those without labels.
 metric() { curl -s -m 60 "$url/metrics" | awk -v n="$1" '$1 == n { print $2 }'; }
 # settles: waits until nothing runs or waits any more; false after a minute.
-settles() {
-    for i in $(seq 300); do
-        [ "$(metric nibble_running)$(metric nibble_waiting)" = 00 ] && return 0
-        sleep 0.2
-    done
-    return 1
-}
+settles() { until_ 60 idles; }
+idles() { [ "$(metric nibble_running)$(metric nibble_waiting)" = 00 ]; }
 # What the server's memory and files are now.
 resident_kb() { awk '/^VmRSS/ { print $2 }' "/proc/$server/status"; }
 files_open() { ls "/proc/$server/fd" | wc -l; }

@@ -29,12 +29,10 @@ for i in 1 2 3; do
     works || break
 done
 expect "others are served meanwhile" [ "$status" = 200 ]
-for i in $(seq 100); do
-    [ "$(metric nibble_connections)" = 1 ] && break
-    sleep 0.2
-done
+asks_alone() { [ "$(metric nibble_connections)" = 1 ]; }
+until_ 20 asks_alone
 expect "a client that reads a byte a second is let go once its answer is whole" kill -0 $slow
-expect "so that the asker's own connection is the only one" [ "$(metric nibble_connections)" = 1 ]
+expect "so that the asker's own connection is the only one" asks_alone
 wait $slow
 wait $drip
 cp "$tmp/slow" "$tmp/out"

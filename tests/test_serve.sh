@@ -175,12 +175,7 @@ for i in 1 2 3 4 5 6; do
     curl -s -m 1 -o /dev/null "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 1900, "ignore_eos": true}' &
 done
 sleep 1.2
-for i in $(seq 50); do
-    ask /metrics
-    [ "$(awk '/^nibble_(running|waiting) / { n += $2 } END { print n }' "$tmp/out")" = 0 ] && break
-    sleep 0.1
-done
-expect "clients that went away leave nothing running" [ "$i" -lt 50 ]
+expect "clients that went away leave nothing running" until_ 5 idles
 expect "they are in the log" grep -q 'path=/v1/completions status=0' "$tmp/server.err"
 
 # SIGTERM waits for what runs.
@@ -293,12 +288,8 @@ ask /v1/models -X OPTIONS
 expect "CORS" grep -qi 'access-control-allow-origin: https://example.com' "$tmp/headers"
 printf 'third sk-third-key\n' >"$tmp/keys"
 kill -HUP "$server"
-for i in $(seq 50); do
-    ask /v1/models -H 'X-API-Key: sk-third-key'
-    [ "$status" = 200 ] && break
-    sleep 0.1
-done
-expect "SIGHUP reads the keys again" [ "$status" = 200 ]
+third_is_in() { ask /v1/models -H 'X-API-Key: sk-third-key' && [ "$status" = 200 ]; }
+expect "SIGHUP reads the keys again" until_ 5 third_is_in
 ask /v1/models -H 'X-API-Key: sk-first-key'
 expect "a key that is gone" [ "$status" = 403 ]
 echo bad >"$tmp/keys"

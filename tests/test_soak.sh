@@ -36,11 +36,8 @@ elif [ "$seconds" -ge 120 ]; then
 else
     expect "memory is bounded" [ "$later" -le 400000 ]
 fi
-for i in $(seq 50); do
-    [ "$(files_open)" -le $((files + 1)) ] && break
-    sleep 0.1
-done
-expect "no file or socket is left open, but for $files" [ "$(files_open)" -le $((files + 1)) ]
+all_closed() { [ "$(files_open)" -le $((files + 1)) ]; }
+expect "no file or socket is left open, but for $files" until_ 5 all_closed
 ask /metrics
 cp "$tmp/out" "$tmp/metrics"
 value() { awk -v n="$1" '$1 == n { print $2 }' "$tmp/metrics"; }

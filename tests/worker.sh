@@ -17,13 +17,7 @@ start_queue() {
     "$runpod_queue" --key rp-secret-key "$@" >"$tmp/queue.out" 2>"$tmp/queue.err" &
     queue=$!
     children="$children $queue"
-    for i in $(seq 100); do
-        url=$(sed -n 's/listens on //p' "$tmp/queue.out")
-        [ -n "$url" ] && return
-        sleep 0.1
-    done
-    echo "Bail out! the queue does not start: $(cat "$tmp/queue.err")"
-    exit 1
+    until_ 10 listens queue || bail "the queue does not start: $(cat "$tmp/queue.err")"
 }
 # The variables that RunPod sets, for a worker named $1.
 environment() {
@@ -47,12 +41,8 @@ launch() {
 }
 start_worker() {
     launch "$@"
-    for i in $(seq 200); do
-        grep -q 'takes jobs' "$tmp/$name_of_worker.out" && return
-        sleep 0.1
-    done
-    echo "Bail out! the worker does not start: $(cat "$tmp/$name_of_worker.err")"
-    exit 1
+    until_ 20 grep -q 'takes jobs' "$tmp/$name_of_worker.out" ||
+        bail "the worker does not start: $(cat "$tmp/$name_of_worker.err")"
 }
 stop_worker() { # its exit code in $code
     kill -TERM "$worker"
@@ -72,17 +62,6 @@ job() { post /run "{\"id\": \"$1\", \"input\": $2}"; }
 status() { ask "/status/$1"; }
 stats() { ask /stats; }
 fault() { post "/fault?on=$1&kind=$2&n=${3:-1}&retry_after=${4:-0}"; }
-# until_ SECONDS COMMAND…: runs it again and again; whether it came true.
-until_() {
-    rounds=$(($1 * 10))
-    shift
-    while [ $rounds -gt 0 ]; do
-        "$@" >/dev/null 2>&1 && return 0
-        rounds=$((rounds - 1))
-        sleep 0.1
-    done
-    return 1
-}
 is() { status "$1" && json "$2"; }
 counts() { stats && json "$1"; }
 # answered ID CONDITION: the job ends (within two minutes, for sanitizers), and the condition holds of its status.
