@@ -42,7 +42,6 @@ struct callback {
 
 struct nb_deliveries {
     struct nb_delivery_options options;
-    char *authorization; /* a header */
     struct delivery *results;
     struct callback *callbacks;
 };
@@ -83,6 +82,39 @@ static bool is_plain(const char *text) {
             return false;
     }
     return true;
+}
+
+struct nb_transfer *nb_job_post(struct nb_client *client, const struct nb_job_post *post,
+                                struct nb_error *err) {
+    struct nb_buf url = {0}, id = {0};
+    char *base = nb_url_with(post->url, "$ID", post->job_id);
+    if (base)
+        nb_buf_printf(&url, "%s%cisStream=%s", base, strchr(base, '?') ? '&' : '?',
+                      post->stream ? "true" : "false");
+    nb_buf_printf(&id, "X-Request-ID: %s", post->job_id);
+    bool fine = base && !url.failed && !id.failed && !post->body->failed;
+    struct nb_client_request r = {
+        .url = url.data,
+        .headers = {"Content-Type: application/x-www-form-urlencoded", "charset: utf-8"},
+        .body = post->body->data,
+        .body_bytes = post->body->len,
+        .timeout_s = post->timeout_s,
+        .max_bytes = MAX_ANSWER_BYTES,
+        .on_done = post->on_done,
+        .context = post->context,
+    };
+    int n = 2;
+    if (is_plain(post->job_id))
+        r.headers[n++] = id.data;
+    if (post->authorization)
+        r.headers[n++] = post->authorization;
+    struct nb_transfer *t = fine ? nb_client_begin(client, &r, err) : NULL;
+    if (!fine)
+        nb_fail_memory(err, post->body->len, "a job's result");
+    nb_buf_free(&url);
+    nb_buf_free(&id);
+    free(base);
+    return t;
 }
 
 /* ---- results ---- */
@@ -184,37 +216,22 @@ static void on_sent(void *context, const struct nb_client_answer *a) {
 static void send_result(void *context) {
     struct delivery *d = context;
     const struct nb_delivery_options *o = &d->all->options;
-    char request_id[320];
-    snprintf(request_id, sizeof request_id, "X-Request-ID: %s", d->job_id);
-    struct nb_buf url = {0};
-    char *base = nb_url_with(o->output_url, "$ID", d->job_id);
-    if (base)
-        nb_buf_printf(&url, "%s%cisStream=%s", base, strchr(base, '?') ? '&' : '?',
-                      d->stream ? "true" : "false");
-    struct nb_client_request r = {
-        .url = url.data,
-        .headers = {"Content-Type: application/x-www-form-urlencoded", "charset: utf-8"},
-        .body = d->result.data,
-        .body_bytes = d->result.len,
+    struct nb_job_post post = {
+        .url = o->output_url,
+        .job_id = d->job_id,
+        .authorization = o->authorization,
+        .stream = d->stream,
+        .body = &d->result,
         .timeout_s = RESULT_TIMEOUT_S,
-        .max_bytes = MAX_ANSWER_BYTES,
         .on_done = on_sent,
         .context = d,
     };
-    int n = 2;
-    if (is_plain(d->job_id))
-        r.headers[n++] = request_id;
-    if (d->all->authorization)
-        r.headers[n++] = d->all->authorization;
-    struct nb_error err = {.message = "out of memory"};
-    if (url.data && !url.failed)
-        d->transfer = nb_client_begin(o->client, &r, &err);
+    struct nb_error err;
+    d->transfer = nb_job_post(o->client, &post, &err);
     if (!d->transfer) {
         nb_log(NB_LOG_ERROR, "event=undelivered %s", err.message);
         try_again(d, 0);
     }
-    nb_buf_free(&url);
-    free(base);
 }
 
 enum nb_status nb_deliver(struct nb_deliveries *all, const char *job_id, bool stream,
@@ -381,16 +398,9 @@ enum nb_status nb_deliveries_open(const struct nb_delivery_options *options,
                                   struct nb_deliveries **out, struct nb_error *err) {
     *out = NULL;
     struct nb_deliveries *all = calloc(1, sizeof *all);
-    struct nb_buf header = {0};
-    if (options->authorization)
-        nb_buf_printf(&header, "Authorization: %s", options->authorization);
-    if (!all || header.failed) {
-        free(all);
-        nb_buf_free(&header);
+    if (!all)
         return nb_fail_memory(err, sizeof *all, "deliveries");
-    }
     all->options = *options;
-    all->authorization = header.data;
     *out = all;
     return NB_OK;
 }
@@ -415,7 +425,6 @@ void nb_deliveries_close(struct nb_deliveries *all) {
         all->callbacks = c->next;
         free_callback(c);
     }
-    free(all->authorization);
     free(all);
 }
 

@@ -19,7 +19,7 @@ struct nb_delivery_options {
     struct nb_outbox *outbox;
     const struct nb_guard *guard;     /* of callbacks */
     const char *output_url;           /* where results go; "$ID" in it is the job */
-    const char *authorization;        /* the header's value; NULL: none */
+    const char *authorization;        /* a header, "Authorization: …"; NULL: none */
     void (*on_change)(void *context); /* something was delivered, or kept, or could not be kept */
     void *context;
 };
@@ -63,6 +63,24 @@ void nb_deliveries_follow(struct nb_deliveries *deliveries);
 /* The ids of the jobs whose results wait here, one after the other: the one after `previous`, the
  * first for NULL, NULL after the last. */
 const char *nb_deliveries_next(const struct nb_deliveries *deliveries, const char *previous);
+
+/* A POST about a job, as RunPod's SDK makes it: to `url` with the job's id for "$ID" in it and
+ * isStream after it, with the id as X-Request-ID where a header can hold it. All that is pointed to
+ * is the caller's; the body stays until the end. */
+struct nb_job_post {
+    const char *url, *job_id;
+    const char *authorization; /* a header, "Authorization: …"; NULL: none */
+    bool stream;               /* what isStream says: a result of which parts were sent */
+    const struct nb_buf *body;
+    double timeout_s;
+    void (*on_done)(void *context, const struct nb_client_answer *answer);
+    void *context;
+};
+
+/* NULL if it cannot begin: memory ran out, of which the body may say so, too, or the URL cannot be
+ * used; then on_done is not called. */
+struct nb_transfer *nb_job_post(struct nb_client *client, const struct nb_job_post *post,
+                                struct nb_error *err);
 
 /* A URL with `name` in it replaced by `value`, percent-encoded. The caller frees it; NULL if memory
  * ran out. */

@@ -287,28 +287,17 @@ static void on_part(void *context, const struct nb_client_answer *a) {
 /* Begins to send the part; false, and there is no part any more, if it cannot be. */
 static bool send_part(struct job *j) {
     struct nb_worker *w = j->worker;
-    char request_id[MAX_ID + 32];
-    snprintf(request_id, sizeof request_id, "X-Request-ID: %s", j->id);
-    char *base = nb_url_with(w->stream_url, "$ID", j->id);
-    struct nb_buf url = {0};
-    if (base)
-        nb_buf_printf(&url, "%s%cisStream=false", base, strchr(base, '?') ? '&' : '?');
-    struct nb_client_request r = {
-        .url = url.data,
-        .headers = {"Content-Type: application/x-www-form-urlencoded", "charset: utf-8", request_id,
-                    w->authorization},
-        .body = j->part.data,
-        .body_bytes = j->part.len,
+    struct nb_job_post post = {
+        .url = w->stream_url,
+        .job_id = j->id,
+        .authorization = w->authorization,
+        .body = &j->part,
         .timeout_s = PART_TIMEOUT_S,
-        .max_bytes = MAX_SMALL_BYTES,
         .on_done = on_part,
         .context = j,
     };
-    struct nb_error err = {.message = "out of memory"};
-    if (url.data && !url.failed && !j->part.failed)
-        j->transfer = nb_client_begin(w->client, &r, &err);
-    nb_buf_free(&url);
-    free(base);
+    struct nb_error err;
+    j->transfer = nb_job_post(w->client, &post, &err);
     if (j->transfer)
         return true;
     nb_log(NB_LOG_ERROR, "event=part job=%s not delivered; the result has all: %s", j->log_id,
@@ -1124,7 +1113,7 @@ static enum nb_status open_parts(struct nb_engine *engine, struct nb_worker *w, 
         .outbox = w->outbox,
         .guard = w->guard,
         .output_url = w->output_url,
-        .authorization = w->options.api_key,
+        .authorization = w->authorization,
         .on_change = on_delivery,
         .context = w,
     };
