@@ -1,12 +1,10 @@
 /* nibble serve: a model behind HTTP. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/daemon.h"
 #include "service/service.h"
 
 #include <getopt.h>
-#include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,32 +160,8 @@ static bool parse(int argc, char **argv, struct request *r) {
     return fine;
 }
 
-static void print_log(void *context, enum nb_log_level level, const char *message) {
-    (void)context;
-    fprintf(stderr, "level=%s %s\n", nb_log_level_name(level), message);
-}
-
-/* A service logs each request, unless the environment asked for less. */
-static void start_log(void) {
-    enum nb_log_level level = NB_LOG_INFO;
-    nb_log_level_find(getenv("NIBBLE_LOG"), &level);
-    nb_log_set(level, print_log, NULL);
-}
-
-/* Until SIGTERM or SIGINT. The signals are blocked in every thread and waited for here. */
-static void wait_for_end(struct nb_service *service, const sigset_t *signals) {
-    for (;;) {
-        int got = 0;
-        if (sigwait(signals, &got) != 0)
-            continue;
-        if (got != SIGHUP)
-            return;
-        struct nb_error err;
-        if (nb_service_reload(service, &err) == NB_OK)
-            nb_log(NB_LOG_INFO, "event=reload the keys were read again");
-        else
-            nb_log(NB_LOG_ERROR, "event=reload the keys stay as they were: %s", err.message);
-    }
+static enum nb_status reload(void *context, struct nb_error *err) {
+    return nb_service_reload(context, err);
 }
 
 static int run(int argc, char **argv) {
@@ -200,20 +174,9 @@ static int run(int argc, char **argv) {
     r.how.options.weights = "auto";
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
-    char prompts[PATH_MAX], schemas[PATH_MAX];
-    if (!r.options.prompts && nb_cli_data_folder("prompts", prompts, sizeof prompts))
-        r.options.prompts = prompts;
-    if (!r.options.schemas && nb_cli_data_folder("schemas", schemas, sizeof schemas))
-        r.options.schemas = schemas;
-    start_log();
-    signal(SIGPIPE, SIG_IGN);
-    nb_cli_catch_lost_mapping();
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    struct nb_daemon_folders folders;
+    nb_daemon_find_folders(&folders, &r.options);
+    nb_daemon_start();
     struct nb_engine *engine = NULL;
     struct nb_service *service = NULL;
     struct nb_error err;
@@ -230,7 +193,7 @@ static int run(int argc, char **argv) {
            r.options.model_name ? r.options.model_name : nb_engine_name(engine), host,
            nb_service_port(service));
     fflush(stdout);
-    wait_for_end(service, &signals);
+    nb_daemon_wait(reload, service);
     nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r.drain_s);
     bool drained = nb_service_drain(service, r.drain_s);
     nb_service_close(service);

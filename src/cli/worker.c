@@ -1,16 +1,13 @@
 /* nibble worker: answers the jobs of a serverless queue. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/daemon.h"
 #include "service/jobs/runpod.h"
 
 #include <getopt.h>
-#include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char help[] =
     "usage: nibble worker runpod [--model CHECKPOINT] [OPTIONS]\n\n"
@@ -125,40 +122,17 @@ static bool parse(int argc, char **argv, struct request *r) {
     return fine;
 }
 
-static void print_log(void *context, enum nb_log_level level, const char *message) {
-    (void)context;
-    fprintf(stderr, "level=%s %s\n", nb_log_level_name(level), message);
-}
-
-static void start_log(void) {
-    enum nb_log_level level = NB_LOG_INFO;
-    nb_log_level_find(getenv("NIBBLE_LOG"), &level);
-    nb_log_set(level, print_log, NULL);
-}
-
-/* Until SIGTERM or SIGINT. */
-static void wait_for_end(struct nb_worker *worker, const sigset_t *signals) {
-    for (;;) {
-        int got = 0;
-        if (sigwait(signals, &got) != 0)
-            continue;
-        if (got != SIGHUP)
-            return;
-        struct nb_error err;
-        if (nb_worker_reload(worker, &err) == NB_OK)
-            nb_log(NB_LOG_INFO, "event=reload the keys were read again");
-        else
-            nb_log(NB_LOG_ERROR, "event=reload the keys stay as they were: %s", err.message);
-    }
+static enum nb_status reload(void *context, struct nb_error *err) {
+    return nb_worker_reload(context, err);
 }
 
 /* The main thread waits for a signal. */
 static void on_broken(void *context) {
     (void)context;
-    kill(getpid(), SIGTERM);
+    nb_daemon_end();
 }
 
-static int work(struct request *r, const sigset_t *signals) {
+static int work(struct request *r) {
     struct nb_engine *engine = NULL;
     struct nb_worker *worker = NULL;
     struct nb_error err;
@@ -174,7 +148,7 @@ static int work(struct request *r, const sigset_t *signals) {
     printf("nibble: %s takes jobs\n",
            r->options.service.model_name ? r->options.service.model_name : nb_engine_name(engine));
     fflush(stdout);
-    wait_for_end(worker, signals);
+    nb_daemon_wait(reload, worker);
     bool broken = nb_worker_broken(worker);
     nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->drain_s);
     bool drained = nb_worker_drain(worker, r->drain_s);
@@ -199,22 +173,10 @@ static int run(int argc, char **argv) {
         return NB_EXIT_USAGE;
     if (nb_worker_environment(&r.options, &err) != NB_OK)
         return nb_cli_usage("worker", "%s", err.message);
-    char prompts[PATH_MAX], schemas[PATH_MAX];
-    if (!r.options.service.prompts && nb_cli_data_folder("prompts", prompts, sizeof prompts))
-        r.options.service.prompts = prompts;
-    if (!r.options.service.schemas && nb_cli_data_folder("schemas", schemas, sizeof schemas))
-        r.options.service.schemas = schemas;
-    start_log();
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of writing */
-    nb_cli_catch_lost_mapping();
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    return work(&r, &signals);
+    struct nb_daemon_folders folders;
+    nb_daemon_find_folders(&folders, &r.options.service);
+    nb_daemon_start();
+    return work(&r);
 }
 
 const struct nb_command nb_command_worker = {"worker", "answers the jobs of a serverless queue",
