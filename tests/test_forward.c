@@ -262,7 +262,7 @@ static void refusals(void **state) {
     assert_int_equal(q.n_pages, 1);
     struct nb_sequence second; /* the pages are for one sequence */
     assert_ok(nb_sequence_open(engine, &second, &err), err);
-    assert_int_equal(nb_sequence_append(&second, ids, 20, 1, &logits, &err), NB_ERR_LIMIT);
+    assert_int_equal(nb_sequence_append(&second, ids, 20, 1, &logits, &err), NB_ERR_MEMORY);
     assert_non_null(strstr(err.message, "pages"));
     nb_sequence_close(&second);
     nb_sequence_close(&q);

@@ -24,6 +24,7 @@ enum nb_status {
     NB_ERR_MEMORY,      /* memory, on the host or a device, ran out */
     NB_ERR_LIMIT,       /* larger than a limit: the context, a file size */
     NB_ERR_STOPPED,     /* the caller's callback asked to stop */
+    NB_ERR_BUSY,        /* as much waits already as may; it may work later */
     NB_ERR_INTERNAL,    /* a defect of nibble */
 };
 

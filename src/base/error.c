@@ -1,5 +1,7 @@
 #include "base/error.h"
 
+#include "base/utf8.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,15 +12,23 @@ static void mark_cut(char *message, size_t size, int n) {
         memcpy(message + size - 4, "\xe2\x80\xa6", 4); /* U+2026 and NUL */
 }
 
-/* Formats into err->message. Control characters, which a name from a file may hold to play with a
- * terminal, become '?'. */
-static void format_message(struct nb_error *err, const char *fmt, va_list args) {
-    int n = vsnprintf(err->message, sizeof err->message, fmt, args);
-    mark_cut(err->message, sizeof err->message, n);
-    for (char *c = err->message; *c; c++) {
+/* Control characters, which a name from a file may hold to play with a terminal, and what is no
+ * UTF-8, such as a character that "%.100s" has cut, become '?': a message may stand in JSON. */
+static void clean(char *message) {
+    size_t n = strlen(message), bad;
+    for (char *c = message; *c; c++) {
         if ((unsigned char)*c < 0x20 || *c == 0x7F)
             *c = '?';
     }
+    for (char *at = message; !nb_utf8_valid(at, n, &bad); at += bad, n -= bad)
+        at[bad] = '?';
+}
+
+/* Formats into err->message. */
+static void format_message(struct nb_error *err, const char *fmt, va_list args) {
+    int n = vsnprintf(err->message, sizeof err->message, fmt, args);
+    mark_cut(err->message, sizeof err->message, n);
+    clean(err->message);
 }
 
 enum nb_status nb_fail(struct nb_error *err, enum nb_status code, const char *fmt, ...) {
@@ -46,6 +56,7 @@ enum nb_status nb_fail_prefix(struct nb_error *err, enum nb_status code, const c
         size_t used = strlen(err->message);
         int n = snprintf(err->message + used, sizeof err->message - used, ": %s", inner.message);
         mark_cut(err->message + used, sizeof err->message - used, n);
+        clean(err->message);
     }
     return code;
 }
@@ -68,6 +79,8 @@ const char *nb_status_name(enum nb_status status) {
         return "limit";
     case NB_ERR_STOPPED:
         return "stopped";
+    case NB_ERR_BUSY:
+        return "busy";
     case NB_ERR_INTERNAL:
         return "internal";
     }

@@ -393,7 +393,7 @@ static enum nb_status own_last_page(struct nb_sequence *q, struct nb_error *err)
         return NB_OK;
     int32_t page = nb_pages_take(&e->pages);
     if (page < 0)
-        return nb_fail(err, NB_ERR_LIMIT, "a page of KV memory is wanted, 0 of %zu are free",
+        return nb_fail(err, NB_ERR_MEMORY, "a page of KV memory is wanted, 0 of %zu are free",
                        e->pages.n_pages);
     enum nb_status s = e->backend->ops->kv_copy(e->backend, q->pages[last], page, err);
     if (s != NB_OK) {
@@ -414,13 +414,13 @@ static enum nb_status grow(struct nb_sequence *q, size_t n, struct nb_error *err
     size_t need = nb_div_up((size_t)q->n + n, NB_PAGE_TOKENS),
            available = nb_pages_available(&e->pages);
     if (need > q->n_pages && need - q->n_pages > available)
-        return nb_fail(err, NB_ERR_LIMIT, "%zu pages of KV memory are wanted, %zu of %zu are free",
+        return nb_fail(err, NB_ERR_MEMORY, "%zu pages of KV memory are wanted, %zu of %zu are free",
                        need - q->n_pages, available, e->pages.n_pages);
     enum nb_status s = n ? own_last_page(q, err) : NB_OK;
     while (s == NB_OK && q->n_pages < need) {
         int32_t page = nb_pages_take(&e->pages);
         if (page < 0)
-            return nb_fail(err, NB_ERR_LIMIT, "the pages of KV memory are all in use: %zu",
+            return nb_fail(err, NB_ERR_MEMORY, "the pages of KV memory are all in use: %zu",
                            e->pages.n_pages);
         q->pages[q->n_pages++] = page;
     }

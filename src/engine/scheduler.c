@@ -708,7 +708,7 @@ enum nb_status nb_scheduler_submit(struct nb_scheduler *s, const struct nb_reque
     if (s->draining)
         status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
     else if (s->n_waiting >= s->max_waiting)
-        status = nb_fail(err, NB_ERR_LIMIT, "%zu requests are waiting already; try again later",
+        status = nb_fail(err, NB_ERR_BUSY, "%zu requests are waiting already; try again later",
                          s->n_waiting);
     if (status == NB_OK) {
         item->id = ++s->last_id;
@@ -746,7 +746,7 @@ static enum nb_status add_call(struct nb_scheduler *s, void (*fn)(void *context)
     if (s->draining)
         status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
     else if (s->n_calls >= s->max_waiting)
-        status = nb_fail(err, NB_ERR_LIMIT, "%zu requests are waiting already; try again later",
+        status = nb_fail(err, NB_ERR_BUSY, "%zu requests are waiting already; try again later",
                          s->n_calls);
     if (status == NB_OK) {
         *s->last_call = call;

@@ -66,9 +66,9 @@ void nb_scheduler_stop(struct nb_scheduler *scheduler);
 /* Stops, and frees. NULL is allowed. */
 void nb_scheduler_close(struct nb_scheduler *scheduler);
 
-/* Checks a request and tokenizes its prompt on the caller's thread, and queues it. NB_ERR_LIMIT if
- * too many wait already, or if the prompt never fits; NB_ERR_STOPPED while draining. *id (may be
- * NULL) is for nb_scheduler_cancel; on_done may be called before this returns. */
+/* Checks a request and tokenizes its prompt on the caller's thread, and queues it. NB_ERR_BUSY if
+ * too many wait already, NB_ERR_LIMIT if the prompt never fits; NB_ERR_STOPPED while draining. *id
+ * (may be NULL) is for nb_scheduler_cancel; on_done may be called before this returns. */
 enum nb_status nb_scheduler_submit(struct nb_scheduler *scheduler, const struct nb_request *request,
                                    uint64_t *id, struct nb_error *err);
 
@@ -79,7 +79,7 @@ void nb_scheduler_cancel(struct nb_scheduler *scheduler, uint64_t id);
  * appends to sequences of its own (nb_sequence_append), steps of requests go on in between, and
  * those give it pages where they run out; callbacks of requests may thus be called while fn runs.
  * nb_scheduler_call returns when it has run, and is not for callbacks; nb_scheduler_post returns at
- * once. NB_ERR_STOPPED, and fn will not run, while draining; NB_ERR_LIMIT if too much waits
+ * once. NB_ERR_STOPPED, and fn will not run, while draining; NB_ERR_BUSY if too much waits
  * already. */
 enum nb_status nb_scheduler_call(struct nb_scheduler *scheduler, void (*fn)(void *context),
                                  void *context, struct nb_error *err);

@@ -58,7 +58,7 @@ static void run(void *context) {
         if (json)
             nb_exchange_answer(w->exchange, 200, "application/json", json, strlen(json), NULL);
         else
-            nb_answer_error(w->exchange, 503, "out of memory", NULL, NULL);
+            nb_answer_error(w->exchange, 507, "out of memory", NULL, NULL);
         free(json);
         nb_classification_free(&result);
     } else {
@@ -116,7 +116,7 @@ void nb_route_classify(struct nb_service *service, struct nb_exchange *x, uint64
     struct work *w = calloc(1, sizeof *w);
     if (!w) {
         nb_auth_leave(service->auth, client);
-        nb_answer_error(x, 503, "out of memory", NULL, NULL);
+        nb_answer_error(x, 507, "out of memory", NULL, NULL);
         return;
     }
     *w = (struct work){.service = service, .exchange = x, .client = client};

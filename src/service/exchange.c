@@ -69,6 +69,10 @@ void nb_exchange_answer(struct nb_exchange *x, int status, const char *type, con
     pthread_mutex_lock(&x->lock);
     if (begin(x, status, type, headers)) {
         nb_buf_add(&x->out, body, n);
+        if (x->out.failed) { /* no room for a copy: say at least that */
+            nb_buf_free(&x->out);
+            x->status = 507;
+        }
         x->ended = true;
         x->transport->changed(x);
     }

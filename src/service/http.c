@@ -192,6 +192,8 @@ static void add_headers(struct MHD_Response *response, const struct exchange *x)
         MHD_add_response_header(response, "Access-Control-Allow-Headers",
                                 "Authorization, Content-Type, X-API-Key, X-Request-Id");
         MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        MHD_add_response_header(response, "Access-Control-Expose-Headers",
+                                "X-Request-Id, Retry-After");
     }
     char line[sizeof x->public.headers];
     snprintf(line, sizeof line, "%s", x->public.headers);
@@ -277,13 +279,16 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n
     *n = 0;
     if (bytes > x->http->options.max_body_bytes - x->body.len || x->excess) {
         x->excess += bytes;
-        x->refused = 413;
-        x->why = "the body is longer than the limit";
+        if (!x->refused) {
+            x->refused = 413;
+            x->why = "the body is longer than the limit";
+        }
         return x->excess > MAX_EXTRA_BYTES ? MHD_NO : MHD_YES;
     }
     nb_buf_add(&x->body, data, bytes);
     if (x->body.failed) {
-        x->refused = 503;
+        nb_buf_free(&x->body);
+        x->refused = 507;
         x->why = "out of memory";
         x->excess = 1;
     }

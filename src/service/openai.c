@@ -660,7 +660,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     struct nb_error err;
     struct nb_answering *a = nb_answering_new(service, x, client, sizeof(struct openai));
     if (!a) {
-        nb_answer_error(x, 503, "out of memory", NULL, NULL);
+        nb_answer_error(x, 507, "out of memory", NULL, NULL);
         return;
     }
     struct openai *o = a->route_context;

@@ -275,7 +275,7 @@ void nb_route_prompt(struct nb_service *service, struct nb_exchange *x, uint64_t
     struct nb_error err;
     struct nb_answering *a = nb_answering_new(service, x, client, sizeof(struct prompt_route));
     if (!a) {
-        answer_detail(x, 503, "out of memory");
+        answer_detail(x, 507, "out of memory");
         return;
     }
     struct prompt_route *r = a->route_context;

@@ -250,7 +250,7 @@ void nb_route_score(struct nb_service *service, struct nb_exchange *x, uint64_t 
     struct scoring *s = calloc(1, sizeof *s);
     if (!s) {
         nb_auth_leave(service->auth, client);
-        nb_answer_error(x, 503, "out of memory", NULL, NULL);
+        nb_answer_error(x, 507, "out of memory", NULL, NULL);
         return;
     }
     *s = (struct scoring){.service = service, .exchange = x, .client = client};

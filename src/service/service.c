@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "engine/engine.h"
 #include "service/service_impl.h"
 
@@ -27,7 +28,7 @@ void nb_answer_json(struct nb_exchange *x, int status, json_t *body) {
     if (text)
         nb_exchange_answer(x, status, "application/json", text, strlen(text), NULL);
     else
-        nb_exchange_answer(x, 503, "application/json", "{}", 2, "Retry-After: 1\r\n");
+        nb_exchange_answer(x, 507, "application/json", "{}", 2, NULL);
     free(text);
 }
 
@@ -70,6 +71,8 @@ void nb_public_message(const struct nb_exchange *x, const char *message, char *o
         message += skip ? skip : 1;
     }
     out[used] = 0;
+    if (!nb_utf8_valid(out, used, &used)) /* a character that did not fit */
+        out[used] = 0;
 }
 
 void nb_answer_error(struct nb_exchange *x, int status, const char *message, const char *param,
@@ -92,7 +95,10 @@ int nb_status_of(const struct nb_error *err) {
     case NB_ERR_UNSUPPORTED:
         return 422;
     case NB_ERR_LIMIT:
-        return strncmp(err->message, "prompt", 6) == 0 ? 400 : 429;
+        /* Of the context; else of a schema, a pattern, a document. */
+        return strncmp(err->message, "prompt", 6) == 0 ? 400 : 422;
+    case NB_ERR_BUSY:
+        return 429;
     case NB_ERR_MEMORY:
         return 507;
     case NB_ERR_STOPPED:
@@ -189,7 +195,7 @@ static void route_metrics(struct nb_service *s, struct nb_exchange *x, uint64_t 
     (void)client;
     struct nb_buf out = {0};
     write_metrics(s, &out);
-    nb_exchange_answer(x, out.failed ? 503 : 200, "text/plain; version=0.0.4",
+    nb_exchange_answer(x, out.failed ? 507 : 200, "text/plain; version=0.0.4",
                        out.data ? out.data : "", out.len, NULL);
     nb_buf_free(&out);
 }
@@ -267,6 +273,19 @@ static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client)
     return false;
 }
 
+/* The path is known, but not with this method. */
+static void answer_method(struct nb_exchange *x) {
+    char headers[48];
+    const char *method = "GET";
+    for (size_t i = 0; i < N_ROUTES; i++)
+        method = strcmp(x->path, routes[i].path) == 0 ? routes[i].method : method;
+    snprintf(headers, sizeof headers, "Allow: %s, OPTIONS\r\n", method);
+    char *body = error_body(405, "this path does not take that method", NULL, NULL);
+    nb_exchange_answer(x, 405, "application/json", body ? body : "{}", body ? strlen(body) : 2,
+                       headers);
+    free(body);
+}
+
 void nb_service_handle(struct nb_service *s, struct nb_exchange *x) {
     bool known;
     const struct route *route = find_route(x->method, x->path, &known);
@@ -274,10 +293,10 @@ void nb_service_handle(struct nb_service *s, struct nb_exchange *x) {
     x->private_paths = s->private_paths;
     if (!route && strcmp(x->method, "OPTIONS") == 0 && known)
         nb_exchange_answer(x, 204, "text/plain", "", 0, NULL);
+    else if (!route && known)
+        answer_method(x);
     else if (!route)
-        nb_answer_error(x, known ? 405 : 404,
-                        known ? "this path does not take that method" : "there is no such path",
-                        NULL, NULL);
+        nb_answer_error(x, 404, "there is no such path", NULL, NULL);
     else if (route->open)
         route->run(s, x, 0);
     else if (enter(s, x, &client))
