@@ -82,6 +82,19 @@ expect "again" works
 stop
 expect "it ends well" exits 0
 
+# Memory that runs out: a body that there is no room for is refused as that, and all goes on.
+if command -v prlimit >/dev/null && ! sanitized; then
+    start --model "$demo" --max-body 512MiB
+    works
+    prlimit --pid "$server" --as=$(($(awk '/^VmSize/ { print $2 }' "/proc/$server/status") * 1024 + (96 << 20))):
+    head -c 67500000 /dev/zero >"$tmp/big"
+    ask /v1/completions --data-binary @"$tmp/big"
+    expect "no memory for a body" answers 507 '.error.type == "server_error" and (.error.message | contains("memory"))'
+    expect "it works" works
+    stop
+    expect "it ends well" exits 0
+fi
+
 # A clock that jumps an hour ahead and back with every reading: nothing waits for it.
 if [ -n "${NB_TEST_CLOCK:-}" ] && ! sanitized; then
     preload=$NB_TEST_CLOCK

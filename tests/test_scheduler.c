@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 static const char checkpoint[] = "tests/golden/mixtral-tiny-nf4";
@@ -336,6 +337,7 @@ static void cancelling(void **state) {
     for (int i = 0; i < 4; i++)
         result_close(all[i]);
     nb_scheduler_close(scheduler);
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
     nb_engine_close(engine);
 }
 
@@ -372,7 +374,7 @@ static void refusals(void **state) {
         if (nb_scheduler_submit(scheduler, &request, NULL, &err) == NB_OK) {
             taken++;
         } else {
-            assert_int_equal(err.code, NB_ERR_LIMIT);
+            assert_int_equal(err.code, NB_ERR_BUSY);
             assert_non_null(strstr(err.message, "waiting"));
             many[i].n_done = -1;
         }
@@ -428,6 +430,77 @@ static void clients_share(void **state) {
     result_close(&other);
     nb_scheduler_close(scheduler);
     nb_engine_close(engine);
+}
+
+/* Requests that come again as soon as they are answered, each of a client of its own. */
+struct flood {
+    struct nb_scheduler *scheduler;
+    struct nb_request request;
+    atomic_int *answered;
+    atomic_bool *stop;
+};
+
+static void on_flooded(void *context, struct nb_answer *answer) {
+    struct flood *f = context;
+    (void)answer;
+    atomic_fetch_add(f->answered, 1);
+    if (!atomic_load(f->stop))
+        nb_scheduler_submit(f->scheduler, &f->request, NULL, NULL);
+}
+
+/* A request that needs most of the memory, of a client that has others running, gets its turn
+ * however many small ones of other clients keep coming. */
+static void no_request_starves(void **state) {
+    (void)state;
+    enum { FLOOD = 8, LONG = 200 };
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, 1);
+    struct nb_scheduler *scheduler =
+        open_scheduler(engine, (struct nb_scheduler_options){.max_running = 4});
+    atomic_int answered = 0;
+    atomic_bool stop = false;
+    static struct flood floods[FLOOD];
+    static int32_t ids[FLOOD][40], large[LONG];
+    struct result big, beside;
+    result_open(&big);
+    result_open(&beside);
+    for (int i = 0; i < FLOOD; i++) {
+        for (int k = 0; k < 40; k++)
+            ids[i][k] = 3 + (i * 7 + k) % 200;
+        floods[i] = (struct flood){.scheduler = scheduler, .answered = &answered, .stop = &stop};
+        floods[i].request = (struct nb_request){
+            .options = {.prompt_ids = ids[i], .n_prompt_ids = 40, .max_tokens = 4},
+            .client = 10 + (uint64_t)i,
+            .on_done = on_flooded,
+            .context = &floods[i]};
+        assert_ok(nb_scheduler_submit(scheduler, &floods[i].request, NULL, &err), err);
+    }
+    for (int k = 0; k < LONG; k++)
+        large[k] = 5 + k;
+    struct nb_request request = {
+        .options = {.prompt_ids = ids[0], .n_prompt_ids = 1, .max_tokens = 8, .ignore_eos = true},
+        .client = 1,
+        .on_done = on_done,
+        .context = &beside};
+    assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    request.options = (struct nb_generate_options){
+        .prompt_ids = large, .n_prompt_ids = LONG, .max_tokens = 4, .ignore_eos = true};
+    request.context = &big;
+    assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
+    int before = atomic_load(&answered);
+    wait_for(&big);
+    int meanwhile = atomic_load(&answered) - before;
+    atomic_store(&stop, true);
+    wait_for(&beside);
+    assert_int_equal(big.status, NB_OK);
+    assert_true(meanwhile < 20 * FLOOD);
+    assert_true(nb_scheduler_drain(scheduler, 10000));
+    assert_true(atomic_load(&answered) >= FLOOD);
+    nb_scheduler_close(scheduler);
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
+    nb_engine_close(engine);
+    result_close(&big);
+    result_close(&beside);
 }
 
 /* Work that uses the engine itself: appends tokens one by one, and asks for itself again. */
@@ -569,6 +642,7 @@ int main(void) {
         cmocka_unit_test(cancelling),
         cmocka_unit_test(refusals),
         cmocka_unit_test(clients_share),
+        cmocka_unit_test(no_request_starves),
         cmocka_unit_test(calls_let_requests_go_on),
         cmocka_unit_test(calls_get_pages),
     };

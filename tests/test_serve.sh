@@ -160,13 +160,45 @@ ask /nowhere
 expect "no such path" answers 404 '.error.message | length > 10'
 ask /v1/models -X POST
 expect "no such method" answers 405 '.error.message | length > 10'
+expect "which would do" grep -qi '^allow: GET' "$tmp/headers"
+ask /v1/models -H 'X-Request-Id: mine-17'
+expect "a request's own id comes back" grep -qi '^x-request-id: mine-17' "$tmp/headers"
+expect "and is in the log" grep -q 'request=mine-17 .*path=/v1/models status=200' "$tmp/server.err"
+ask /v1/models -H 'X-Request-Id: mine status=500'
+expect "but not one that would forge a line of it" sh -c "grep -qiE '^x-request-id: [0-9a-f]{24}' '$tmp/headers' && ! grep -q 'mine status' '$tmp/server.err'"
+expect "no pages of others may ask" sh -c "! grep -qi access-control '$tmp/headers'"
+# Hostile bodies.
+ask /v1/completions -d "$(jq -n '{model: (("a" * 99) + "\u00e9\u00e9"), prompt: "a"}')"
+expect "a message that is cut within a character is one" answers 404 '.error.message | length > 90 and contains("aaa")'
+(i=0; while [ $i -lt 3000 ]; do printf '['; i=$((i + 1)); done) >"$tmp/deep"
+ask /v1/completions --data-binary @"$tmp/deep"
+expect "3,000 levels" answers 400 '.error.message | length > 10'
+for body in '{"prompt": "a", "seed": 1e999}' '{"prompt": "a", "max_tokens": 99999999999999999999}' '{"prompt": "a\u0000b"}' '{"prompt": "\ud800"}'; do
+    ask /v1/completions -d "$body"
+    expect "not taken: $body" answers 400 '.error.message | length > 10'
+done
+for body in '{"prompt": "a", "seed": 1.5}' '{"prompt": "a", "max_tokens": 1e3}' '{"prompt": "a", "top_k": 3000000000}' '{"prompt": "a", "temperature": 1e300}' \
+    '{"prompt": "a", "logprobs": 6}' '{"prompt": "a", "stream_options": 1}' '{"prompt": [-1]}' '{"prompt": "a", "stop": ["a", 1]}'; do
+    ask /v1/completions -d "$body"
+    expect "refuses $body" answers 422 '.error.message | length > 10'
+done
+for field in '"prompt": "\377"' '"prompt": "a", "model": "\377"' '"prompt": "a", "stop": "\355\240\200"' '"prompt": "a", "\300\200": 1'; do
+    printf "{$field}" >"$tmp/body"
+    ask /v1/completions --data-binary @"$tmp/body"
+    where=$((${where:-0} + 1))
+    expect "what is no UTF-8, field $where" answers 400 '.error.message | contains("unable to decode byte")'
+done
+# What is too large to be enforced will not be smaller when it comes again.
+ask /v1/completions -d '{"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "^((((a{100}){100}){100}){100})$"}}}}'
+expect "a pattern that is too large" answers 422 '.error.code == null and (.error.message | length > 10)'
+expect "need not be tried again" sh -c "! grep -qi '^retry-after' '$tmp/headers'"
 head -c 9000000 /dev/zero >"$tmp/big"
 ask /v1/completions --data-binary @"$tmp/big"
 expect "a body that is too long" answers 413 '.error.message | contains("limit")'
 ask /v1/completions -H 'Transfer-Encoding: chunked' --data-binary @"$tmp/big"
 expect "a body that is too long and does not say so" answers 413 '.error.message | contains("limit")'
 ask /metrics
-expect "metrics" grep -q '^nibble_http_requests_total{route="/v1/completions",status="422"} 1' "$tmp/out"
+expect "metrics" grep -q '^nibble_http_requests_total{route="/v1/completions",status="422"} [1-9]' "$tmp/out"
 expect "tokens are counted" sh -c "awk '/^nibble_prompt_tokens_cached_total/ { n = \$2 } END { exit n < 288 }' '$tmp/out'"
 expect "the log has no prompt" sh -c "! grep -q Invoice '$tmp/server.err'"
 
@@ -178,13 +210,34 @@ sleep 1.2
 expect "clients that went away leave nothing running" until_ 5 idles
 expect "they are in the log" grep -q 'path=/v1/completions status=0' "$tmp/server.err"
 
-# SIGTERM waits for what runs.
+# What operators see.
+ask /metrics
+for name in running waiting connections kv_pages kv_pages_free kv_pages_cached steps_total step_seconds_total batch_tokens_total prompt_tokens_total \
+    prompt_tokens_cached_total generated_tokens_total preemptions_total; do
+    grep -q "^nibble_$name [0-9]" "$tmp/out" && grep -q "^# TYPE nibble_$name " "$tmp/out" || missing="${missing:-} $name"
+done
+for name in request waiting first_token token_gap; do
+    grep -q "^nibble_${name}_seconds_bucket{le=\"+Inf\"} [1-9]" "$tmp/out" || missing="${missing:-} $name"
+done
+expect "queue, batch, tokens, pages, prefixes, latencies${missing:+: not $missing}" [ -z "${missing:-}" ]
+
+# SIGTERM waits for what runs. A connection that is open hears that no more is taken.
+curl -s -m 60 -o "$tmp/long" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 900, "ignore_eos": true}' &
+long=$!
+curl -s -m 60 -o "$tmp/first" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 100, "ignore_eos": true}' --next -s -o "$tmp/ready" -w '%{http_code} ' "$url/readyz" \
+    --next -s -o "$tmp/second" -D "$tmp/headers" -w '%{http_code} %{num_connects}' "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 3}' >"$tmp/codes" &
+draining=$!
 curl -s -m 60 -o "$tmp/last" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 200, "ignore_eos": true}' &
 client=$!
 sleep 0.3
 stop
 wait $client
 expect "SIGTERM drains: exit code" [ "$code" = 0 ]
+wait $long $draining
+expect "what came later on an open connection" [ "$(cat "$tmp/codes")" = "503 503 0" ]
+expect "is to come again" grep -qi '^retry-after: [1-9]' "$tmp/headers"
+expect "it is draining" grep -q draining "$tmp/ready"
+expect "what runs is answered" jq -es 'map(.usage.completion_tokens) == [900, 100]' "$tmp/long" "$tmp/first"
 expect "SIGTERM drains: the answer" jq -e '.usage.completion_tokens == 200' "$tmp/last"
 
 # Functions to call: the embedded model behind a chat template.
@@ -268,6 +321,15 @@ wished "text remains text" . '$f == "stop" and $m == ({content: "The total is <t
 stop
 rm -rf "$wish"
 
+# An answer that takes too long.
+start --model "$root/models/demo" --timeout 0.2 --context 4096
+ask /v1/completions -d '{"prompt": "a", "max_tokens": 3900, "ignore_eos": true}'
+expect "an answer that takes too long" answers 503 '.error.type == "server_error" and (.error.message | contains("longer than"))'
+expect "and when to come again" grep -qi '^retry-after: [1-9]' "$tmp/headers"
+ask /v1/completions -N -d '{"prompt": "a", "max_tokens": 3900, "ignore_eos": true, "stream": true}'
+expect "a stream that does ends with the reason" sh -c "sed -n 's/^data: {/{/p' '$tmp/out' | tail -1 | jq -e '.error.message | contains(\"longer than\")'"
+stop
+
 # Keys.
 printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"
 start --model "$root/models/demo" --api-key-file "$tmp/keys" --cors https://example.com
@@ -292,6 +354,21 @@ third_is_in() { ask /v1/models -H 'X-API-Key: sk-third-key' && [ "$status" = 200
 expect "SIGHUP reads the keys again" until_ 5 third_is_in
 ask /v1/models -H 'X-API-Key: sk-first-key'
 expect "a key that is gone" [ "$status" = 403 ]
+# Under load: whoever's key stays is always let in.
+for i in 1 2 3 4; do
+    for k in $(seq 25); do
+        curl -s -o /dev/null -w '%{http_code}\n' -H 'X-API-Key: sk-third-key' "$url/v1/models"
+    done >"$tmp/load$i" &
+    loads="${loads:-} $!"
+done
+for k in $(seq 25); do
+    printf 'third sk-third-key\nmore%s sk-key-number-%s\n' $k $k >"$tmp/keys.new"
+    mv "$tmp/keys.new" "$tmp/keys"
+    kill -HUP "$server"
+    sleep 0.02
+done
+wait $loads
+expect "SIGHUP under load refuses nobody" [ "$(cat "$tmp"/load? | sort | uniq -c | awk '{ print $1, $2 }')" = "100 200" ]
 echo bad >"$tmp/keys"
 kill -HUP "$server"
 sleep 0.3

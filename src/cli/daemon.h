@@ -12,10 +12,10 @@ struct nb_daemon_folders {
 };
 void nb_daemon_find_folders(struct nb_daemon_folders *folders, struct nb_service_options *options);
 
-/* Before any thread is started: the log goes to standard error, a line an event, from NB_LOG_INFO on
- * unless NIBBLE_LOG says otherwise; signals that end the program wait for nb_daemon_wait; writing to
- * what is closed, or beyond what a file may hold, is an error of that write; a file that is cut
- * short while it is mapped ends the program with a message. */
+/* Before any thread is started: the log goes to standard error, a line an event, from NB_LOG_INFO
+ * on unless NIBBLE_LOG says otherwise; signals that end the program wait for nb_daemon_wait;
+ * writing to what is closed, or beyond what a file may hold, is an error of that write; a file that
+ * is cut short while it is mapped ends the program with a message. */
 void nb_daemon_start(void);
 
 /* Returns on SIGTERM or SIGINT. SIGHUP has `reload` read the keys again; its outcome is logged. */
