@@ -330,7 +330,7 @@ int32_t nb_follower_way_out(struct nb_follower *f) {
     struct nb_tokens tokens = {0};
     int32_t id = -1;
     if (nb_matcher_finish(f->matcher, &rest) && rest.len &&
-        nb_vocabulary_spell(f->vocabulary, rest.data, rest.len, &tokens) && tokens.n)
+        nb_vocabulary_spell(f->vocabulary, rest.data, rest.len, &tokens, NULL) == NB_OK && tokens.n)
         id = tokens.ids[0];
     nb_tokens_free(&tokens);
     nb_buf_free(&rest);
@@ -351,7 +351,7 @@ bool nb_follower_finish(struct nb_follower *f, struct nb_tokens *tokens) {
         /* What begins within a character is no text of its own: then token by token. */
         good = nb_tokenizer_encode(f->engine->tokenizer, rest.data, rest.len, NB_ENCODE_CONTINUE,
                                    tokens, NULL) == NB_OK ||
-               nb_vocabulary_spell(f->vocabulary, rest.data, rest.len, tokens);
+               nb_vocabulary_spell(f->vocabulary, rest.data, rest.len, tokens, NULL) == NB_OK;
     }
     for (size_t i = held; i < tokens->n && good; i++)
         good = accept(f, tokens->ids[i], NULL) == NB_OK;

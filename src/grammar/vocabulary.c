@@ -232,8 +232,8 @@ enum nb_status nb_vocabulary_open(const struct nb_tokenizer *tokenizer, const in
     return NB_OK;
 }
 
-bool nb_vocabulary_spell(const struct nb_vocabulary *v, const char *bytes, size_t n,
-                         struct nb_tokens *out) {
+enum nb_status nb_vocabulary_spell(const struct nb_vocabulary *v, const char *bytes, size_t n,
+                                   struct nb_tokens *out, struct nb_error *err) {
     const struct nb_token_trie *t = &v->tokens;
     size_t held = out->n;
     for (size_t at = 0; at < n;) {
@@ -253,11 +253,14 @@ bool nb_vocabulary_spell(const struct nb_vocabulary *v, const char *bytes, size_
         }
         if (!entry || !nb_tokens_add(out, t->token[entry - 1])) {
             out->n = held;
-            return false;
+            return entry ? nb_fail_memory(err, (held + n) * sizeof *out->ids, "tokens")
+                         : nb_fail(err, NB_ERR_UNSUPPORTED,
+                                   "the vocabulary has no token for byte %zu of a text, 0x%02X", at,
+                                   (unsigned)(uint8_t)bytes[at]);
         }
         at += longest;
     }
-    return true;
+    return NB_OK;
 }
 
 void nb_vocabulary_close(struct nb_vocabulary *v) {

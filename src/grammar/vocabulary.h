@@ -62,9 +62,9 @@ struct nb_vocabulary {
 enum nb_status nb_vocabulary_open(const struct nb_tokenizer *tokenizer, const int32_t *ends,
                                   size_t n_ends, struct nb_vocabulary **out, struct nb_error *err);
 /* Appends tokens that make up these bytes, which need be no whole characters: the longest first.
- * False, and *out as it was, if there is no token for some byte. */
-bool nb_vocabulary_spell(const struct nb_vocabulary *vocabulary, const char *bytes, size_t n,
-                         struct nb_tokens *out);
+ * NB_ERR_UNSUPPORTED if there is no token for some byte, NB_ERR_MEMORY; then *out is as it was. */
+enum nb_status nb_vocabulary_spell(const struct nb_vocabulary *vocabulary, const char *bytes,
+                                   size_t n, struct nb_tokens *out, struct nb_error *err);
 
 void nb_vocabulary_close(struct nb_vocabulary *vocabulary); /* NULL is allowed */
 

@@ -257,9 +257,7 @@ static enum nb_status encode(struct run *r, const char *text, size_t n, struct n
                              struct nb_error *err) {
     enum nb_status s = nb_tokenizer_encode(r->sequence->engine->tokenizer, text, n,
                                            r->fresh ? 0 : NB_ENCODE_CONTINUE, out, err);
-    if (s == NB_ERR_FORMAT && nb_vocabulary_spell(r->follower.vocabulary, text, n, out))
-        s = NB_OK;
-    return s;
+    return s == NB_ERR_FORMAT ? nb_vocabulary_spell(r->follower.vocabulary, text, n, out, err) : s;
 }
 
 static enum nb_status append(struct run *r, const int32_t *ids, size_t n, size_t n_logits,
