@@ -41,11 +41,14 @@ enum nb_status nb_doctor_python(const char *what, const struct nb_python_options
     if (s == NB_OK) {
         introduce(&stack, findings);
         nb_stack_requirements(&stack, findings);
+        /* First, for a file of --traps may be wrong, and the rest takes seconds. */
+        s = nb_doctor_traps(options->traps, find_package, &stack, stack.python, target, findings,
+                            err);
+    }
+    if (s == NB_OK) {
         nb_stack_files(&stack, findings);
         nb_stack_imports(&stack, findings);
         nb_stack_libraries(&stack, pool, table, target, findings);
-        s = nb_doctor_traps(options->traps, find_package, &stack, stack.python, target, findings,
-                            err);
     }
     nb_stack_free(&stack);
     nb_pool_free(pool);

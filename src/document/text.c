@@ -9,31 +9,38 @@
 
 static const size_t MAX_TEXT_BYTES = (size_t)64 << 20;
 
-/* What a file that is no text begins with, and what to call it. */
+#define OCR "have its text recognized, with tesseract for example"
+#define OFFICE                                                                                     \
+    "save it as text, for example with: soffice --headless --convert-to "                          \
+    "'txt:Text (encoded):UTF8' FILE"
+#define UTF_16 "convert it with: iconv -f UTF-16 -t UTF-8"
+
+/* What a file that is no text begins with, and what to call and do with it. */
 static const struct {
     const char *bytes;
     size_t n;
-    const char *what;
+    const char *what, *fix;
 } formats[] = {
-    {"%PDF-", 5, "a PDF"},
-    {"\x89PNG", 4, "a PNG image"},
-    {"\xFF\xD8\xFF", 3, "a JPEG image"},
-    {"GIF8", 4, "a GIF image"},
-    {"II*\0", 4, "a TIFF image"},
-    {"MM\0*", 4, "a TIFF image"},
-    {"PK\x03\x04", 4, "a ZIP archive or an office document"},
-    {"\xD0\xCF\x11\xE0", 4, "an old office document"},
-    {"\x1F\x8B", 2, "gzip data"},
-    {"\xFF\xFE", 2, "UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8"},
-    {"\xFE\xFF", 2, "UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8"},
+    {"%PDF-", 5, "a PDF", "take its text with: pdftotext -layout FILE"},
+    {"\x89PNG", 4, "a PNG image", OCR},
+    {"\xFF\xD8\xFF", 3, "a JPEG image", OCR},
+    {"GIF8", 4, "a GIF image", OCR},
+    {"II*\0", 4, "a TIFF image", OCR},
+    {"MM\0*", 4, "a TIFF image", OCR},
+    {"PK\x03\x04", 4, "a ZIP archive or an office document", OFFICE},
+    {"\xD0\xCF\x11\xE0", 4, "an old office document", OFFICE},
+    {"\x1F\x8B", 2, "gzip data", "unpack it with: gunzip FILE"},
+    {"\xFF\xFE", 2, "UTF-16 text", UTF_16},
+    {"\xFE\xFF", 2, "UTF-16 text", UTF_16},
 };
 
 static enum nb_status check_text(const char *text, size_t n, const char *name,
                                  struct nb_error *err) {
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         if (n >= formats[i].n && memcmp(text, formats[i].bytes, formats[i].n) == 0)
-            return nb_fail(err, NB_ERR_FORMAT, "%s: is %s; this version reads plain text in UTF-8",
-                           name, formats[i].what);
+            return nb_fail(err, NB_ERR_FORMAT,
+                           "%s: is %s; this version reads plain text in UTF-8: %s", name,
+                           formats[i].what, formats[i].fix);
     }
     const char *nul = n ? memchr(text, 0, n) : NULL;
     if (nul)

@@ -238,8 +238,10 @@ enum nb_status nb_tokenizer_encode(const struct nb_tokenizer *t, const char *tex
         return nb_fail(err, NB_ERR_LIMIT, "text of %zu bytes: at most %d can be tokenized at once",
                        n, MAX_TEXT_BYTES);
     if (!nb_utf8_valid(text, n, &bad))
-        return nb_fail(err, NB_ERR_FORMAT, "text is not UTF-8 at byte %zu (0x%02X)", bad,
-                       (unsigned char)text[bad]);
+        return nb_fail(err, NB_ERR_FORMAT,
+                       "text is not UTF-8 at byte %zu (0x%02X); another encoding is converted, for "
+                       "example, with: iconv -f WINDOWS-1252 -t UTF-8",
+                       bad, (unsigned char)text[bad]);
     struct encoding e = {.t = t, .flags = flags, .out = out, .err = err};
     enum nb_status s = nb_bpe_remember(&e.scratch, n, err);
     if (s == NB_OK)
