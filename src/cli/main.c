@@ -3,11 +3,11 @@
 #include "cli/cli.h"
 #include "nibble/nibble.h"
 
-#include <jansson.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 static const struct nb_command *const commands[] = {
     &nb_command_bench,    &nb_command_classify, &nb_command_doctor,   &nb_command_generate,
@@ -22,12 +22,35 @@ static const struct nb_command *const commands[] = {
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
+/* Commands that this build lacks; the last has no name. */
+static const struct left_out {
+    const char *name, *why;
+} left_out[] = {
+#ifndef NB_HAVE_SERVICE
+    {"serve", "built without libmicrohttpd, 0.9.71 or later"},
+#endif
+#ifndef NB_HAVE_WORKER
+    {"worker", "built without libcurl, 7.85 or later, or without nibble serve"},
+#endif
+    {0},
+};
+
 static const struct nb_command *find_command(const char *name) {
     for (size_t i = 0; i < N_COMMANDS; i++) {
         if (strcmp(commands[i]->name, name) == 0)
             return commands[i];
     }
     return NULL;
+}
+
+static int no_command(const char *name) {
+    for (const struct left_out *l = left_out; l->name; l++)
+        if (strcmp(l->name, name) == 0) {
+            fprintf(stderr, "nibble: this build has no command \"%s\": %s\n", name, l->why);
+            return NB_EXIT_FAILURE;
+        }
+    fprintf(stderr, "nibble: no command \"%s\"\nTry: nibble help\n", name);
+    return NB_EXIT_USAGE;
 }
 
 static void print_help(FILE *out) {
@@ -50,8 +73,17 @@ static void print_version(void) {
     printf("nibble %s\n"
            "backends: %s\n"
            "compiler: %s\n"
-           "jansson: %s\n",
-           nb_version(), nb_backends(names, sizeof names), __VERSION__, JANSSON_VERSION);
+           "libraries: " NB_LIBRARIES ", utf8proc %s"
+#ifdef NB_HAVE_SERVICE
+           ", " NB_HAVE_SERVICE
+#endif
+#ifdef NB_HAVE_WORKER
+           ", " NB_HAVE_WORKER
+#endif
+           "\n",
+           nb_version(), nb_backends(names, sizeof names), __VERSION__, utf8proc_version());
+    for (const struct left_out *l = left_out; l->name; l++)
+        printf("left out: nibble %s (%s)\n", l->name, l->why);
 }
 
 static int help(int argc, char **argv) {
@@ -60,10 +92,8 @@ static int help(int argc, char **argv) {
         return NB_EXIT_OK;
     }
     const struct nb_command *command = find_command(argv[1]);
-    if (!command) {
-        fprintf(stderr, "nibble: no command \"%s\"\nTry: nibble help\n", argv[1]);
-        return NB_EXIT_USAGE;
-    }
+    if (!command)
+        return no_command(argv[1]);
     fputs(command->help, stdout);
     return NB_EXIT_OK;
 }
@@ -75,8 +105,12 @@ static void print_log(void *context, enum nb_log_level level, const char *messag
 
 static void start_log(void) {
     enum nb_log_level level;
-    if (nb_log_level_find(getenv("NIBBLE_LOG"), &level))
+    const char *name = getenv("NIBBLE_LOG");
+    if (nb_log_level_find(name, &level))
         nb_log_set(level, print_log, NULL);
+    else if (name && *name)
+        fprintf(stderr, "nibble: NIBBLE_LOG is \"%s\", expected error, warn, info or debug\n",
+                name);
 }
 
 static int run(int argc, char **argv) {
@@ -96,10 +130,8 @@ static int run(int argc, char **argv) {
     if (strcmp(name, "help") == 0)
         return help(argc - 1, argv + 1);
     const struct nb_command *command = find_command(name);
-    if (!command) {
-        fprintf(stderr, "nibble: no command \"%s\"\nTry: nibble help\n", name);
-        return NB_EXIT_USAGE;
-    }
+    if (!command)
+        return no_command(name);
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             fputs(command->help, stdout);
