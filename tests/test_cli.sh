@@ -8,6 +8,9 @@ tiny=$root/tests/golden/mixtral-tiny-nf4
 run --version
 expect "--version" says '^nibble [0-9]+\.[0-9]+\.[0-9]+$'
 expect "--version names the backends" says '^backends: .*cpu \(plain'
+expect "--version names the libraries" says '^libraries: jansson [0-9.]+, PCRE2 [0-9.]+, utf8proc [0-9.]+'
+NIBBLE_LOG=loud run --version
+expect "a level of the log that there is not" complains 'NIBBLE_LOG is "loud", expected error'
 run --help
 expect "--help" says 'usage: nibble COMMAND'
 for c in classify generate inspect quantize; do
@@ -68,8 +71,14 @@ run generate --model "$tiny" -p hello --prompt-ids 1
 expect "text and ids" exits 2
 run generate --model "$tiny" --prompt-ids 1 --temperature warm
 expect "a temperature that is no number" both 2 'temperature'
-run generate --prompt-ids 1
-expect "generate without a model" both 2 'model'
+NIBBLE_MODEL=$tiny run generate --prompt-ids 1,2,3 -n 5 --json
+expect "generate without --model" [ "$(jq -c .token_ids "$tmp/out")" = "$(jq -c .token_ids "$tmp/first")" ]
+run generate --model "$tiny" --prompt-ids 1 -n 1 --logprobs 2
+expect "--logprobs without --json" both 2 'goes with --json'
+for option in '--kv-type int4' '--weights fast' '--quantize gptq'; do
+    run generate --model "$tiny" --prompt-ids 1 $option
+    expect "$option" both 2 "${option% *} is \"${option#* }\", expected one of"
+done
 run generate --model "$tiny" --prompt-ids 1 --context 100000000
 expect "a context that the model has not" both 1 'context'
 run generate --model "$tiny" --prompt-ids 1,2,3,4,5 --context 4 -n 1

@@ -92,7 +92,10 @@ expect "lists that name each other" both 1 'lists that name each other'
 run plan "$tiny" --json
 expect "plan --json" json '.weights_known and .weights_bytes > 0 and .kv_bytes_per_token == 256 and .total_bytes == .allocated_bytes + .driver_bytes and (.gpus | length) > 50'
 run plan "$tiny" --context 100 --sequences 4 --kv-type fp8 --json
+cp "$tmp/out" "$tmp/sequences"
 expect "context, sequences and type" json '.kv_bytes_per_token == 128 and .kv_bytes == 4 * 112 * 128'
+run plan "$tiny" --context 100 --max-sequences 4 --kv-type fp8 --json
+expect "sequences as serve names them" cmp -s "$tmp/out" "$tmp/sequences"
 run plan "$tiny" --gpu A40
 expect "a GPU on which it fits" exits 0
 expect "and how much is left" says 'A40 .* yes, [0-9.]+ GiB free'
@@ -100,8 +103,16 @@ run plan "$tiny" --memory 1GiB
 expect "memory that does not do" exits 1
 run plan "$tiny" --memory 8.5GB
 expect "memory that does" exits 0
+run plan "$tiny" --memory-limit 24g
+expect "memory as other commands name it" exits 0
 run plan "$tiny" --memory lots
 expect "a size that is none" both 2 'expected a size'
+expect "and no plan before that" [ ! -s "$tmp/out" ]
+run plan "$tiny" --gpu "RTX 5091"
+expect "a GPU that is in no table" both 2 'no GPU "RTX 5091"'
+expect "no plan before that, either" [ ! -s "$tmp/out" ]
+run plan "$tiny" --none
+expect "an option that there is not" both 2 '^nibble plan: --none: unknown'
 run plan "$tiny" --context 99999
 expect "a context above the model's" both 2 "expected 1 to the model's 512"
 run plan

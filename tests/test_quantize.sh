@@ -93,7 +93,7 @@ echo '{"model_type": "mixtral"}' >"$tmp/source/config.json"
 run quantize "$tmp/source" "$tmp/to/q"
 expect "a source that is broken" both 1 'config.json'
 run generate --model "$plain" --quantize int8 --prompt-ids 1 -n 1
-expect "--quantize with a type that there is not" both 1 'quantize is "int8"'
+expect "--quantize with a type that there is not" both 2 'quantize is "int8", expected one of none, nf4, fp4'
 expect "nothing is left of all that" holds "nf4 "
 
 # A file that may not grow as large as it should, as on a full disk.

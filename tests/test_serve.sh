@@ -6,6 +6,7 @@ set -u
 
 . "$(dirname "$0")/server.sh"
 
+mkdir -p "$tmp/actions/books"
 start --model "$root/models/demo" --max-sequences 4 --prompts "$root/prompts" --schemas "$root/schemas" --actions "$tmp/actions"
 ask /healthz
 expect "alive" answers 200 '.status == "ok"'
@@ -108,7 +109,6 @@ ask /v1/completions -d '{"prompt": "a", "response_format": {"type": "xml"}}'
 expect "a format that is not known" answers 422 '.error.message | contains("response_format")'
 
 # The interface of the service that this replaces.
-mkdir -p "$tmp/actions/books"
 echo '{"type": "object", "properties": {"amount": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["amount"], "additionalProperties": false}' >"$tmp/actions/books/pay.json"
 ask /health
 expect "GET /health" answers 200 '.status == "healthy" and .models_loaded.demo and .gpu_available == false and .memory_info == null'
@@ -379,10 +379,10 @@ stop
 expect "ends with 0" [ "$code" = 0 ]
 
 run serve --model "$root/models/demo" --api-key-file "$tmp/keys"
-expect "a bad file of keys" both 1 'keys:1: expected a name, a key'
+expect "a bad file of keys" both 1 'keys:1: one word, expected NAME KEY'
 start --model "$root/models/demo"
 run serve --model "$root/models/demo" --port "${url##*:}"
-expect "a port that is taken" both 1 'cannot listen'
+expect "a port that is taken" both 1 'cannot listen.*another program listens there'
 stop
 run serve --port 99999
 expect "a bad port" both 2 'port'

@@ -13,6 +13,12 @@ done
 url=http://127.0.0.1:9 environment w
 RUNPOD_PING_INTERVAL=soon run worker runpod
 expect "an interval that is none" both 2 'RUNPOD_PING_INTERVAL is "soon"'
+RUNPOD_WEBHOOK_GET_JOB=queue.local/take run worker runpod
+expect "a queue's address that is no URL" both 2 'RUNPOD_WEBHOOK_GET_JOB is "queue.local/take", expected a URL'
+mkdir "$tmp/stages"
+echo '{"type": "objct"}' >"$tmp/stages/action_selection.json"
+RUNPOD_WEBHOOK_PING= run worker runpod --model "$root/models/demo" --outbox "$tmp/o" --schemas "$tmp/stages"
+expect "a stage's schema that is none" both 1 'stages/action_selection.json: #: type names "objct"'
 run worker sqs
 expect "a queue that is none" both 2 'runpod'
 RUNPOD_WEBHOOK_PING= run worker runpod --model "$root/models/demo" --outbox "$tmp/o" --allow-hosts '10.0.0.0/40'

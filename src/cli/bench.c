@@ -13,12 +13,11 @@
 
 static const char help[] =
     "usage: nibble bench [--model CHECKPOINT | --synthetic SHAPE] [OPTIONS]\n\n"
-    "Measures how fast memory can be read, and how fast the model decodes and prefills.\n\n"
-    "  --model CHECKPOINT  a folder or a repository name (default: the model that comes with "
-    "nibble)\n"
-    "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b or "
-    "tiny;\n"
-    "                      mixtral-8x7b:8 is the first 8 layers\n"
+    "Measures how fast memory can be read, and how fast the model decodes and "
+    "prefills.\n\n" NB_CLI_MODEL_HELP
+    "  --synthetic SHAPE   random weights instead: mixtral-8x7b, mixtral-8x22b, "
+    "qwen3-30b-a3b,\n"
+    "                      tiny or small; mixtral-8x7b:8 is the first 8 layers\n"
     "  --write DIR         writes the synthetic model as a checkpoint, and measures nothing\n"
     "  --decode B,…        sequences in a decode step; B@N: with N positions each that they\n"
     "                      already have (default: 1,8; of a GPU 1,1@8192,8,32)\n"

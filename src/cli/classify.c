@@ -19,22 +19,19 @@ static const char help[] =
     "a\n"
     "list of bookkeeping actions fits; and how sure the model is of everything that it chose from\n"
     "a list. A table, or JSON with --json: one object a line, as schemas/classification.json has\n"
-    "it; what is not there is null.\n\n"
-    "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the model that comes\n"
-    "                      with nibble, or the environment variable NIBBLE_MODEL)\n"
+    "it; what is not there is null.\n\n" NB_CLI_MODEL_HELP
     "  --labels FILE       document types: a line each, NAME or NAME: DESCRIPTION (default: the\n"
     "                      model's labels.txt, or prompts/document_types.txt)\n"
     "  --context FILE      JSON: {\"company\": our name, \"actions\": [{\"name\", "
     "\"description\"}…],\n"
     "                      \"instructions\": text}, each optional (default: the actions of\n"
-    "                      prompts/classify-context.json)\n"
+    "                      prompts/classify-context.json); a number is the other --context, below\n"
     "  --schema FILE       a JSON Schema of the caller's: answers fulfil it, under \"answer\"\n"
     "  --prompt FILE       instructions with {{document}} and other places in them, for models\n"
     "                      that were not trained on a form of their own (default:\n"
     "                      prompts/classify.txt, with --schema prompts/classify-schema.txt)\n"
     "  --json              one JSON object a line\n"
     "  --reasons           the table has each document's reason under it\n" NB_CLI_ENGINE_HELP
-    "                      (--context with a number)\n"
     "\nExit code: 0 if every file was answered, 1 if any was not, 2 for wrong usage.\n"
     "A file that cannot be read or answered is named on standard error; the others go on.\n";
 

@@ -32,8 +32,10 @@ int nb_cli_usage(const char *command, const char *fmt, ...) NB_PRINTF(2, 3);
 bool nb_cli_int(const char *command, const char *option, const char *text, int64_t min, int64_t max,
                 int64_t *out);
 
-/* Bytes: "25000000000", "23.5GiB", "24GB", "512MiB", "800MB". */
+/* Bytes: "25000000000", "23.5GiB", "24GB", "512MiB", "800MB", "24G" for GiB; in any case. */
 bool nb_cli_bytes(const char *command, const char *option, const char *text, uint64_t *out);
+/* One of the words that `expected` has, with commas between them: "bf16, fp8". */
+bool nb_cli_word(const char *command, const char *option, const char *text, const char *expected);
 bool nb_cli_number(const char *command, const char *option, const char *text, double min,
                    double max, double *out);
 
@@ -69,6 +71,11 @@ enum {
         {"kv-type", required_argument, NULL, NB_OPT_KV_TYPE}, {                                    \
         "context", required_argument, NULL, NB_OPT_CONTEXT                                         \
     }
+#define NB_CLI_MODEL_HELP                                                                          \
+    "  --model CHECKPOINT  a folder as Hugging Face lays it out, or ORG/NAME in its cache "        \
+    "(default:\n"                                                                                  \
+    "                      the environment variable NIBBLE_MODEL, or the model that comes with\n"  \
+    "                      nibble)\n"
 #define NB_CLI_QUANTIZE_HELP                                                                       \
     "  --quantize TYPE     none, nf4 or fp4, for a checkpoint in bf16, fp16 or fp32 (default: "    \
     "nf4)\n"                                                                                       \
@@ -106,6 +113,11 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
 /* Opens the engine, with progress on a terminal. */
 enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
                                   struct nb_error *err);
+
+/* The folders of /prompt that were named (NULL: none): each is there, and the schemas are schemas;
+ * what is wrong is said at the start, not to whoever asks first. */
+enum nb_status nb_cli_check_folders(const char *prompts, const char *schemas, const char *actions,
+                                    struct nb_error *err);
 
 /* Has the process end with a message, and code 1, where otherwise SIGBUS would end it: a file that
  * is mapped was cut short by somebody. */

@@ -5,8 +5,10 @@
 #include "base/pool.h"
 #include "base/utf8.h"
 #include "engine/engine.h"
+#include "grammar/grammar.h"
 #include "model/synthetic.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -15,8 +17,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 #include <utf8proc.h>
+
+enum { MAX_SCHEMA_BYTES = 64 << 20 };
 
 int nb_cli_error(const struct nb_error *err) {
     fprintf(stderr, "nibble: %s\n", err->message);
@@ -60,19 +65,32 @@ bool nb_cli_number(const char *command, const char *option, const char *text, do
     return true;
 }
 
+bool nb_cli_word(const char *command, const char *option, const char *text, const char *expected) {
+    size_t n = strlen(text);
+    for (const char *word = expected; n && *word;) {
+        size_t length = strcspn(word, ",");
+        if (length == n && memcmp(word, text, n) == 0)
+            return true;
+        word += length;
+        word += strspn(word, ", ");
+    }
+    nb_cli_usage(command, "%s is \"%s\", expected one of %s", option, text, expected);
+    return false;
+}
+
 bool nb_cli_bytes(const char *command, const char *option, const char *text, uint64_t *out) {
     static const struct {
         const char *unit;
         double bytes;
-    } units[] = {{"", 1},         {"B", 1},        {"kB", 1e3},    {"KB", 1e3},
-                 {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},   {"KiB", 0x1p10},
-                 {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    } units[] = {{"", 1},         {"B", 1},        {"kB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
+                 {"TB", 1e12},    {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},  {"T", 0x1p40},
+                 {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
     char *end;
     double x = strtod(text, &end);
     while (end != text && *end == ' ')
         end++;
     for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++) {
-        if (strcmp(end, units[i].unit) == 0 && x * units[i].bytes >= 1 &&
+        if (strcasecmp(end, units[i].unit) == 0 && x * units[i].bytes >= 1 &&
             x * units[i].bytes < 1e18) {
             *out = (uint64_t)(x * units[i].bytes);
             return true;
@@ -102,10 +120,10 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
         return true;
     case NB_OPT_WEIGHTS:
         out->options.weights = value;
-        return true;
+        return nb_cli_word(command, "--weights", value, "packed, mapped, auto");
     case NB_OPT_QUANTIZE:
         out->options.quantize = value;
-        return true;
+        return nb_cli_word(command, "--quantize", value, "none, nf4, fp4");
     case NB_OPT_BACKEND:
         out->options.backend = value;
         return true;
@@ -114,7 +132,7 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
         return true;
     case NB_OPT_KV_TYPE:
         out->options.kv_type = value;
-        return true;
+        return nb_cli_word(command, "--kv-type", value, "bf16, fp8");
     case NB_OPT_MEMORY_LIMIT:
         return nb_cli_bytes(command, "--memory-limit", value, &out->options.memory_limit);
     case NB_OPT_THREADS:
@@ -171,6 +189,43 @@ bool nb_cli_data_folder(const char *name, char *out, size_t size) {
         return true;
     }
     return false;
+}
+
+/* Reads FOLDER/NAME as a schema. */
+static enum nb_status check_schema(const char *folder, const char *name, struct nb_error *err) {
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    struct nb_grammar *grammar = NULL;
+    if (!nb_path_join(path, sizeof path, folder, name))
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", folder);
+    struct nb_grammar_options options = {.name = path};
+    enum nb_status s = nb_read_regular_file(path, MAX_SCHEMA_BYTES, &text, err);
+    if (s == NB_OK)
+        s = nb_grammar_schema(text.data ? text.data : "", text.len, &options, NULL, &grammar, err);
+    nb_grammar_release(grammar);
+    nb_buf_free(&text);
+    return s;
+}
+
+enum nb_status nb_cli_check_folders(const char *prompts, const char *schemas, const char *actions,
+                                    struct nb_error *err) {
+    const struct {
+        const char *option, *folder;
+    } named[] = {{"--prompts", prompts}, {"--schemas", schemas}, {"--actions", actions}};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if (named[i].folder && !nb_is_folder(named[i].folder))
+            return nb_fail(err, NB_ERR_IO, "%s %s: no such folder", named[i].option,
+                           named[i].folder);
+    enum nb_status s = NB_OK;
+    DIR *dir = schemas ? opendir(schemas) : NULL;
+    for (struct dirent *e; s == NB_OK && dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        if (n > 5 && e->d_name[0] != '.' && strcmp(e->d_name + n - 5, ".json") == 0)
+            s = check_schema(schemas, e->d_name, err);
+    }
+    if (dir)
+        closedir(dir);
+    return s;
 }
 
 bool nb_cli_default_model(char *out, size_t size, struct nb_error *err) {

@@ -12,9 +12,8 @@
 #include <unistd.h>
 
 static const char help[] =
-    "usage: nibble generate --model CHECKPOINT (-p TEXT | --prompt-ids 1,2,3) [OPTIONS]\n\n"
-    "Lets the model go on from a prompt. Text is written as it is made.\n\n"
-    "  --model CHECKPOINT  a folder as Hugging Face lays it out\n"
+    "usage: nibble generate (-p TEXT | --prompt-ids 1,2,3) [--model CHECKPOINT] [OPTIONS]\n\n"
+    "Lets the model go on from a prompt. Text is written as it is made.\n\n" NB_CLI_MODEL_HELP
     "  -p TEXT             the prompt\n"
     "  --chat              the prompt is a message of the user: it goes through the model's chat\n"
     "                      template\n"
@@ -247,10 +246,10 @@ static bool parse(int argc, char **argv, struct request *r) {
     const char *wrong = NULL;
     if (optind != argc)
         wrong = "arguments besides the options; give the prompt with -p";
-    else if (!r->how.model && !getenv("NIBBLE_MODEL"))
-        wrong = "no --model CHECKPOINT";
     else if (!r->options.prompt == !r->options.prompt_ids)
         wrong = "expected one of -p TEXT and --prompt-ids IDS";
+    else if (r->options.logprobs && !r->json)
+        wrong = "--logprobs goes with --json";
     else if (r->options.chat && r->options.prompt_ids)
         wrong = "--chat goes with -p TEXT, not with --prompt-ids";
     else if (r->options.system && !r->options.chat)

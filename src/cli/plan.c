@@ -3,7 +3,6 @@
 #include "doctor/memory.h"
 #include "model/cache.h"
 
-#include <ctype.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -20,9 +19,12 @@ static const char help[] =
     "folder\n"
     "with config.json alone. No GPU is needed.\n\n"
     "  --gpu NAME          judge this GPU only: \"RTX 4090\", A40, H200\n"
-    "  --memory SIZE       judge so much memory: 24GiB, 24GB, 24564MiB or bytes\n"
+    "  --memory SIZE       judge so much memory: 24GiB, 24GB, 24564MiB or bytes; --memory-limit "
+    "of\n"
+    "                      other commands is taken, too\n"
     "  --context N         positions of a sequence (default: the model's, 8192 at most)\n"
-    "  --sequences N       sequences of that length at a time (default: 1)\n"
+    "  --max-sequences N   sequences of that length at a time, as of nibble serve (default: 1);\n"
+    "                      or --sequences\n"
     "  --kv-type TYPE      bf16 or fp8 (default: bf16)\n"
     "  --quantize TYPE     what weights in bf16, fp16 or fp32 become: none, nf4 or fp4 (default: "
     "nf4)\n"
@@ -31,36 +33,14 @@ static const char help[] =
 
 struct command {
     const char *gpu, *memory;
+    uint64_t memory_bytes;
+    const struct nb_gpu *found; /* what `gpu` names */
     struct nb_plan_options options;
     bool json;
     struct nb_gpu_table table;
     struct nb_plan_model model;
     struct nb_plan plan;
 };
-
-/* "24GiB", "24GB", "24564MiB", "25769803776" */
-static bool parse_size(const char *text, uint64_t *out) {
-    static const struct {
-        const char *unit;
-        double bytes;
-    } units[] = {{"", 1},         {"B", 1},        {"kB", 1e3},   {"KiB", 0x1p10},
-                 {"MB", 1e6},     {"MiB", 0x1p20}, {"M", 0x1p20}, {"GB", 1e9},
-                 {"GiB", 0x1p30}, {"G", 0x1p30},   {"TB", 1e12},  {"TiB", 0x1p40}};
-    char *end;
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    double number = strtod(text, &end);
-    while (*end == ' ')
-        end++;
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (strcasecmp(end, units[i].unit) == 0 && number * units[i].bytes < 0x1p62 &&
-            number * units[i].bytes >= 1) {
-            *out = (uint64_t)(number * units[i].bytes);
-            return true;
-        }
-    }
-    return false;
-}
 
 static void print_plan(const struct nb_plan *p, const char *name) {
     const struct {
@@ -149,20 +129,12 @@ static enum nb_status judge(struct command *c, const char *name, uint64_t memory
 }
 
 static enum nb_status judge_all(struct command *c, json_t *list, bool *any, struct nb_error *err) {
-    const struct nb_gpu *gpu;
-    uint64_t memory;
-    if (c->memory) {
-        if (!parse_size(c->memory, &memory))
-            return nb_fail(err, NB_ERR_ARGUMENT, "--memory is \"%s\", expected a size: 24GiB",
-                           c->memory);
-        return judge(c, c->memory, memory, 0, 0, list, any, err);
-    }
-    if (c->gpu) {
-        enum nb_status s = nb_gpu_find(&c->table, c->gpu, &gpu, err);
-        return s != NB_OK ? s
-                          : judge(c, gpu->name, gpu->memory_bytes, gpu->bandwidth_bytes_s,
-                                  gpu->capability, list, any, err);
-    }
+    if (c->memory)
+        return judge(c, c->memory, c->memory_bytes, 0, 0, list, any, err);
+    const struct nb_gpu *gpu = c->found;
+    if (gpu)
+        return judge(c, gpu->name, gpu->memory_bytes, gpu->bandwidth_bytes_s, gpu->capability, list,
+                     any, err);
     enum nb_status s = NB_OK;
     for (size_t i = 0; s == NB_OK && i < c->table.n_gpus; i++) {
         gpu = &c->table.gpus[i];
@@ -214,44 +186,44 @@ static bool take_option(struct command *c, int code) {
         return true;
     case OPT_MEMORY:
         c->memory = optarg;
-        return true;
+        return nb_cli_bytes("plan", "--memory", optarg, &c->memory_bytes);
     case OPT_JSON:
         c->json = true;
         return true;
     case NB_OPT_QUANTIZE:
         c->options.quantize = optarg;
-        return true;
+        return nb_cli_word("plan", "--quantize", optarg, "none, nf4, fp4");
     case NB_OPT_CONTEXT:
     case OPT_SEQUENCES:
-        if (!nb_cli_int("plan", code == OPT_SEQUENCES ? "--sequences" : "--context", optarg, 1,
+        if (!nb_cli_int("plan", code == OPT_SEQUENCES ? "--max-sequences" : "--context", optarg, 1,
                         code == OPT_SEQUENCES ? 65536 : INT32_MAX, &n))
             return false;
         *(code == OPT_SEQUENCES ? &c->options.sequences : &c->options.context) = (int32_t)n;
         return true;
     case OPT_KV:
         c->options.kv_fp8 = strcmp(optarg, "fp8") == 0;
-        if (!c->options.kv_fp8 && strcmp(optarg, "bf16") != 0) {
-            nb_cli_usage("plan", "--kv-type is \"%s\", expected bf16 or fp8", optarg);
-            return false;
-        }
-        return true;
+        return nb_cli_word("plan", "--kv-type", optarg, "bf16, fp8");
     default:
-        nb_cli_usage("plan", "unknown option, or one without its value");
         return false;
     }
 }
 
 static int run(int argc, char **argv) {
-    static const struct option options[] = {{"gpu", required_argument, NULL, OPT_GPU},
-                                            {"memory", required_argument, NULL, OPT_MEMORY},
-                                            {"context", required_argument, NULL, NB_OPT_CONTEXT},
-                                            {"sequences", required_argument, NULL, OPT_SEQUENCES},
-                                            {"kv-type", required_argument, NULL, OPT_KV},
-                                            {"quantize", required_argument, NULL, NB_OPT_QUANTIZE},
-                                            {"json", no_argument, NULL, OPT_JSON},
-                                            {0}};
+    static const struct option options[] = {
+        {"gpu", required_argument, NULL, OPT_GPU},
+        {"memory", required_argument, NULL, OPT_MEMORY},
+        {"memory-limit", required_argument, NULL, OPT_MEMORY},
+        {"context", required_argument, NULL, NB_OPT_CONTEXT},
+        {"max-sequences", required_argument, NULL, OPT_SEQUENCES},
+        {"sequences", required_argument, NULL, OPT_SEQUENCES},
+        {"kv-type", required_argument, NULL, OPT_KV},
+        {"quantize", required_argument, NULL, NB_OPT_QUANTIZE},
+        {"json", no_argument, NULL, OPT_JSON},
+        {0}};
     struct command c = {0};
     for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        if (code == '?' || code == ':')
+            return nb_cli_usage("plan", "%s: unknown, or without its value", argv[optind - 1]);
         if (!take_option(&c, code))
             return NB_EXIT_USAGE;
     }
@@ -262,7 +234,11 @@ static int run(int argc, char **argv) {
     struct nb_error err;
     if (nb_gpu_table_open(&c.table, &err) != NB_OK)
         return nb_cli_error(&err);
-    int code = plan(&c, argv[optind]);
+    int code;
+    if (c.gpu && nb_gpu_find(&c.table, c.gpu, &c.found, &err) != NB_OK)
+        code = nb_cli_usage("plan", "%s", err.message);
+    else
+        code = plan(&c, argv[optind]);
     nb_gpu_table_free(&c.table);
     return code;
 }

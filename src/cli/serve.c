@@ -12,10 +12,10 @@
 static const char help[] =
     "usage: nibble serve [--model CHECKPOINT] [OPTIONS]\n\n"
     "Answers HTTP requests as OpenAI's API has them: /v1/models, /v1/completions,\n"
-    "/v1/chat/completions, and /v1/classify. /healthz, /readyz and /metrics are for operators;\n"
-    "/prompt, /health and /warmup are those of the service that nibble replaces.\n"
-    "SIGTERM ends it once everything that runs is answered; SIGHUP reads the keys again.\n\n"
-    "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
+    "/v1/chat/completions; besides /v1/classify and /v1/score. /healthz, /readyz and /metrics are\n"
+    "for operators; /prompt, /health and /warmup are those of the service that nibble replaces.\n"
+    "SIGTERM ends it once everything that runs is answered; SIGHUP reads the keys "
+    "again.\n\n" NB_CLI_MODEL_HELP
     "  --synthetic SHAPE   random weights instead, such as mixtral-8x7b:1, to measure the "
     "service;\n"
     "                      prompts are token ids then\n"
@@ -180,7 +180,10 @@ static int run(int argc, char **argv) {
     struct nb_engine *engine = NULL;
     struct nb_service *service = NULL;
     struct nb_error err;
-    enum nb_status s = nb_cli_engine_open(&r.how, &engine, &err);
+    enum nb_status s =
+        nb_cli_check_folders(r.options.prompts, r.options.schemas, r.options.actions, &err);
+    if (s == NB_OK)
+        s = nb_cli_engine_open(&r.how, &engine, &err);
     if (s == NB_OK)
         s = nb_service_open(engine, &r.options, &service, &err);
     if (s != NB_OK) {

@@ -18,8 +18,7 @@ static const char help[] =
     "cannot\n"
     "be delivered wait on disk. SIGTERM ends it once what it has is answered and delivered; "
     "SIGHUP\n"
-    "reads the keys again.\n\n"
-    "  --model CHECKPOINT  a folder as Hugging Face lays it out (default: the embedded model)\n"
+    "reads the keys again.\n\n" NB_CLI_MODEL_HELP
     "  --max-sequences N   jobs that are answered at once, and that KV memory is made for\n"
     "                      (default: 16)\n"
     "  --outbox FOLDER     where results wait (default: on /runpod-volume if it is there, else in\n"
@@ -136,8 +135,11 @@ static int work(struct request *r) {
     struct nb_engine *engine = NULL;
     struct nb_worker *worker = NULL;
     struct nb_error err;
-    enum nb_status s = nb_cli_engine_open(&r->how, &engine, &err);
+    const struct nb_service_options *o = &r->options.service;
+    enum nb_status s = nb_cli_check_folders(o->prompts, o->schemas, o->actions, &err);
     if (s != NB_OK)
+        nb_worker_report_unhealthy(&r->options, "configuration", err.message);
+    else if ((s = nb_cli_engine_open(&r->how, &engine, &err)) != NB_OK)
         nb_worker_report_unhealthy(&r->options, "model", err.message);
     else
         s = nb_worker_open(engine, &r->options, &worker, &err);

@@ -71,15 +71,17 @@ static enum nb_status read_line(char *text, const char *path, int line, struct k
     const char *name = strtok_r(rest, " \t\r", &rest), *key = strtok_r(rest, " \t\r", &rest), *word;
     *out = (struct key){0};
     if (!key)
-        return nb_fail(err, NB_ERR_FORMAT, "%s:%d: expected a name, a key and limits", path, line);
+        return nb_fail(err, NB_ERR_FORMAT,
+                       "%s:%d: one word, expected NAME KEY [requests_per_minute=N] [max_running=N]",
+                       path, line);
     if (strlen(name) >= sizeof out->name)
         return nb_fail(err, NB_ERR_FORMAT, "%s:%d: the name is longer than %zu bytes", path, line,
                        sizeof out->name - 1);
     size_t n = strlen(key); /* the key itself is in no message */
     if (n < LEAST_KEY_BYTES || n > MAX_KEY_BYTES)
         return nb_fail(err, NB_ERR_FORMAT,
-                       "%s:%d: the key of %.60s has %zu bytes, expected %d to %d", path, line, name,
-                       n, LEAST_KEY_BYTES, MAX_KEY_BYTES);
+                       "%s:%d: the key of %.60s is of length %zu, expected %d to %d characters",
+                       path, line, name, n, LEAST_KEY_BYTES, MAX_KEY_BYTES);
     strcpy(out->name, name);
     strcpy(out->key, key);
     out->client = client_of(name);

@@ -530,6 +530,21 @@ static enum nb_status resolve(const char *host, uint16_t port, struct sockaddr_s
     return NB_OK;
 }
 
+/* Of an error of listening. */
+static const char *what_to_do(int why) {
+    switch (why) {
+    case EADDRINUSE:
+        return ": another program listens there; end it, or choose another --port (0: a free one)";
+    case EADDRNOTAVAIL:
+        return ": this machine has no such address; --host 0.0.0.0 is all that it has";
+    case EACCES:
+        return ": ports below 1024 need the capability CAP_NET_BIND_SERVICE; choose a higher "
+               "--port";
+    default:
+        return "";
+    }
+}
+
 static enum nb_status start(struct nb_http *http, struct nb_error *err) {
     const struct nb_http_options *o = &http->options;
     struct sockaddr_storage address;
@@ -546,9 +561,11 @@ static enum nb_status start(struct nb_http *http, struct nb_error *err) {
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
         on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
         MHD_OPTION_THREAD_POOL_SIZE, o->threads, MHD_OPTION_END);
-    if (!http->daemon)
-        return nb_fail(err, NB_ERR_IO, "cannot listen on %s port %u: %s", o->host, o->port,
-                       errno ? strerror(errno) : "libmicrohttpd refused");
+    if (!http->daemon) {
+        int why = errno;
+        return nb_fail(err, NB_ERR_IO, "cannot listen on %s port %u: %s%s", o->host, o->port,
+                       why ? strerror(why) : "libmicrohttpd refused", what_to_do(why));
+    }
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
     http->port = info && info->port ? info->port : o->port;
     return NB_OK;

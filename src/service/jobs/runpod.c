@@ -861,6 +861,18 @@ enum nb_status nb_worker_environment(struct nb_worker_options *o, struct nb_erro
                        "%s is not set: RunPod sets it in a serverless worker's container; for a "
                        "server of your own, use nibble serve",
                        missing);
+    const struct {
+        const char *name, *url;
+    } urls[] = {{"RUNPOD_WEBHOOK_GET_JOB", o->get_job},
+                {"RUNPOD_WEBHOOK_POST_OUTPUT", o->post_output},
+                {"RUNPOD_WEBHOOK_POST_STREAM", o->post_stream},
+                {"RUNPOD_WEBHOOK_PING", o->ping}};
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++)
+        if (urls[i].url && strncmp(urls[i].url, "https://", 8) != 0 &&
+            strncmp(urls[i].url, "http://", 7) != 0)
+            return nb_fail(err, NB_ERR_ARGUMENT,
+                           "%s is \"%.200s\", expected a URL that begins with https:// or http://",
+                           urls[i].name, urls[i].url);
     return NB_OK;
 }
 
