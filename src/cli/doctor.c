@@ -29,7 +29,7 @@ static const char help[] =
     "  --threads N         threads that read (default: one for each processor)\n"
     "  --library           the FILEs are libraries: list the CUDA code in them\n"
     "  --list-gpus         the table of GPUs\n"
-    "  --json              one JSON object\n"
+    "  --json              one JSON object; docs/doctor.md has its keys\n"
     "\nExit code: 0 if fit (no finding of severity error), 1 if not, 2 for wrong usage.\n";
 
 struct doctor {

@@ -17,7 +17,7 @@ static const char help[] =
     "Says what a checkpoint holds: shape, weights, bytes, tokenizer. Everything that running it\n"
     "would need is checked, so exit code 0 means that it can be run. If it cannot, every reason\n"
     "that was found is named.\n\n"
-    "  --json              one JSON object\n"
+    "  --json              one JSON object; docs/doctor.md has its keys\n"
     "\nExit code: 0 if it can be run, 1 if not, 2 for wrong usage.\n";
 
 /* Matrices of each type, as a checkpoint's experts, attention and head may differ. */

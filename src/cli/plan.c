@@ -28,7 +28,7 @@ static const char help[] =
     "  --kv-type TYPE      bf16 or fp8 (default: bf16)\n"
     "  --quantize TYPE     what weights in bf16, fp16 or fp32 become: none, nf4 or fp4 (default: "
     "nf4)\n"
-    "  --json              one JSON object\n"
+    "  --json              one JSON object; docs/doctor.md has its keys\n"
     "\nExit code: 0 if it fits (on the GPU named, or on any), 1 if not, 2 for wrong usage.\n";
 
 struct command {
