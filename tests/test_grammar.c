@@ -136,6 +136,32 @@ static void test_errors(void **state) {
     }
 }
 
+/* Slips are named, extensions and words of the standard are not. */
+static void test_doubts(void **state) {
+    (void)state;
+    static const char schema[] =
+        "{\"$schema\":\"http://json-schema.org/draft-07/"
+        "schema#\",\"title\":\"t\",\"requird\":[\"a\"],"
+        "\"dependentRequired\":{},\"x-type\":1,\"_format\":1,\"note\":1,\"unit\":1,"
+        "\"properties\":{\"titel\":{\"minlength\":3,\"format\":\"date-tme\"},"
+        "\"b\":{\"format\":\"date\",\"description\":\"d\"}}}";
+    static const char expected[] =
+        "#: \"requird\" is no keyword, and is ignored; is \"required\" meant?\n"
+        "#: \"dependentRequired\" is no keyword of the draft that $schema names, and is ignored\n"
+        "#/properties/titel: \"minlength\" is no keyword, and is ignored; is \"minLength\" meant?\n"
+        "#/properties/titel: format \"date-tme\" is not enforced\n";
+    struct nb_grammar_options options = {.doubt = true};
+    struct nb_grammar *g;
+    struct nb_error err;
+    assert_ok(nb_grammar_schema(schema, strlen(schema), &options, NULL, &g, &err), err);
+    assert_string_equal(nb_grammar_doubts(g), expected);
+    nb_grammar_release(g);
+    options.doubt = false;
+    assert_ok(nb_grammar_schema(schema, strlen(schema), &options, NULL, &g, &err), err);
+    assert_string_equal(nb_grammar_doubts(g), "");
+    nb_grammar_release(g);
+}
+
 /* `lenient` leaves out the pattern that no automaton follows, says so, and enforces the rest. */
 static void test_lenient_patterns(void **state) {
     (void)state;
@@ -324,9 +350,9 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),         cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_lenient_patterns), cmocka_unit_test(test_masks),
-        cmocka_unit_test(test_shortest),
+        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_doubts),   cmocka_unit_test(test_lenient_patterns),
+        cmocka_unit_test(test_masks),    cmocka_unit_test(test_shortest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

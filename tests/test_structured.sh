@@ -25,6 +25,12 @@ run schema check "$tmp/bad.json"
 expect "keyword and path" both 1 '#/properties/a: minimum is a string'
 run schema check "$tmp/none.json"
 expect "what nothing fulfils" both 1 'contradicts itself'
+echo '{"properties": {"a": {"minlength": 1}}}' >"$tmp/slip.json"
+run schema check "$tmp/slip.json"
+expect "a slip is named" both 0 '#/properties/a: "minlength" is no keyword, and is ignored; is "minLength" meant'
+printf '{\n  "vendor": "Müller", "date": 3}' >"$tmp/answer.json"
+run schema validate "$tmp/invoice.json" "$tmp/answer.json"
+expect "where a document is not valid" says 'not valid at byte 32: line 2, column 30$'
 run schema validate
 expect "validate without files" both 2 'expected a schema'
 

@@ -31,7 +31,8 @@ static const char help[] =
     "  --threads N         threads that compute (default: one for each processor)\n"
     "  --cpu NAME          plain, avx2 or avx512 (default: the best that runs "
     "here)\n" NB_CLI_WEIGHTS_HELP NB_CLI_BACKEND_HELP NB_CLI_QUANTIZE_HELP
-    "  --json              one JSON object; of each figure tokens_per_s, and of decode share_of_limit\n"
+    "  --json              one JSON object; of each figure tokens_per_s, and of decode "
+    "share_of_limit\n"
     "\nWith --decode, --prefill, --request or --schema, only what is asked for is measured. The "
     "limit of "
     "decode is the\n"

@@ -14,7 +14,10 @@ static const char help[] =
     "usage: nibble schema check [OPTIONS] SCHEMA…\n"
     "       nibble schema validate [OPTIONS] SCHEMA DOCUMENT…\n"
     "       nibble schema bench FILE.jsonl --tokenizer CHECKPOINT|FILE [--json] [--rows FILE]\n\n"
-    "check compiles JSON Schemas and names what cannot be enforced, and where. validate says of "
+    "check compiles JSON Schemas and names what cannot be enforced, and where; on standard error, "
+    "what\n"
+    "says nothing but looks like a slip: a misspelt keyword, one of another draft. validate says "
+    "of "
     "each\n"
     "JSON document whether it fulfils the schema, and at which byte not. bench walks the "
     "instances\n"
@@ -64,6 +67,7 @@ static enum nb_status compile(const struct request *r, const char *path, struct 
     struct nb_buf text = {0};
     struct nb_grammar_options options = {.lenient = r->lenient,
                                          .name = path,
+                                         .doubt = true,
                                          .load = r->schemas ? load : NULL,
                                          .load_context = (void *)(uintptr_t)r};
     enum nb_status s = nb_read_file(path, MAX_FILE_BYTES, &text, err);
@@ -83,6 +87,8 @@ static int check(const struct request *r, int n, char **paths) {
             continue;
         }
         const char *notes = nb_grammar_notes(g);
+        if (*nb_grammar_doubts(g))
+            fprintf(stderr, "%s: perhaps a slip:\n%s", paths[i], nb_grammar_doubts(g));
         if (nb_grammar_check(g, paths[i], &err) != NB_OK)
             code = nb_cli_error(&err);
         else if (*notes)
@@ -92,6 +98,18 @@ static int check(const struct request *r, int n, char **paths) {
         nb_grammar_release(g);
     }
     return code;
+}
+
+/* Byte `where` of the text, as editors count, too: lines and characters from 1 on. */
+static void print_where(const char *path, const char *text, size_t where) {
+    size_t line = 1, column = 1;
+    for (size_t i = 0; i < where; i++) {
+        if (text[i] == '\n')
+            line++, column = 1;
+        else
+            column += (text[i] & 0xC0) != 0x80;
+    }
+    printf("%s: not valid at byte %zu: line %zu, column %zu\n", path, where, line, column);
 }
 
 static int validate_one(struct nb_grammar *g, const char *path) {
@@ -109,7 +127,7 @@ static int validate_one(struct nb_grammar *g, const char *path) {
     else if (where == text.len)
         printf("%s: not valid: something is missing at the end\n", path);
     else
-        printf("%s: not valid at byte %zu\n", path, where);
+        print_where(path, text.data, where);
     nb_buf_free(&text);
     return s == NB_OK && valid ? NB_EXIT_OK : NB_EXIT_FAILURE;
 }

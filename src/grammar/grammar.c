@@ -46,6 +46,7 @@ enum nb_status nb_grammar_schema(const char *text, size_t n,
     struct nb_schema_options reading = {.lenient = o->lenient,
                                         .written_integers = o->written_integers,
                                         .formats_annotate = o->formats_annotate,
+                                        .doubt = o->doubt,
                                         .load = o->load,
                                         .load_context = o->load_context};
     enum nb_status s = new_grammar(vocabulary, out, err);
@@ -171,6 +172,10 @@ size_t nb_grammar_bytes(struct nb_grammar *g) {
                    g->space.masks.allocated_bytes;
     pthread_mutex_unlock(&g->lock);
     return bytes;
+}
+
+const char *nb_grammar_doubts(const struct nb_grammar *g) {
+    return g->schema.doubts.data ? g->schema.doubts.data : "";
 }
 
 const char *nb_grammar_notes(const struct nb_grammar *g) {

@@ -18,6 +18,7 @@ struct nb_grammar_options {
         written_integers; /* integers without a fraction or an exponent, as everybody writes them */
     bool lenient; /* what cannot be enforced is noted (nb_grammar_notes) instead of refused */
     bool formats_annotate;  /* formats are not enforced */
+    bool doubt;             /* note what is perhaps a slip, for nb_grammar_doubts */
     const char *name;       /* begins messages; NULL: "schema" */
     nb_schema_load_fn load; /* documents that references name; see nb_schema_options */
     void *load_context;
@@ -41,6 +42,10 @@ enum nb_status nb_grammar_choice(const char *const *labels, size_t n,
                                  struct nb_error *err);
 
 /* nb_grammar_release and nb_grammar_notes are public. */
+
+/* What the schema has that is right and says nothing, but looks as if it should: a line each, with
+ * its place; "" without the option. The grammar's own. */
+const char *nb_grammar_doubts(const struct nb_grammar *grammar);
 struct nb_grammar *nb_grammar_retain(struct nb_grammar *grammar);
 
 /* NB_ERR_UNSUPPORTED if no text was found that fulfils it: the schema contradicts itself, or it is

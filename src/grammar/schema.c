@@ -5,6 +5,7 @@
 #include "grammar/uri.h"
 #include "model/tokenizer_map.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1637,13 +1638,101 @@ static enum nb_status read_unevaluated(struct reading *r, const struct nb_value 
     return NB_OK;
 }
 
+/* ---- what is perhaps a slip */
+
+/* How many letters must be changed, put in or left out to make b of a, capitals being small ones
+ * (Levenshtein's distance, by the usual table of one row); more than 9 letters apart is 9. */
+static unsigned slips(const char *a, size_t n, const char *b) {
+    enum { MOST = 24 };
+    unsigned row[MOST + 1];
+    size_t m = strlen(b);
+    if (n > MOST || m > MOST)
+        return 9;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = (unsigned)j;
+    for (size_t i = 1; i <= n; i++) {
+        unsigned before = row[0]; /* of the row above, one to the left */
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= m; j++) {
+            unsigned above = row[j], least = above < row[j - 1] ? above : row[j - 1];
+            unsigned same =
+                before + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
+            row[j] = same < least + 1 ? same : least + 1;
+            before = above;
+        }
+    }
+    return row[m];
+}
+
+/* Of a key that is no keyword here. Most are names of others' extensions, and pass. */
+static void doubt_key(struct compiler *c, const struct place *place,
+                      const struct nb_value_key *key) {
+    /* Words of the standard that ask nothing of a value. */
+    if (key->text[0] == '_' || strncmp(key->text, "x-", 2) == 0)
+        return; /* so that nobody takes it for a keyword */
+    static const char *const silent[] = {"title",
+                                         "description",
+                                         "default",
+                                         "examples",
+                                         "example",
+                                         "$comment",
+                                         "$schema",
+                                         "$id",
+                                         "id",
+                                         "$anchor",
+                                         "$defs",
+                                         "definitions",
+                                         "$vocabulary",
+                                         "deprecated",
+                                         "readOnly",
+                                         "writeOnly",
+                                         "nullable",
+                                         "contentEncoding",
+                                         "contentMediaType",
+                                         "contentSchema",
+                                         "$dynamicAnchor",
+                                         "$recursiveAnchor"};
+    for (size_t i = 0; i < sizeof silent / sizeof *silent; i++)
+        if (strcmp(silent[i], key->text) == 0)
+            return;
+    const char *near = NULL;
+    unsigned best = 3;
+    for (int k = 1; k < N_KEYWORDS; k++) {
+        size_t length = strlen(keywords[k].name);
+        unsigned distance = slips(key->text, key->n, keywords[k].name);
+        if (distance < best && (length > 6 || (length > 3 && distance < 2)))
+            best = distance, near = keywords[k].name;
+    }
+    if (near && strcmp(near, key->text) == 0)
+        nb_buf_printf(&c->schema->doubts,
+                      "%s: \"%s\" is no keyword of the draft that $schema names, and is ignored\n",
+                      show(place).text, near);
+    else if (near)
+        nb_buf_printf(&c->schema->doubts,
+                      "%s: \"%s\" is no keyword, and is ignored; is \"%s\" meant?\n",
+                      show(place).text, key->text, near);
+}
+
+static void doubt_format(const struct reading *r) {
+    const struct nb_value *format = r->of[K_FORMAT];
+    if (nb_value_is(format, NB_VALUE_STRING) && !nb_format_known(format->text, format->n))
+        nb_buf_printf(&r->c->schema->doubts, "%s: format \"%.*s\" is not enforced\n",
+                      show(r->place).text, format->n > 60 ? 60 : (int)format->n, format->text);
+}
+
 static enum nb_status read_schema(struct compiler *c, const struct pending *p) {
     struct reading r = {.c = c, .resource = p->resource, .place = p->place};
     for (uint32_t i = 0; i < p->value->n; i++) {
         enum keyword k = keyword_of(&p->value->keys[i], r.resource);
         if (k != K_NONE)
             r.of[k] = &p->value->items[i];
+        else if (c->options->doubt)
+            doubt_key(c, p->place, &p->value->keys[i]);
     }
+    if (c->options->doubt)
+        doubt_format(&r);
+    if (c->schema->doubts.failed)
+        return no_memory(c);
     enum nb_status s = read_reference(&r, K_REF);
     bool integer = false;
     if (s == NB_OK && !(r.of[K_REF] && r.resource->draft <= DRAFT_7)) {
@@ -1757,5 +1846,6 @@ enum nb_status nb_schema_read(const char *text, size_t n, const char *name,
 void nb_schema_free(struct nb_schema *schema) {
     nb_arena_free(&schema->arena);
     nb_buf_free(&schema->notes);
+    nb_buf_free(&schema->doubts);
     *schema = (struct nb_schema){0};
 }

@@ -95,6 +95,7 @@ typedef enum nb_status (*nb_schema_load_fn)(void *context, const char *uri, stru
 struct nb_schema_options {
     /* What cannot be enforced is left out, and noted, instead of being an error. */
     bool lenient;
+    bool doubt;            /* fill nb_schema.doubts */
     bool written_integers; /* 1.0 is no integer, as in draft 4 */
     bool
         formats_annotate; /* as 2020-12 has it where nobody asks for more; else they are enforced */
@@ -108,6 +109,10 @@ struct nb_schema {
     const struct nb_node *root;
     uint32_t n_nodes, n_atoms;
     struct nb_buf notes; /* lenient: a line for each thing that is not enforced */
+    /* doubt: a line for each thing that is right and says nothing, but looks as if it should: a
+     * name one slip away from a keyword, a keyword of another draft, a format that is not enforced.
+     */
+    struct nb_buf doubts;
 };
 
 /* Reads a schema's text[0..n). `name` begins messages, which name keyword and path, as in
