@@ -30,7 +30,7 @@ run schema check "$tmp/slip.json"
 expect "a slip is named" both 0 '#/properties/a: "minlength" is no keyword, and is ignored; is "minLength" meant'
 printf '{\n  "vendor": "Müller", "date": 3}' >"$tmp/answer.json"
 run schema validate "$tmp/invoice.json" "$tmp/answer.json"
-expect "where a document is not valid" says 'not valid at byte 32: line 2, column 30$'
+expect "where a document is not valid" says 'not valid at byte 33: line 2, column 31$'
 run schema validate
 expect "validate without files" both 2 'expected a schema'
 
