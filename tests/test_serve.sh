@@ -332,7 +332,10 @@ stop
 
 # Keys.
 printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"
+chmod 644 "$tmp/keys"
 start --model "$root/models/demo" --api-key-file "$tmp/keys" --cors https://example.com
+expect "keys that others may read are a warning" grep -q '^level=warn event=keys .*mode 0644' "$tmp/server.err"
+chmod 600 "$tmp/keys"
 ask /v1/models
 expect "no key" answers 401 '.error.code == "missing_api_key"'
 ask /v1/models -H 'Authorization: Bearer sk-wrong-key'

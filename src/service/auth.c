@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
     MAX_FILE_BYTES = 1 << 20,
@@ -91,6 +93,17 @@ static enum nb_status read_line(char *text, const char *path, int line, struct k
     return s;
 }
 
+/* Keys that others may read are no secret; a mounted one often cannot be otherwise. */
+static void warn_of_mode(const char *path) {
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & (S_IRWXO | S_IWGRP)))
+        nb_log(
+            NB_LOG_WARN,
+            "event=keys %s: others may read or change it (mode %04o); chmod 640, its group being "
+            "the server's",
+            path, (unsigned)(st.st_mode & 07777));
+}
+
 static enum nb_status read_keys(const char *path, struct key **out, size_t *n,
                                 struct nb_error *err) {
     struct nb_buf text = {0};
@@ -122,6 +135,8 @@ static enum nb_status read_keys(const char *path, struct key **out, size_t *n,
         }
         *n += s == NB_OK;
     }
+    if (s == NB_OK)
+        warn_of_mode(path);
     if (text.data)
         explicit_bzero(text.data, text.cap);
     nb_buf_free(&text);
