@@ -46,6 +46,22 @@ expect "a header that is too long" json '.status == 431 or .status == 413 or .st
 expect "it works" works
 expect "and nothing is left of those" settles
 
+# Prompts that take long to read, to be refused in the end, do not hold up who asks for little.
+jq -n '{prompt: ("Invoice 17 of ACME, total 100 EUR. " * 200000), max_tokens: 1}' >"$tmp/long"
+long=$(curl -s -o /dev/null -w '%{time_total}' -d @"$tmp/long" "$url/v1/completions")
+for i in 1 2 3 4 5 6; do
+    curl -s -o /dev/null -w '%{http_code}\n' -d @"$tmp/long" "$url/v1/completions" >"$tmp/long$i" &
+    longs="${longs:-} $!"
+done
+sleep 0.2
+for i in $(seq 20); do
+    curl -s -o /dev/null -w '%{time_total}\n' "$url/healthz"
+    sleep 0.1
+done >"$tmp/times"
+wait $longs
+expect "long prompts are refused" [ "$(cat "$tmp"/long? | sort -u)" = 400 ]
+expect "and hold up nobody (one took $long s)" sh -c "[ \$(awk -v t=$long '\$1 < t' '$tmp/times' | wc -l) = 20 ]"
+
 # Clients that vanish: killed in mid-stream, no word said.
 for i in 1 2 3 4; do
     curl -sN -o /dev/null "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 240, "ignore_eos": true, "stream": true}' &

@@ -347,6 +347,13 @@ expect "a key in X-API-Key" answers 200 '.data | length == 1'
 ask /v1/models -H 'X-API-Key: sk-second-key'
 expect "more than its limit" answers 429 '.error.type == "rate_limit_error"'
 expect "and when to come again" grep -qiE '^retry-after: [1-9]' "$tmp/headers"
+jq -n '{prompt: ("Invoice 17 of ACME. " * 1200), max_tokens: 1}' >"$tmp/body"
+ask /v1/completions -H 'X-API-Key: sk-first-key' -H 'X-Request-Id: long-1' -d @"$tmp/body"
+expect "a key before a long body" answers 400 '.error.code == "context_length_exceeded"'
+ask /v1/completions -H 'X-API-Key: sk-wrong-key' -d @"$tmp/body"
+expect "a wrong one" answers 403 '.error.code == "invalid_api_key"'
+ask /v1/completions -d @"$tmp/body"
+expect "none" answers 401 '.error.code == "missing_api_key"'
 ask /healthz
 expect "health needs no key" answers 200 '.status == "ok"'
 ask /v1/models -X OPTIONS

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -21,7 +22,9 @@ enum {
     STREAM_BLOCK = 16 * 1024, /* bytes at a time */
     HEADER_BYTES = 16 * 1024, /* memory of a connection: its request line and headers fit in it */
     MAX_EXTRA_BYTES =
-        1 << 20 /* of a body that is too long, read and thrown away for a polite answer */
+        1 << 20, /* of a body that is too long, read and thrown away for a polite answer */
+    SHORT_BYTES = 16 * 1024, /* bodies that take no time: handled where they were read */
+    HANDLERS = 2,            /* threads for longer ones */
 };
 
 /* A connection, for as long as it is open. Under http->lock. */
@@ -47,6 +50,8 @@ struct exchange {
     int refused;     /* a status to answer with, before any handler */
     const char *why; /* for a refusal */
     bool dispatched;
+    bool copied;           /* the headers are in: */
+    struct nb_buf headers; /* "Name\0value\0" of each */
 
     /* Under the exchange's lock. */
     bool suspended, queued;
@@ -56,6 +61,7 @@ struct exchange {
 
     struct exchange *next, *previous; /* of all that are with a handler; under http->lock */
     bool listed;
+    struct exchange *next_long; /* of those that wait for a thread; likewise */
 };
 
 struct nb_http {
@@ -70,6 +76,11 @@ struct nb_http {
     bool stop;
     struct exchange *exchanges; /* with a handler */
     struct connection *open;
+    struct exchange *first_long, **last_long;
+    bool no_more_long; /* the threads for long requests end when there are none left */
+    pthread_cond_t wake_handlers;
+    pthread_t handlers[HANDLERS];
+    size_t n_handlers;
 };
 
 /* ---- exchanges ---- */
@@ -77,13 +88,32 @@ struct nb_http {
 static void free_exchange(struct nb_exchange *exchange) {
     struct exchange *x = (struct exchange *)exchange;
     nb_buf_free(&x->body);
+    nb_buf_free(&x->headers);
     nb_exchange_close(exchange);
     free(x);
 }
 
 static const char *header(const struct nb_exchange *exchange, const char *name) {
-    return MHD_lookup_connection_value(((const struct exchange *)exchange)->connection,
-                                       MHD_HEADER_KIND, name);
+    const struct exchange *x = (const struct exchange *)exchange;
+    if (!x->copied)
+        return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+    const char *at = x->headers.data, *end = at + x->headers.len;
+    while (at < end) {
+        const char *value = at + strlen(at) + 1;
+        if (strcasecmp(at, name) == 0)
+            return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
+static enum MHD_Result copy_header(void *context, enum MHD_ValueKind kind, const char *name,
+                                   const char *value) {
+    struct nb_buf *out = context;
+    (void)kind;
+    nb_buf_add(out, name, strlen(name) + 1);
+    nb_buf_add(out, value ? value : "", value ? strlen(value) + 1 : 1);
+    return MHD_YES;
 }
 
 /* Under the exchange's lock: lets the connection go on if it waits. */
@@ -310,6 +340,51 @@ static enum MHD_Result go_on(struct exchange *x) {
     return queue ? queue_answer(x) : MHD_YES;
 }
 
+/* Reading a long prompt takes as long as many tokens of other clients' streams, which this thread
+ * sends, too: it is left to a thread for that. The connection may be gone by then, and its headers
+ * with it. False if memory ran out. */
+static bool hand_over(struct exchange *x) {
+    struct nb_http *http = x->http;
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, copy_header, &x->headers);
+    if (x->headers.failed)
+        return false;
+    x->copied = true;
+    pthread_mutex_lock(&http->lock);
+    *http->last_long = x;
+    http->last_long = &x->next_long;
+    pthread_cond_signal(&http->wake_handlers);
+    pthread_mutex_unlock(&http->lock);
+    return true;
+}
+
+static void *handle_long(void *context) {
+    struct nb_http *http = context;
+    for (;;) {
+        pthread_mutex_lock(&http->lock);
+        while (!http->first_long && !http->no_more_long)
+            pthread_cond_wait(&http->wake_handlers, &http->lock);
+        struct exchange *x = http->first_long;
+        if (x) {
+            http->first_long = x->next_long;
+            if (!http->first_long)
+                http->last_long = &http->first_long;
+        }
+        pthread_mutex_unlock(&http->lock);
+        if (!x)
+            return NULL;
+        http->options.handle(http->options.context, &x->public);
+    }
+}
+
+static enum nb_status start_handlers(struct nb_http *http, struct nb_error *err) {
+    for (; http->n_handlers < HANDLERS; http->n_handlers++) {
+        int failed = pthread_create(&http->handlers[http->n_handlers], NULL, handle_long, http);
+        if (failed)
+            return nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed));
+    }
+    return NB_OK;
+}
+
 /* The request is whole: gives it to the handler, and waits, without a thread, unless it is answered
  * already. */
 static enum MHD_Result dispatch(struct exchange *x) {
@@ -320,7 +395,8 @@ static enum MHD_Result dispatch(struct exchange *x) {
     x->public.body_bytes = x->body.len;
     list(x);
     nb_exchange_retain(&x->public);
-    x->http->options.handle(x->http->options.context, &x->public);
+    if (x->body.len <= SHORT_BYTES || !hand_over(x))
+        x->http->options.handle(x->http->options.context, &x->public);
     return go_on(x);
 }
 
@@ -587,12 +663,16 @@ enum nb_status nb_http_open(const struct nb_http_options *options, struct nb_htt
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&http->lock, NULL);
     pthread_cond_init(&http->wake, &monotonic);
+    pthread_cond_init(&http->wake_handlers, NULL);
     pthread_condattr_destroy(&monotonic);
+    http->last_long = &http->first_long;
     int failed = pthread_create(&http->watcher, NULL, watch, http);
     http->watching = !failed;
     enum nb_status s =
         failed ? nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed)) : NB_OK;
     *out = http; /* before a handler may want it */
+    if (s == NB_OK)
+        s = start_handlers(http, err);
     if (s == NB_OK)
         s = start(http, err);
     if (s != NB_OK) {
@@ -649,6 +729,14 @@ void nb_http_close(struct nb_http *http) {
         pthread_mutex_unlock(&http->lock);
         MHD_stop_daemon(http->daemon);
     }
+    /* What was handed over is handled; nobody hears of it any more. */
+    pthread_mutex_lock(&http->lock);
+    http->no_more_long = true;
+    pthread_cond_broadcast(&http->wake_handlers);
+    pthread_mutex_unlock(&http->lock);
+    for (size_t i = 0; i < http->n_handlers; i++)
+        pthread_join(http->handlers[i], NULL);
+    pthread_cond_destroy(&http->wake_handlers);
     pthread_mutex_destroy(&http->lock);
     pthread_cond_destroy(&http->wake);
     free(http);
