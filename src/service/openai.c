@@ -262,17 +262,28 @@ enum nb_status nb_check_model(const struct nb_service *service, const json_t *bo
     return NB_OK;
 }
 
+/* A text becomes ids here, once for all choices. Special tokens in it are those tokens. */
+static enum nb_status read_prompt_text(struct nb_answering *a, const json_t *prompt,
+                                       struct nb_error *err) {
+    const struct nb_tokenizer *tokenizer = a->service->engine->tokenizer;
+    a->options.prompt = json_string_value(prompt);
+    a->options.prompt_bytes = json_string_length(prompt);
+    if (!tokenizer)
+        return NB_OK; /* which the engine refuses */
+    enum nb_status s =
+        nb_tokenizer_encode(tokenizer, a->options.prompt, a->options.prompt_bytes,
+                            NB_ENCODE_SPECIAL | NB_ENCODE_TEMPLATE, &a->prompt_ids, err);
+    return s == NB_OK ? s : nb_fail_prefix(err, s, "prompt");
+}
+
 /* "text", or [1, 2, 3], or a list of one of these. */
 static enum nb_status read_prompt(struct nb_answering *a, struct nb_error *err) {
     const json_t *prompt = field(a->body, "prompt");
     if (json_is_array(prompt) && json_array_size(prompt) == 1 &&
         !json_is_integer(json_array_get(prompt, 0)))
         prompt = json_array_get(prompt, 0);
-    if (json_is_string(prompt)) {
-        a->options.prompt = json_string_value(prompt);
-        a->options.prompt_bytes = json_string_length(prompt);
-        return NB_OK;
-    }
+    if (json_is_string(prompt))
+        return read_prompt_text(a, prompt, err);
     bool ids = json_is_array(prompt) && json_array_size(prompt) > 0;
     for (size_t i = 0; ids && i < json_array_size(prompt); i++) {
         const json_t *id = json_array_get(prompt, i);
