@@ -129,8 +129,9 @@ static void files(void **state) {
     assert_ok(nb_map_open(name, &map, &err), err);
     assert_int_equal(map.size, 0);
     nb_map_close(&map);
-    assert_int_equal(write(fd, "hello", 5), 5);
+    assert_true(nb_write_all(fd, "hello", 5));
     close(fd);
+    assert_false(nb_write_all(fd, "hello", 5));
     assert_ok(nb_map_open(name, &map, &err), err);
     assert_int_equal(map.size, 5);
     assert_memory_equal(map.data, "hello", 5);

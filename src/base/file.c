@@ -111,6 +111,20 @@ enum nb_status nb_read_regular_file(const char *path, size_t max_bytes, struct n
     return open_and_read(path, O_NONBLOCK, max_bytes, out, err); /* as in nb_map_open */
 }
 
+bool nb_write_all(int fd, const void *data, size_t n) {
+    const char *at = data;
+    while (n) {
+        ssize_t written = write(fd, at, n);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return false;
+        at += written;
+        n -= (size_t)written;
+    }
+    return true;
+}
+
 bool nb_is_folder(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);

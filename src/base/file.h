@@ -1,4 +1,4 @@
-/* Files: mapped read-only, or read whole up to a limit. Messages name the path. */
+/* Files: mapped read-only, or read or written whole. Messages name the path. */
 #ifndef NB_BASE_FILE_H
 #define NB_BASE_FILE_H
 
@@ -30,6 +30,10 @@ enum nb_status nb_read_file(const char *path, size_t max_bytes, struct nb_buf *o
  * error and not waited for, and "-" is a name like any other. */
 enum nb_status nb_read_regular_file(const char *path, size_t max_bytes, struct nb_buf *out,
                                     struct nb_error *err);
+
+/* Writes data[0..n) to a file, pipe or socket that blocks, however many calls it takes. False, with
+ * errno, where that fails; some of it may be written then. */
+bool nb_write_all(int fd, const void *data, size_t n);
 
 bool nb_is_folder(const char *path);
 bool nb_is_file(const char *path);

@@ -263,20 +263,6 @@ static void run_row(struct bench *b, size_t index, struct row *row) {
 
 /* ---- workers ---- */
 
-static bool write_all(int fd, const void *p, size_t n) {
-    const char *at = p;
-    while (n) {
-        ssize_t k = write(fd, at, n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return false;
-        at += k;
-        n -= (size_t)k;
-    }
-    return true;
-}
-
 /* Reads n bytes, waiting at most until `deadline`. 1, 0 at the end, or -1 when time is up. */
 static int read_all(int fd, void *p, size_t n, uint64_t deadline) {
     char *at = p;
@@ -309,8 +295,8 @@ static void work(struct bench *b, size_t from, int fd) {
     for (size_t i = from; i < b->n_lines; i++) {
         struct row row;
         run_row(b, i, &row);
-        if (!write_all(fd, &row, sizeof row) ||
-            !write_all(fd, b->mask_ns, b->n_masks * sizeof *b->mask_ns))
+        if (!nb_write_all(fd, &row, sizeof row) ||
+            !nb_write_all(fd, b->mask_ns, b->n_masks * sizeof *b->mask_ns))
             _exit(1);
     }
     _exit(0);

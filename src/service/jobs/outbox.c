@@ -95,19 +95,6 @@ static void file_name(const char *job_id, char out[HEX + 8]) {
     memcpy(out + HEX, ".json", 6);
 }
 
-static bool write_all(int fd, const char *data, size_t n) {
-    while (n) {
-        ssize_t done = write(fd, data, n);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return false;
-        data += done;
-        n -= (size_t)done;
-    }
-    return true;
-}
-
 static char *make_head(const char *job_id, bool stream, const char *result, size_t n) {
     char digest[HEX + 1];
     hex(result, n, digest);
@@ -128,8 +115,8 @@ enum nb_status nb_outbox_keep(struct nb_outbox *outbox, const char *job_id, bool
         return nb_fail_memory(err, n, "a result");
     int fd =
         openat(outbox->fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    bool fine = fd >= 0 && write_all(fd, head, strlen(head)) && write_all(fd, "\n", 1) &&
-                write_all(fd, result, n) && fsync(fd) == 0;
+    bool fine = fd >= 0 && nb_write_all(fd, head, strlen(head)) && nb_write_all(fd, "\n", 1) &&
+                nb_write_all(fd, result, n) && fsync(fd) == 0;
     int failed = errno;
     if (fd >= 0 && close(fd) != 0 && fine) {
         fine = false;
