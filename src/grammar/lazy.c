@@ -952,7 +952,6 @@ static enum nb_status grow_states(struct nb_lazy *lazy) {
         !nb_resize(&l->state_off, cap, sizeof *l->state_off) || !nb_resize(&l->life, cap, 1) ||
         !nb_resize(&l->ways_out, cap, sizeof *l->ways_out))
         return fail_memory(l, cap * row);
-    memset((char *)lazy->next + l->cap_states * row, 0xFF, (cap - l->cap_states) * row);
     l->cap_states = cap;
     return NB_OK;
 }
@@ -1013,6 +1012,7 @@ static enum nb_status find_state(struct nb_lazy *lazy, uint32_t formula, const u
     l->state_table[at] = id;
     l->life[id] = l->formulas[formula].live ? LIVE : UNKNOWN;
     l->ways_out[id].known = 0;
+    memset(lazy->next + (size_t)id * lazy->n_classes, 0xFF, lazy->n_classes * sizeof *lazy->next);
     lazy->accepts[id] = l->formulas[formula].accepts;
     lazy->n_states++;
     *out = id;
@@ -1191,8 +1191,6 @@ void nb_lazy_forget(struct nb_lazy *lazy, const struct nb_lazy_mark *mark) {
     for (size_t i = 0; i < mark->n_states * n_classes; i++)
         if (lazy->next[i] >= mark->n_states)
             lazy->next[i] = NB_LAZY_UNKNOWN;
-    memset(lazy->next + mark->n_states * n_classes, 0xFF,
-           (lazy->n_states - mark->n_states) * n_classes * sizeof *lazy->next);
     for (size_t i = 0; i < mark->n_memo * n_classes; i++)
         if (l->memo[i] >= mark->n_formulas)
             l->memo[i] = NB_LAZY_UNKNOWN;

@@ -925,7 +925,7 @@ static enum nb_status read_strings(struct reading *r) {
         s = read_count(r, K_MIN_LENGTH, &atom->min);
         if (s == NB_OK)
             s = read_count(r, K_MAX_LENGTH, &atom->max);
-        if (s == NB_OK)
+        if (s == NB_OK && (atom->min > 0 || atom->max != UINT64_MAX))
             s = add_part(r, atom_node(r->c, atom));
     }
     return s;
@@ -1035,6 +1035,15 @@ static enum nb_status read_items(struct reading *r, struct nb_atom *a) {
     return s;
 }
 
+/* Whether any array, or object, does. That is worth knowing where exactly one of several may hold.
+ * Names of members are kept whatever is asked of them: for their order. */
+static bool is_trivial(const struct compiler *c, const struct nb_atom *a) {
+    const struct nb_node *others = a->kind == NB_ATOM_ARRAY ? a->items : a->rest;
+    return a->min == 0 && a->max == UINT64_MAX && (!others || others == c->anything) && !a->n &&
+           !a->n_prefix && !a->contains && !a->unique && !a->n_patterns && !a->n_required &&
+           !a->n_dependencies && !a->names;
+}
+
 static enum nb_status read_arrays(struct reading *r) {
     const struct nb_value *unique = r->of[K_UNIQUE_ITEMS];
     if (!r->of[K_ITEMS] && !r->of[K_PREFIX_ITEMS] && !r->of[K_CONTAINS] && !r->of[K_MIN_ITEMS] &&
@@ -1059,7 +1068,7 @@ static enum nb_status read_arrays(struct reading *r) {
     if (s == NB_OK && unique && unique->kind != NB_VALUE_TRUE && unique->kind != NB_VALUE_FALSE)
         return wrong(r, K_UNIQUE_ITEMS, "true or false");
     a->unique = unique && unique->kind == NB_VALUE_TRUE;
-    return s == NB_OK ? add_part(r, atom_node(r->c, a)) : s;
+    return s == NB_OK && !is_trivial(r->c, a) ? add_part(r, atom_node(r->c, a)) : s;
 }
 
 /* ---- objects */
@@ -1216,7 +1225,7 @@ static enum nb_status read_objects(struct reading *r) {
         s = read_dependencies(r, K_DEPENDENT_REQUIRED, a);
     if (s == NB_OK)
         s = read_dependencies(r, K_DEPENDENT_SCHEMAS, a);
-    return s == NB_OK && any ? add_part(r, atom_node(r->c, a)) : s;
+    return s == NB_OK && any && !is_trivial(r->c, a) ? add_part(r, atom_node(r->c, a)) : s;
 }
 
 /* ---- combinations */

@@ -1122,18 +1122,51 @@ bool nb_shape_others_free(struct nb_space *s, const struct nb_shape *shape, uint
     return true;
 }
 
+/* Whether there is a kind of value that a node's formula does not rule out, as far as that is told
+ * at a glance. */
+static bool surely_some(const struct nb_node *node, int depth) {
+    const struct nb_node *hard = NULL;
+    if (!node || node->kind == NB_NODE_ATOM)
+        return true;
+    switch (node->kind) {
+    case NB_NODE_KIND:
+        return node->kinds;
+    case NB_NODE_ENUM:
+        return node->kinds || node->strings || node->numbers;
+    case NB_NODE_OR:
+        for (uint32_t i = 0; i < node->n && i < 4 && depth < 4; i++)
+            if (surely_some(node->nodes[i], depth + 1))
+                return true;
+        return false;
+    case NB_NODE_AND:
+        for (uint32_t i = 0; i < node->n; i++) {
+            if (node->nodes[i]->kind == NB_NODE_ATOM)
+                continue;
+            if (hard)
+                return false;
+            hard = node->nodes[i];
+        }
+        return !hard || (depth < 4 && surely_some(hard, depth + 1));
+    default:
+        return false;
+    }
+}
+
 /* Whether the member of this rank makes no root false, by a look at what names the key alone. */
 static bool allows_plainly(const struct nb_shape *shape, uint32_t rank) {
     const struct nb_family *f = shape->family;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         const struct nb_atom *a = shape->atoms[i];
         if (a->kind != NB_ATOM_OBJECT)
             continue;
         const struct nb_node *own = f->values[(size_t)shape->in_family[i] * f->keys.n + rank];
-        if (is_never(own ? own : a->rest))
+        const struct nb_node *asks = own ? own : a->rest;
+        n += asks && !(asks->kind == NB_NODE_AND && asks->n == 0);
+        if (!surely_some(asks, 0))
             return false;
     }
-    return true;
+    return n <= 1;
 }
 
 bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
@@ -1157,7 +1190,7 @@ bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
     }
     for (uint32_t rank = 0; rank < f->keys.n; rank++) {
         bool good = plain && allows_plainly(shape, rank);
-        if (!good && !(plain && shape->conjunction)) {
+        if (!good) {
             const struct nb_link *link = nb_link_key(s, shape, rank);
             good = link && !link->dead;
             for (uint32_t w = 0; link && w < shape->n_words; w++)

@@ -1622,6 +1622,8 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         if (shape->string == NB_STRING_SET ? !shape->set.n
                                            : shape->string == NB_STRING_LAZY && !out->at)
             return lose_only(r, out);
+        if (shape->string == NB_STRING_LENGTH && shape->min > shape->max)
+            return lose_only(r, out);
         return shape->string == NB_STRING_MACHINE ? nb_string_alive(r, out, out->at)
                                                   : single_alive(r, out);
     case NB_VALUE_NUMBER:
