@@ -285,6 +285,45 @@ static void test_masks(void **state) {
     nb_tokenizer_close(tokenizer);
 }
 
+/* What cannot be gone on with does not begin: what contradicts itself is seen before it comes. */
+static void test_begins(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *may, *may_not;
+    } rows[] = {
+        {"{\"minLength\":2,\"maxLength\":0}", "[", "\""},
+        {"{\"required\":[\"c\"],\"maxProperties\":0}", "[", "{"},
+        {"{\"enum\":[1,[false,true]],\"minItems\":3}", "1", "["},
+        {"{\"enum\":[1,{\"b\":1,\"ab\":2}],\"dependentRequired\":{\"ab\":[\"a\"]}}", "1", "{"},
+        {"{\"dependentRequired\":{\"b\":[\"a\"]},\"properties\":{\"a\":false}}", "{\"c", "{\"b\""},
+        {"{\"properties\":{\"a\":{\"type\":\"string\",\"enum\":[1]},\"b\":{}},"
+         "\"additionalProperties\":false}",
+         "{\"b", "{\"a"},
+        {"{\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":5,\"maximum\":3}},"
+         "\"additionalProperties\":false}",
+         "{}", "{\"a"},
+        {"{\"items\":{\"type\":\"string\",\"pattern\":\"^a$\",\"enum\":[\"b\"]}}", "[]", "[\""},
+        {"{\"oneOf\":[{\"minProperties\":0},{\"minItems\":0}]}", NULL, "1"},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[\"ab\",\"ac\",\"b\"]}}",
+         "[\"ab\",\"a", "[\"b\",\"b"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct nb_grammar *g = compile(rows[i].schema, NULL, NULL);
+        for (int k = 0; k < 2; k++) {
+            const char *text = k ? rows[i].may_not : rows[i].may;
+            struct nb_matcher *m;
+            struct nb_error err;
+            if (!text)
+                continue;
+            assert_ok(nb_matcher_open(g, &m, &err), err);
+            if (nb_matcher_accept_bytes(m, text, strlen(text)) == (k == 1))
+                fail_msg("%s: %s %s", rows[i].schema, text, k ? "may come" : "may not come");
+            nb_matcher_close(m);
+        }
+        nb_grammar_release(g);
+    }
+}
+
 /* What closes a text is as short as can be. `most` bytes are needed: nothing of `alphabet` that is
  * shorter does, by the validator. */
 static void test_shortest(void **state) {
@@ -352,7 +391,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_verdicts), cmocka_unit_test(test_errors),
         cmocka_unit_test(test_doubts),   cmocka_unit_test(test_lenient_patterns),
-        cmocka_unit_test(test_masks),    cmocka_unit_test(test_shortest),
+        cmocka_unit_test(test_masks),    cmocka_unit_test(test_begins),
+        cmocka_unit_test(test_shortest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

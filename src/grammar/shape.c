@@ -2,6 +2,7 @@
 #include "grammar/shape.h"
 
 #include "grammar/grow.h"
+#include "grammar/state.h"
 #include "model/tokenizer_map.h"
 
 #include <stdlib.h>
@@ -847,15 +848,126 @@ static bool root_kills(struct nb_space *s, const struct nb_shape *shape, const s
     return kills;
 }
 
+/* Whether an assertion by itself leaves some value, at a glance. */
+static bool atom_leaves_some(const struct nb_atom *a) {
+    if (a->kind == NB_ATOM_NUMBER)
+        return !a->has_least || !a->has_most || nb_decimal_compare(a->least, a->most) < 0;
+    return a->min <= a->max && a->n_required <= a->max;
+}
+
+/* Whether some value fulfils a node, as far as that is told at a glance and but for what is asked
+ * of a container's values and by patterns. */
+static bool surely_some(const struct nb_node *node, int depth) {
+    const struct nb_node *hard = NULL;
+    uint32_t n_atoms = 0;
+    if (!node)
+        return true;
+    switch (node->kind) {
+    case NB_NODE_ATOM:
+        return atom_leaves_some(node->atom);
+    case NB_NODE_KIND:
+        return node->kinds;
+    case NB_NODE_ENUM:
+        return node->kinds || node->strings || node->numbers;
+    case NB_NODE_OR:
+        for (uint32_t i = 0; i < node->n && i < 4 && depth < 4; i++)
+            if (surely_some(node->nodes[i], depth + 1))
+                return true;
+        return false;
+    case NB_NODE_AND:
+        for (uint32_t i = 0; i < node->n; i++) {
+            if (node->nodes[i]->kind == NB_NODE_ATOM) {
+                if (!atom_leaves_some(node->nodes[i]->atom))
+                    return false;
+                n_atoms++;
+            } else if (hard) {
+                return false;
+            } else {
+                hard = node->nodes[i];
+            }
+        }
+        if (!hard)
+            return true;
+        return hard->kind == NB_NODE_ENUM ? !n_atoms && surely_some(hard, depth + 1)
+                                          : depth < 4 && surely_some(hard, depth + 1);
+    default:
+        return false;
+    }
+}
+
+/* Whether bounds leave no number, or none of those listed is within them. */
+static bool no_number(const struct nb_shape *shape) {
+    const struct nb_atom *list = NULL, *low = NULL, *high = NULL;
+    for (uint32_t i = 0; i < shape->n_atoms; i++) {
+        const struct nb_atom *a = shape->atoms[i];
+        if (a->kind == NB_ATOM_NUMBERS)
+            list = a;
+        if (a->has_least && (!low || nb_decimal_compare(a->least, low->least) > 0))
+            low = a;
+        if (a->has_most && (!high || nb_decimal_compare(a->most, high->most) < 0))
+            high = a;
+    }
+    for (uint32_t i = 0; list && i < list->n; i++) {
+        struct nb_decimal v = list->numbers[i];
+        bool good = true;
+        for (uint32_t k = 0; k < shape->n_atoms && good; k++)
+            good = nb_number_holds(shape->atoms[k], v, nb_decimal_is_integer(v));
+        if (good)
+            return false;
+    }
+    return list || (low && high && nb_decimal_compare(low->least, high->most) > 0);
+}
+
+/* Whether no value of this kind does, by a look at what is asked of it alone, not of what is in it.
+ * False where that is not known. */
+static bool no_value(const struct nb_shape *shape) {
+    uint64_t least = 0, most = UINT64_MAX;
+    uint32_t required = 0;
+    if (!shape->conjunction)
+        return false;
+    switch (shape->kind) {
+    case NB_VALUE_STRING:
+        return (shape->string == NB_STRING_SET && !shape->set.n) ||
+               (shape->string == NB_STRING_LENGTH && shape->min > shape->max) ||
+               (shape->string == NB_STRING_LAZY && !shape->language->start);
+    case NB_VALUE_NUMBER:
+        return no_number(shape);
+    case NB_VALUE_ARRAY:
+    case NB_VALUE_OBJECT:
+        for (uint32_t i = 0; i < shape->n_atoms; i++) {
+            const struct nb_atom *a = shape->atoms[i];
+            least = a->min > least ? a->min : least;
+            most = a->max < most ? a->max : most;
+        }
+        for (uint32_t w = 0; w < shape->family->n_words && shape->kind == NB_VALUE_OBJECT; w++) {
+            uint64_t keys = 0;
+            for (uint32_t i = 0; i < shape->n_atoms; i++)
+                keys |= shape->family
+                            ->required[(size_t)shape->in_family[i] * shape->family->n_words + w];
+            required += (uint32_t)__builtin_popcountll(keys);
+        }
+        return least > most || required > most;
+    default:
+        return false;
+    }
+}
+
 static bool never_fulfilled(struct nb_space *s, const struct nb_demand *d) {
-    for (int kind = 0; kind < NB_N_KINDS; kind++) {
+    bool sure = d->n == 1 && surely_some(d->nodes[0], 0);
+    const struct nb_site *site = NULL;
+    for (int kind = 0; kind < NB_N_KINDS && !sure; kind++) {
         bool false_here = false;
         for (uint32_t i = 0; i < d->n && !false_here; i++)
             false_here = nb_formula_of(s, d->nodes[i], (enum nb_value_kind)kind) == NB_FALSE;
+        if (!false_here && kind >= NB_VALUE_NUMBER) {
+            site = site ? site : nb_site_of(s, &d, 1);
+            struct nb_shape *shape = site ? nb_shape_of(s, site, (enum nb_value_kind)kind) : NULL;
+            false_here = shape && no_value(shape);
+        }
         if (!false_here)
             return false;
     }
-    return true;
+    return !sure;
 }
 
 static struct nb_link *make_link(struct linking *l, struct nb_shape *after) {
@@ -1122,36 +1234,6 @@ bool nb_shape_others_free(struct nb_space *s, const struct nb_shape *shape, uint
     return true;
 }
 
-/* Whether there is a kind of value that a node's formula does not rule out, as far as that is told
- * at a glance. */
-static bool surely_some(const struct nb_node *node, int depth) {
-    const struct nb_node *hard = NULL;
-    if (!node || node->kind == NB_NODE_ATOM)
-        return true;
-    switch (node->kind) {
-    case NB_NODE_KIND:
-        return node->kinds;
-    case NB_NODE_ENUM:
-        return node->kinds || node->strings || node->numbers;
-    case NB_NODE_OR:
-        for (uint32_t i = 0; i < node->n && i < 4 && depth < 4; i++)
-            if (surely_some(node->nodes[i], depth + 1))
-                return true;
-        return false;
-    case NB_NODE_AND:
-        for (uint32_t i = 0; i < node->n; i++) {
-            if (node->nodes[i]->kind == NB_NODE_ATOM)
-                continue;
-            if (hard)
-                return false;
-            hard = node->nodes[i];
-        }
-        return !hard || (depth < 4 && surely_some(hard, depth + 1));
-    default:
-        return false;
-    }
-}
-
 /* Whether the member of this rank makes no root false, by a look at what names the key alone. */
 static bool allows_plainly(const struct nb_shape *shape, uint32_t rank) {
     const struct nb_family *f = shape->family;
@@ -1167,6 +1249,32 @@ static bool allows_plainly(const struct nb_shape *shape, uint32_t rank) {
             return false;
     }
     return n <= 1;
+}
+
+/* Of a conjunction: what a key needs that must be must be, too, and what needs a key that cannot be
+ * cannot. */
+static void follow_dependencies(const struct nb_shape *shape, uint64_t *required,
+                                uint64_t *allowed) {
+    const struct nb_trie *keys = &shape->family->keys;
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t i = 0; i < shape->n_atoms; i++) {
+            const struct nb_atom *a = shape->atoms[i];
+            for (uint32_t k = 0; k < a->n_dependencies; k++) {
+                const struct nb_dependency *d = &a->dependencies[k];
+                uint32_t key = (uint32_t)nb_trie_find(keys, d->key.text, d->key.n);
+                uint32_t needs = (uint32_t)nb_trie_find(keys, d->needs.text, d->needs.n);
+                if (nb_bit(required, key) && !nb_bit(required, needs)) {
+                    nb_set_bit(required, needs);
+                    more = true;
+                }
+                if (nb_bit(allowed, key) && !nb_bit(allowed, needs)) {
+                    allowed[key / 64] &= ~(UINT64_C(1) << key % 64);
+                    more = true;
+                }
+            }
+        }
+    }
 }
 
 bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
@@ -1199,6 +1307,8 @@ bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
         if (good)
             nb_set_bit(allowed, rank);
     }
+    if (shape->conjunction)
+        follow_dependencies(shape, required, allowed);
     uint32_t start = f->machine.n ? nb_machine_start(s, &shape->family->machine) : 0;
     nb_shape_other_false(s, shape, start, false, shape->other_false);
     shape->other_keys = !nb_any_bit(shape->other_false, shape->n_words);

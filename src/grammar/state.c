@@ -1554,17 +1554,22 @@ static bool begin_container(struct nb_reader *r, struct nb_state *out, bool obje
             if (shape->required[w] & ~shape->allowed[w])
                 return false;
         }
+        if (count_missing(out->top) > shape->most)
+            return false;
         if (shape->least > 0 && !more_members(r, out->top))
             return false;
     }
     if (!object && shape->conjunction && out->kills) {
         /* Items that must be, and no value can be. */
-        uint64_t least = 0;
+        uint64_t least = 0, most = UINT64_MAX;
         for (uint32_t i = 0; i < shape->n_atoms; i++) {
             const struct nb_atom *a = shape->atoms[i];
             least = a->min > least ? a->min : least;
             least = a->contains && a->min_contains > least ? a->min_contains : least;
+            most = a->max < most ? a->max : most;
         }
+        if (least > most)
+            return false;
         for (uint64_t i = 0; i < least && i <= shape->family->n_prefix; i++) {
             const struct nb_link *link = nb_link_item(r->space, shape, i);
             if (!link || link->dead)
