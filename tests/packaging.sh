@@ -110,7 +110,7 @@ expect "health says no where nothing listens" sh -c "! '$out/usr/local/bin/nibbl
 server=$!
 expect "it serves" until_ 30 grep -q "listens on .*0.0.0.0:$port" "$tmp/out"
 expect "it is healthy" within nibble-entrypoint health
-expect "it answers" sh -c "curl -s -m 60 http://127.0.0.1:$port/v1/completions -d '{\"prompt\": \"Invoice\", \"max_tokens\": 2}' | jq -e .usage"
+expect "it answers" sh -c "curl -s -m 60 http://127.0.0.1:$port/v1/completions -d '{\"prompt\": \"Invoice\", \"max_tokens\": 2}' | jq -es '.[0].usage'"
 kill -TERM $server
 wait $server
 code=$?

@@ -61,4 +61,6 @@ says() { grep -qE -- "$1" "$tmp/out"; }
 prints() { [ "$(cat "$tmp/out")" = "$1" ]; }
 complains() { grep -qE -- "$1" "$tmp/err"; }
 both() { exits "$1" && complains "$2"; }
-json() { jq -e "$1" "$tmp/out"; }
+# jq_holds FILTER FILE: whether jq says so of JSON in a file. Of an empty one jq 1.6 says so, too, whatever it is asked.
+jq_holds() { grep -q '[^[:space:]]' "$2" && jq -e "$1" "$2"; }
+json() { jq_holds "$1" "$tmp/out"; }
