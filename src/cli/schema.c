@@ -5,6 +5,7 @@
 #include "cli/schema_bench.h"
 #include "grammar/grammar.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,6 +153,15 @@ static int bench(const struct request *r, int n, char **paths) {
     struct nb_error err;
     if (n != 1 || !r->bench.tokenizer)
         return nb_cli_usage("schema", "bench: expected a file and --tokenizer");
+    /* Whether rows can be written is known before minutes are spent on them. */
+    FILE *rows = r->bench.rows ? fopen(r->bench.rows, "w") : NULL;
+    if (r->bench.rows && !rows) {
+        nb_fail(&err, NB_ERR_IO, "--rows %s: cannot be written: %s", r->bench.rows,
+                strerror(errno));
+        return nb_cli_error(&err);
+    }
+    if (rows)
+        fclose(rows);
     return nb_schema_bench(&r->bench, paths[0], &err) == NB_OK ? NB_EXIT_OK : nb_cli_error(&err);
 }
 

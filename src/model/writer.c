@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 /* ---- a folder ---- */
@@ -48,8 +49,13 @@ enum nb_status nb_new_folder_begin(const char *target, struct nb_new_folder *out
     char path[PATH_MAX + 64];
     if (snprintf(path, sizeof path, "%s/.%s.%ld.nibble", parent, name, (long)getpid()) >= PATH_MAX)
         return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", out->target);
-    if (mkdir(path, 0777) != 0)
+    if (mkdir(path, 0777) != 0) {
+        if (errno == ENOENT)
+            return nb_fail(err, NB_ERR_IO,
+                           "%s: cannot make the folder: there is no folder %s; make that first",
+                           out->target, parent);
         return cannot(path, "make the folder", err);
+    }
     memcpy(out->path, path, strlen(path) + 1);
     return NB_OK;
 }
@@ -198,6 +204,20 @@ static size_t assign(struct nb_new_tensor *tensors, size_t n, size_t max_bytes) 
     return shard + 1;
 }
 
+/* Why a shard of so many bytes does not fit: the disk, or what files may be long. */
+static enum nb_status no_room(const struct nb_shard *shard, uint64_t bytes, struct nb_error *err) {
+    int why = errno;
+    struct statvfs disk;
+    if (why != EFBIG && fstatvfs(shard->fd, &disk) == 0)
+        return nb_fail(
+            err, NB_ERR_IO,
+            "%s: cannot make room for its %.1f MB on the disk, where %.1f MB are free: %s",
+            shard->path, (double)bytes / 1e6, (double)disk.f_bavail * (double)disk.f_frsize / 1e6,
+            strerror(why));
+    return nb_fail(err, NB_ERR_IO, "%s: cannot make room for its %.1f MB: %s", shard->path,
+                   (double)bytes / 1e6, strerror(why));
+}
+
 /* Where everything lies in a file. The header's length is the most it may come to be. */
 static enum nb_status lay_out(struct nb_shards *s, struct nb_shard *shard, struct nb_error *err) {
     size_t most = 0, at = 0;
@@ -222,7 +242,7 @@ static enum nb_status lay_out(struct nb_shards *s, struct nb_shard *shard, struc
     /* A disk that is too small shows now, not in an hour; elsewhere this only may help. */
     if (status == NB_OK && fallocate(shard->fd, 0, 0, (off_t)(shard->header_bytes + most)) != 0 &&
         (errno == ENOSPC || errno == EFBIG || errno == EDQUOT))
-        status = cannot(shard->path, "make room for it on the disk", err);
+        status = no_room(shard, shard->header_bytes + most, err);
     return status;
 }
 
