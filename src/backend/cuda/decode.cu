@@ -44,20 +44,25 @@
  * Learned from a form of this kernel that is not here (branch decode-next; 421 tokens/s where this
  * has 366, but not shown right):
  *   - Without any lookups in the table of pairs it takes as long: shared memory is not what binds
- *     it. Of 37 us that warps are in gate and up, x is there after 2.3 and the list of experts after
- *     3.8; the rest, with the first weights' way from memory, is 3.7 TB/s. Down gained 1 us when its
- *     x was asked for four units ahead and before gate and up's end: with the ring full of requests
+ *     it. Of 37 us that warps are in gate and up, x is there after 2.3 and the list of experts
+ * after 3.8; the rest, with the first weights' way from memory, is 3.7 TB/s. Down gained 1 us when
+ * its x was asked for four units ahead and before gate and up's end: with the ring full of requests
  *     the L2 cache is slow to answer.
  *   - Lanes without a token that load zeros from one place (NOTHING in operands) make that line of
  *     the L2 cache a bottleneck: not loading is 2.5 %.
- *   - A struct that is only filled under a condition inside the loop over layers is kept in registers
- *     all through it; one of 32 registers was the cause of nearly all spills.
+ *   - A struct that is only filled under a condition inside the loop over layers is kept in
+ * registers all through it; one of 32 registers was the cause of nearly all spills.
  *
- * Known to be wrong: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN). Read so far
- * and found in order: the order of units, parities of all barriers, slots of sums, places in units.
- * Bits differ even where results are good; at times a value is huge, as codes read as floats would
- * be. Forms of decode-next did so at one token, too, in 2 of some 100 tests; this one has not run on
- * cuda_decode's wide shapes, but 1 and 4 tokens were right in decode_like_batch.
+ * Seen to be wrong on a GPU: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN), in
+ * this form and in decode-next's: other bits from run to run, from the second layer on huge values
+ * and NaN. Not found to be its cause: the order of units, parities, slots, the words that blocks
+ * pass one another, races of threads (tests/cuda_emulated runs the kernel at Mixtral's width with
+ * many orders of things: always right, always the same bits); spills (decode-next's form has none
+ * in those loops, and is wrong, too). What was missing, and by PTX's rules must be there: a fence
+ * between a thread's reads of a stage and the bulk copy that overwrites it (free_stage). Without it
+ * a late read of down's last units finds the next layer's q, k and v, whose units are laid out
+ * otherwise: codes read as scales, and only where there is a next layer. Whether that was all, a
+ * GPU has to say.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
@@ -140,7 +145,7 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
                     bulk_prefetch(data + (size_t)own_index(i) * m.n_units * m.unit_bytes,
                                   m.n_units * m.unit_bytes);
             }
-            barrier_wait(&w.sh.list_ready, layer & 1);
+            wait_for_list(w.p, w.sh, layer);
         }
         const matrix &m = p.matrices[phase];
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
@@ -170,7 +175,7 @@ template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void wor
         bool streaming = phase == DOWN || (!is_resident(m) && m.kind != NB_CUDA_BF16);
         if (phase == GATE_UP) {
             if (streaming) /* else multiply_resident waits, when it has x */
-                barrier_wait(&w.sh.list_ready, layer & 1);
+                wait_for_list(w.p, w.sh, layer);
             enter(w, layer, 4);
         }
         inputs in = {phase == GATE_UP ? x.x_expert
@@ -216,7 +221,7 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
         }
         barrier_init(&sh.list_ready, 1);
         barrier_init(&sh.weights_ready, 1);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_ready();
     }
     for (int32_t k = i; k < 256 * 32; k += THREADS) {
         int32_t byte = k / 32;
@@ -233,8 +238,10 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     }
     if (i < MMA_WARPS)
         sh.tile[i] = 0;
-    if (i < N_PHASES)
+    if (i < N_PHASES && i != GATE_UP) /* which is known with the list of experts */
         sh.n_own[i] = own_share(p.matrices[i].n_tiles);
+    if (p.m.dense && i / 32 == ROUTER)
+        choose_the_one(p, sh, i % 32);
     if (i < MAX_TOKENS) {
         sh.position[i] = i < p.s.n_tokens ? __ldg(p.s.position + i) : -1;
         sh.sequence[i] = i < p.s.n_tokens ? __ldg(p.s.sequence + i) : -1;
@@ -245,14 +252,14 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
         }
     }
     for (int32_t k = i; k < MAX_GROUP * (MAX_HEAD + 8); k += THREADS)
-        sh.q[0][k] = __float2bfloat16_rn(0.0f);
+        (&sh.q[0][0])[k] = __float2bfloat16_rn(0.0f);
     __syncthreads();
 }
 
 template <int COLUMNS, int WIDTH, int GROUP>
 __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ params p) {
 #if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1100 /* what has the shared memory */
-    extern __shared__ __align__(1024) uint8_t memory[];
+    uint8_t *memory = shared_memory();
     uint32_t base = shared_address(memory);
     if (base > SHARED_BASE)
         __trap();
@@ -405,8 +412,8 @@ template <int COLUMNS> kernel kernel_of(int width, int group) {
 
 } // namespace
 
-/* Heads of 64 are left to batch.cu until tests/cuda_decode.cu has passed on a GPU with 1 here: there
- * was a race in them, and since it was mended no GPU was at hand. */
+/* Heads of 64 are left to batch.cu until tests/cuda_decode.cu has passed on a GPU with 1 here:
+ * there was a race in them, and since it was mended no GPU was at hand. */
 #ifndef NB_DECODE_HEADS_64
 #define NB_DECODE_HEADS_64 0
 #endif
@@ -473,12 +480,11 @@ cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct n
         s->n_tokens <= 4 ? kernel_of<4>(m->head_width, group) : kernel_of<8>(m->head_width, group);
     int shared_bytes = SHARED_LIMIT;
     if (error == cudaSuccess)
-        error = cudaFuncSetAttribute((const void *)f, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     shared_bytes);
+        error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (error != cudaSuccess)
         return error;
     /* Cooperative: all blocks at once, or an error. */
     void *arguments[] = {&p};
-    return cudaLaunchCooperativeKernel((const void *)f, dim3(blocks), dim3(THREADS), arguments,
+    return cudaLaunchCooperativeKernel(f, dim3(blocks), dim3(THREADS), arguments,
                                        (size_t)shared_bytes, stream);
 }

@@ -17,7 +17,7 @@
 #include <math_constants.h>
 
 __device__ __forceinline__ void mma_warps_meet() {
-    asm volatile("bar.sync 1, %0;" ::"n"((int)MMA_THREADS) : "memory");
+    threads_meet<MMA_THREADS>();
 }
 
 /* A page's keys and values of one head, as a lane holds them. */
@@ -299,6 +299,7 @@ __device__ __forceinline__ void attend(worker &w, int32_t layer, const attention
         prefetch(item + 2 * MMA_WARPS);
         a.add(w, p, weights);
     }
+    __syncwarp(); /* all lanes have read the weights, where sums will be */
     /* Warps with anything: combine them. */
     int32_t n_warps = n_items < MMA_WARPS ? n_items : MMA_WARPS;
 #pragma unroll

@@ -100,9 +100,11 @@ __device__ __forceinline__ void add_to_stream(finisher &w, int32_t i, const floa
     float square[2] = {0, 0};
     for (int k = 0; k < 4; k++) {
         float *x = &w.sh.x[i][w.g + k / 2 * 8][w.t + k % 2];
-        float sum = *x + v[k];
-        if (w.active)
+        float sum = v[k];
+        if (w.active) { /* the others' are of lanes that are */
+            sum += *x;
             *x = sum;
+        }
         square[k % 2] += sum * sum;
         y[k] = sum * norm[k / 2];
     }
@@ -477,20 +479,22 @@ __device__ __forceinline__ void weigh(const params &p, shared &sh, int32_t t, fl
         sh.weight[t * K + lane] = mine / all;
 }
 
+/* In a dense model: the one expert, for all tokens and layers. */
+__device__ __forceinline__ void choose_the_one(const params &p, shared &sh, int32_t lane) {
+    if (lane == 0)
+        sh.used[0] = 1;
+    for (int32_t t = lane; t < p.s.n_tokens; t += 32) {
+        sh.chosen[t] = 0;
+        sh.weight[t] = 1;
+    }
+    __syncwarp();
+    make_list(p, sh, lane);
+}
+
 __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane) {
     int32_t T = p.s.n_tokens, K = p.m.experts_per_token, n = p.m.n_experts * T;
     bool few = n == 4 || n == 8 || n == 16;
     float *inverse_rms = sh.inverse_rms[FINISHERS];
-    if (p.m.dense) {
-        if (lane == 0)
-            sh.used[0] = 1;
-        for (int32_t t = lane; t < T; t += 32) {
-            sh.chosen[t] = 0;
-            sh.weight[t] = 1;
-        }
-        __syncwarp();
-        make_list(p, sh, lane);
-    }
 #pragma unroll 1
     for (int32_t layer = 0; layer < p.m.n_layers; layer++) {
         const exchange &x = p.exchange[layer & 1], &old = p.exchange[~layer & 1];
@@ -509,7 +513,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
             make_list(p, sh, lane);
         }
         __syncwarp();
-        if (lane == 0)
+        if (lane == 0 && !p.m.dense)
             barrier_arrive(&sh.list_ready);
         /* In a dense model this is also what tells that all have read the inner activations of the
          * layer before. */

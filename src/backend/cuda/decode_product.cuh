@@ -78,6 +78,16 @@ __device__ __forceinline__ void wait_for_weights(worker &w) {
 }
 #endif
 
+/* When all lanes have read what they need of the stage that is next: goes on to the one after it.
+ */
+__device__ __forceinline__ void free_stage(worker &w) {
+    reads_before_copies();
+    __syncwarp();
+    if (w.lane == 0)
+        barrier_arrive(&w.sh.empty[w.ring.stage]);
+    w.ring.next(w.p);
+}
+
 /* Where value v of the warp's sums of a tile is: 128 bytes for the lanes, in the second halves of
  * the table's rows. */
 __device__ __forceinline__ float *slot_place(uint8_t *table, uint32_t tile, int32_t warp, int v) {
@@ -180,10 +190,7 @@ __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32
     } else if (l.mine) {
         scale = shared_load_float(at + l.scale);
     }
-    __syncwarp();
-    if (w.lane == 0)
-        barrier_arrive(&w.sh.empty[w.ring.stage]);
-    w.ring.next(w.p);
+    free_stage(w);
     float c0[4] = {}, c1[4] = {};
     if (l.has[0])
         multiply_chunk(w, codes[0], b[0], c0);
@@ -231,10 +238,7 @@ __device__ __forceinline__ void load_two_units(worker &w, const places &l, uint3
         t.offset[i] = shared_load_float(at + l.offset);
         t.codes[2 * i] = shared_load4(at + l.codes);
         t.codes[2 * i + 1] = shared_load4(at + l.codes + 16 * NB_CUDA_CHUNK_CODES);
-        __syncwarp();
-        if (w.lane == 0)
-            barrier_arrive(&w.sh.empty[w.ring.stage]);
-        w.ring.next(w.p);
+        free_stage(w);
     }
 }
 
@@ -514,7 +518,7 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
     o1.settle(in.x);
     have_operands(w);
     if (phase == GATE_UP) /* x is there before experts are chosen */
-        barrier_wait(&w.sh.list_ready, layer & 1);
+        wait_for_list(w.p, w.sh, layer);
     uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[phase];
 #pragma unroll 1
     for (; tile != end; tile++) {
@@ -580,10 +584,7 @@ __device__ __forceinline__ void multiply_bf16(worker &w, const matrix &m, inputs
             a0 = shared_load4(at);
             a1 = shared_load4(at + 16);
         }
-        __syncwarp();
-        if (w.lane == 0)
-            barrier_arrive(&w.sh.empty[w.ring.stage]);
-        w.ring.next(w.p);
+        free_stage(w);
         mma(sum, a0.x, a0.y, a0.z, a0.w, b.x, b.y);
         mma(sum, a1.x, a1.y, a1.z, a1.w, b.z, b.w);
     };

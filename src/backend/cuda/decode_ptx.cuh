@@ -1,6 +1,9 @@
 /* The instructions of sm_90 that decode.cu needs and C++ has no words for: barriers in shared
  * memory that count bytes, bulk copies, loads and stores that other blocks see, the product of the
  * tensor cores. PTX ISA 8.3, sections 9.7.9, 9.7.13 and 9.7.15.
+ *
+ * All of decode.cu's PTX is here: tests/cuda_emulated has a header of the same name, with which the
+ * kernel runs on a CPU.
  */
 #ifndef NB_BACKEND_CUDA_DECODE_PTX_CUH
 #define NB_BACKEND_CUDA_DECODE_PTX_CUH
@@ -8,9 +11,11 @@
 #include <cuda_bf16.h>
 #include <stdint.h>
 
-/* A wait that lasts this many tries is a fault of the program: it ends with an error and not never.
- */
-enum { SPIN_LIMIT = 1 << 25 };
+/* The block's dynamic shared memory. */
+__device__ __forceinline__ uint8_t *shared_memory() {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    return memory;
+}
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
@@ -20,6 +25,11 @@ __device__ __forceinline__ uint32_t shared_address(const void *p) {
 
 __device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count));
+}
+
+/* What was initialized is so before a bulk copy counts on it. */
+__device__ __forceinline__ void barriers_ready() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 __device__ __forceinline__ void barrier_arrive(uint64_t *b) {
@@ -45,11 +55,9 @@ __device__ __forceinline__ bool barrier_try(uint64_t *b, uint32_t parity) {
     return done;
 }
 
-__device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity) {
-    for (uint32_t n = 0; !barrier_try(b, parity);) {
-        if (++n > SPIN_LIMIT)
-            __trap();
-    }
+/* So many threads of the block meet, whichever come. */
+template <int THREADS> __device__ __forceinline__ void threads_meet() {
+    asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
 }
 
 /* ---- bulk copies ---- */
@@ -62,6 +70,13 @@ __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_
                  "[%0], [%1], %2, [%3], %4;" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(shared_address(b)), "l"(policy)
                  : "memory");
+}
+
+/* What this thread read of shared memory before, it has before a bulk copy may overwrite it.
+ * Barriers do not say so much: they order what threads do with what threads do, and bulk copies
+ * write by another way (PTX: the async proxy). */
+__device__ __forceinline__ void reads_before_copies() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ __forceinline__ uint64_t evict_first() {
@@ -80,10 +95,6 @@ __device__ __forceinline__ void prefetch_line(const void *at) {
 
 /* ---- words that blocks pass one another ---- */
 
-/* A word that was not written yet. No arithmetic makes it: NaN is 0x7FFFFFFF in f32 and 0x7FFF in
- * bf16. */
-#define NOTHING 0xFFFFFFFFU
-
 __device__ __forceinline__ uint32_t load_word(const void *p) {
     uint32_t v;
     asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -101,33 +112,6 @@ __device__ __forceinline__ uint4 load_words(const void *p) {
 
 __device__ __forceinline__ void store_word(void *p, uint32_t v) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
-}
-
-__device__ __forceinline__ void store_float(void *p, float v) {
-    store_word(p, __float_as_uint(v));
-}
-
-__device__ __forceinline__ bool is_nothing(uint4 v) {
-    return v.x == NOTHING || v.y == NOTHING || v.z == NOTHING || v.w == NOTHING;
-}
-
-/* A lane's words from[0], from[32], ... as long as they are below n, else 0: loads all until there
- * is something in each. Kernels' code is kept small, and this is the one place that loads so. */
-template <int N>
-__device__ __forceinline__ void take_words(uint32_t (&v)[N], const float *from, int32_t n) {
-    bool again;
-    uint32_t tries = 0;
-    do {
-        again = false;
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            v[k] = 32 * k < n ? load_word(from + 32 * k) : 0;
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            again |= v[k] == NOTHING;
-        if (++tries > SPIN_LIMIT)
-            __trap();
-    } while (again);
 }
 
 /* ---- shared memory ---- */
@@ -169,25 +153,6 @@ __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uin
         "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-    return *(uint32_t *)&v;
-}
-
-__device__ __forceinline__ float low_half(uint32_t v) {
-    return __uint_as_float(v << 16);
-}
-
-__device__ __forceinline__ float high_half(uint32_t v) {
-    return __uint_as_float(v & 0xFFFF0000U);
-}
-
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int i = 16; i; i /= 2)
-        x += __shfl_xor_sync(~0U, x, i);
-    return x;
 }
 
 #endif

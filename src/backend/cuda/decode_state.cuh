@@ -4,7 +4,7 @@
 #ifndef NB_BACKEND_CUDA_DECODE_STATE_CUH
 #define NB_BACKEND_CUDA_DECODE_STATE_CUH
 
-#include "backend/cuda/decode_ptx.cuh"
+#include "backend/cuda/decode_words.cuh"
 #include "backend/cuda/device.h"
 
 /* How much of the next layer's attention weights is brought into the L2 cache while experts are
@@ -156,6 +156,13 @@ struct tile_rows {
 __device__ __forceinline__ tile_rows rows_of(const params &p, int32_t phase) {
     return {phase, p.matrices[phase].n_tiles, p.m.head_width,
             (p.m.n_heads + p.m.n_kv_heads) * p.m.head_width / ROWS};
+}
+
+/* Until the layer's experts are chosen. In a dense model they are from the beginning: there the
+ * router would be phases ahead of a slow warp, which barriers with two phases cannot tell. */
+__device__ __forceinline__ void wait_for_list(const params &p, shared &sh, int32_t layer) {
+    if (!p.m.dense)
+        barrier_wait(&sh.list_ready, layer & 1);
 }
 
 /* How many of n things this block has, where thing i goes to block i % gridDim.x. */
