@@ -107,7 +107,8 @@ static void test_errors(void **state) {
         {"{\"items\":{\"type\":\"strin\"}}", "#/items: type names \"strin\"", NB_ERR_FORMAT},
         {"{\"$ref\":\"#/$defs/x\"}", "leads nowhere", NB_ERR_FORMAT},
         {"{\"$ref\":\"http://example.com/x\"}", "not at hand", NB_ERR_FORMAT},
-        {"{\"$ref\":\"#\"}", "leads back to itself", NB_ERR_FORMAT},
+        {"{\"$ref\":\"#\"}", "#: a $ref leads back to itself", NB_ERR_FORMAT},
+        {"{\"items\":{\"allOf\":[{\"$ref\":\"#/items\"}]}}", "#/items", NB_ERR_FORMAT},
         {"{\"multipleOf\":0.1234567890123456789}", "more than 18 digits", NB_ERR_UNSUPPORTED},
         /* Of members that no answer need have, too. */
         {"{\"properties\":{\"a\":{\"pattern\":\"[\"}}}",

@@ -140,6 +140,7 @@ struct anchor {
 struct known {
     const struct nb_value *value;
     struct nb_node *node;
+    const struct place *place; /* where it was met first */
 };
 
 struct pending {
@@ -658,7 +659,7 @@ static enum nb_status node_of(struct compiler *c, const struct nb_value *value, 
         struct nb_node *node = new_node(c, NB_NODE_AND, 0);
         if (!node)
             return no_memory(c);
-        *slot = (struct known){value, node};
+        *slot = (struct known){value, node, place};
         c->n_known++;
         if (c->n_pending == c->cap_pending) {
             size_t cap = c->cap_pending ? c->cap_pending * 2 : 64;
@@ -1785,9 +1786,12 @@ static enum nb_status check_cycles(struct compiler *c, const struct nb_node *nod
     enum { OPEN = 1, DONE = 2 };
     if (seen[node->id] == DONE)
         return NB_OK;
-    if (seen[node->id] == OPEN)
-        return nb_fail(c->err, NB_ERR_FORMAT,
-                       "%s: a $ref leads back to itself without a step into the value", c->name);
+    if (seen[node->id] == OPEN) {
+        const struct place *place = NULL;
+        for (size_t i = 0; i < c->n_slots && !place; i++)
+            place = c->known[i].value && c->known[i].node == node ? c->known[i].place : NULL;
+        return fail(c, place, "a $ref leads back to itself without a step into the value");
+    }
     if (depth > MAX_DEPTH)
         return nb_fail(c->err, NB_ERR_LIMIT, "%s: $ref, allOf and the like are deeper than %d",
                        c->name, MAX_DEPTH);
