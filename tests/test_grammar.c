@@ -286,6 +286,51 @@ static void test_masks(void **state) {
     nb_tokenizer_close(tokenizer);
 }
 
+/* Ten thousand members, values ten thousand deep, counts of counts: an answer, or an error that
+ * says what is too much. */
+static void test_large(void **state) {
+    (void)state;
+    enum { MANY = 10000 };
+    struct nb_buf schema = {0}, text = {0};
+    struct nb_error err;
+    struct nb_grammar *g;
+    nb_buf_add_string(&schema, "{\"additionalProperties\":false,\"properties\":{");
+    for (int i = 0; i < MANY; i++)
+        nb_buf_printf(&schema, "%s\"p%d\":{\"type\":\"integer\"}", i ? "," : "", i);
+    nb_buf_add_string(&schema, "},\"required\":[");
+    for (int i = 0; i < MANY; i++) {
+        nb_buf_printf(&schema, "%s\"p%d\"", i ? "," : "", i);
+        nb_buf_printf(&text, "%s\"p%d\":%d", i ? "," : "{", i, i);
+    }
+    nb_buf_add_string(&schema, "]}");
+    assert_ok(nb_grammar_schema(schema.data, schema.len, NULL, NULL, &g, &err), err);
+    for (int whole = 0; whole < 2; whole++) {
+        bool valid;
+        size_t where;
+        if (whole)
+            nb_buf_add_string(&text, "}");
+        assert_ok(nb_grammar_validate(g, text.data, text.len, &valid, &where, &err), err);
+        assert_int_equal(valid, whole);
+    }
+    assert_true(nb_grammar_bytes(g) < 64 << 20);
+    nb_grammar_release(g);
+    schema.len = 0;
+    for (int i = 0; i < MANY; i++)
+        nb_buf_add_string(&schema, "{\"items\":");
+    nb_buf_add_string(&schema, "true");
+    for (int i = 0; i < MANY; i++)
+        nb_buf_add_string(&schema, "}");
+    assert_int_equal(nb_grammar_schema(schema.data, schema.len, NULL, NULL, &g, &err),
+                     NB_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "deeper than"));
+    static const char counts[] =
+        "{\"properties\":{\"a\":{\"pattern\":\"^((a{1,1000}){1,1000}){1,1000}$\"}}}";
+    assert_int_not_equal(nb_grammar_schema(counts, sizeof counts - 1, NULL, NULL, &g, &err), NB_OK);
+    assert_non_null(strstr(err.message, "#/properties/a"));
+    nb_buf_free(&schema);
+    nb_buf_free(&text);
+}
+
 /* What cannot be gone on with does not begin: what contradicts itself is seen before it comes. */
 static void test_begins(void **state) {
     (void)state;
@@ -393,7 +438,7 @@ int main(void) {
         cmocka_unit_test(test_verdicts), cmocka_unit_test(test_errors),
         cmocka_unit_test(test_doubts),   cmocka_unit_test(test_lenient_patterns),
         cmocka_unit_test(test_masks),    cmocka_unit_test(test_begins),
-        cmocka_unit_test(test_shortest),
+        cmocka_unit_test(test_shortest), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
