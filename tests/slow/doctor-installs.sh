@@ -37,7 +37,7 @@ look() { # name, further options
 }
 result() { # condition in jq, name
     number=$((number + 1))
-    if jq -e "$1" "$folder/$name.json" >/dev/null; then
+    if jq -es ".[0] | $1" "$folder/$name.json" >/dev/null; then
         echo "ok $number - $2"
     else
         echo "not ok $number - $2"
