@@ -15,6 +15,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -67,6 +68,7 @@ struct exchange {
 struct nb_http {
     struct nb_http_options options;
     struct MHD_Daemon *daemon;
+    MHD_socket quiesced; /* it listened; MHD's threads may look at it until they end */
     atomic_size_t connections;
     uint16_t port;
     pthread_t watcher;
@@ -654,6 +656,7 @@ enum nb_status nb_http_open(const struct nb_http_options *options, struct nb_htt
     if (!http)
         return nb_fail_memory(err, sizeof *http, "the HTTP server");
     http->options = *options;
+    http->quiesced = MHD_INVALID_SOCKET;
     if (!http->options.host)
         http->options.host = "127.0.0.1";
     if (http->options.threads < 2)
@@ -691,9 +694,9 @@ size_t nb_http_connections(struct nb_http *http) {
 }
 
 void nb_http_quiesce(struct nb_http *http) {
-    MHD_socket fd = MHD_quiesce_daemon(http->daemon);
-    if (fd != MHD_INVALID_SOCKET)
-        close(fd);
+    http->quiesced = MHD_quiesce_daemon(http->daemon);
+    if (http->quiesced != MHD_INVALID_SOCKET)
+        shutdown(http->quiesced, SHUT_RDWR);
 }
 
 bool nb_http_drain(struct nb_http *http, double timeout_ms) {
@@ -729,6 +732,8 @@ void nb_http_close(struct nb_http *http) {
         pthread_mutex_unlock(&http->lock);
         MHD_stop_daemon(http->daemon);
     }
+    if (http->quiesced != MHD_INVALID_SOCKET)
+        close(http->quiesced);
     /* What was handed over is handled; nobody hears of it any more. */
     pthread_mutex_lock(&http->lock);
     http->no_more_long = true;
