@@ -350,6 +350,7 @@ static void test_begins(void **state) {
          "{}", "{\"a"},
         {"{\"items\":{\"type\":\"string\",\"pattern\":\"^a$\",\"enum\":[\"b\"]}}", "[]", "[\""},
         {"{\"oneOf\":[{\"minProperties\":0},{\"minItems\":0}]}", NULL, "1"},
+        {"{\"exclusiveMinimum\":0.5}", "0.500000000000000000000001", "0.500000000000000000000000"},
         {"{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[\"ab\",\"ac\",\"b\"]}}",
          "[\"ab\",\"a", "[\"b\",\"b"},
     };

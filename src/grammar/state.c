@@ -1523,7 +1523,12 @@ static bool number_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
         return false;
     if (r->flags & NB_READ_ANY_SPELLING)
         return true;
-    return number_spelling(s) && nb_number_alive(r, s);
+    if (!number_spelling(s) || !nb_number_alive(r, s))
+        return false;
+    /* Where no digit fits any more, it must do as it is. */
+    bool full = s->phase == NB_NUMBER_FRACTION &&
+                (s->number.n_digits >= NB_MOST_FRACTION_DIGITS || s->number.scale <= -59);
+    return !full || nb_number_would_do(r, s, nb_state_number(s));
 }
 
 /* ---- the beginning of a value ---- */
