@@ -407,14 +407,14 @@ static void count(struct bench *b, struct totals *t) {
 
 static void print_json(const struct bench *b, const struct totals *t) {
     json_t *o = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f, s:f}}", "schemas",
-        (json_int_t)b->n_lines, "all_right", (json_int_t)t->all_right, "compile_errors",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f, s:f}}",
+        "schemas", (json_int_t)b->n_lines, "all_right", (json_int_t)t->all_right, "compile_errors",
         (json_int_t)t->compile_errors, "valid_refused", (json_int_t)t->valid_refused,
         "invalid_accepted", (json_int_t)t->invalid_accepted, "crashes", (json_int_t)t->crashes,
-        "masks", (json_int_t)b->n_masks, "mask_us", "avg", t->mask_avg, "p50",
-        percentile(b->mask_ns, b->n_masks, 0.5), "p99", percentile(b->mask_ns, b->n_masks, 0.99),
-        "max", percentile(b->mask_ns, b->n_masks, 1), "compile_us", "p50",
-        percentile(t->compile_ns, t->n_compiled, 0.5), "p99",
+        "masks", (json_int_t)b->n_masks, "rounds", b->how->rounds, "mask_us", "avg", t->mask_avg,
+        "p50", percentile(b->mask_ns, b->n_masks, 0.5), "p99",
+        percentile(b->mask_ns, b->n_masks, 0.99), "max", percentile(b->mask_ns, b->n_masks, 1),
+        "compile_us", "p50", percentile(t->compile_ns, t->n_compiled, 0.5), "p99",
         percentile(t->compile_ns, t->n_compiled, 0.99), "max",
         percentile(t->compile_ns, t->n_compiled, 1));
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
@@ -438,6 +438,8 @@ static void print_table(const struct bench *b, const struct totals *t) {
            percentile(t->compile_ns, t->n_compiled, 0.5),
            percentile(t->compile_ns, t->n_compiled, 0.99),
            percentile(t->compile_ns, t->n_compiled, 1));
+    if (b->how->rounds > 1)
+        printf("each time          the least of %d rounds\n", b->how->rounds);
 }
 
 /* The member "name" of a line, or its number. */
