@@ -41,7 +41,7 @@
  *   - The warps' order of chunks: 2 w and 2 w + 1 instead of w and w + 16 saves bank conflicts of
  *     scales, 2 %.
  *
- * Learned from a form of this kernel that is not here (branch decode-next; 421 tokens/s where this
+ * Learned from a form of this kernel that is not here (git log --grep 'two columns a chunk'; 421 tokens/s where this
  * has 366, but not shown right):
  *   - Without any lookups in the table of pairs it takes as long: shared memory is not what binds
  *     it. Of 37 us that warps are in gate and up, x is there after 2.3 and the list of experts
@@ -54,10 +54,10 @@
  * registers all through it; one of 32 registers was the cause of nearly all spills.
  *
  * Seen to be wrong on a GPU: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN), in
- * this form and in decode-next's: other bits from run to run, from the second layer on huge values
+ * this form and in that one: other bits from run to run, from the second layer on huge values
  * and NaN. Not found to be its cause: the order of units, parities, slots, the words that blocks
  * pass one another, races of threads (tests/cuda_emulated runs the kernel at Mixtral's width with
- * many orders of things: always right, always the same bits); spills (decode-next's form has none
+ * many orders of things: always right, always the same bits); spills (that form has none
  * in those loops, and is wrong, too). What was missing, and by PTX's rules must be there: a fence
  * between a thread's reads of a stage and the bulk copy that overwrites it (free_stage). Without it
  * a late read of down's last units finds the next layer's q, k and v, whose units are laid out
