@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "service/errands.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +27,6 @@ enum {
     MAX_EXTRA_BYTES =
         1 << 20, /* of a body that is too long, read and thrown away for a polite answer */
     SHORT_BYTES = 16 * 1024, /* bodies that take no time: handled where they were read */
-    HANDLERS = 2,            /* threads for longer ones */
 };
 
 /* A connection, for as long as it is open. Under http->lock. */
@@ -62,7 +63,7 @@ struct exchange {
 
     struct exchange *next, *previous; /* of all that are with a handler; under http->lock */
     bool listed;
-    struct exchange *next_long; /* of those that wait for a thread; likewise */
+    struct nb_errand errand; /* that the handler's work is, where the body is long */
 };
 
 struct nb_http {
@@ -78,11 +79,7 @@ struct nb_http {
     bool stop;
     struct exchange *exchanges; /* with a handler */
     struct connection *open;
-    struct exchange *first_long, **last_long;
-    bool no_more_long; /* the threads for long requests end when there are none left */
-    pthread_cond_t wake_handlers;
-    pthread_t handlers[HANDLERS];
-    size_t n_handlers;
+    struct nb_errands *errands; /* the handling of long bodies */
 };
 
 /* ---- exchanges ---- */
@@ -351,40 +348,14 @@ static bool hand_over(struct exchange *x) {
     if (x->headers.failed)
         return false;
     x->copied = true;
-    pthread_mutex_lock(&http->lock);
-    *http->last_long = x;
-    http->last_long = &x->next_long;
-    pthread_cond_signal(&http->wake_handlers);
-    pthread_mutex_unlock(&http->lock);
+    nb_errands_add(http->errands, &x->errand);
     return true;
 }
 
-static void *handle_long(void *context) {
+static void handle_long(void *context, struct nb_errand *errand) {
     struct nb_http *http = context;
-    for (;;) {
-        pthread_mutex_lock(&http->lock);
-        while (!http->first_long && !http->no_more_long)
-            pthread_cond_wait(&http->wake_handlers, &http->lock);
-        struct exchange *x = http->first_long;
-        if (x) {
-            http->first_long = x->next_long;
-            if (!http->first_long)
-                http->last_long = &http->first_long;
-        }
-        pthread_mutex_unlock(&http->lock);
-        if (!x)
-            return NULL;
-        http->options.handle(http->options.context, &x->public);
-    }
-}
-
-static enum nb_status start_handlers(struct nb_http *http, struct nb_error *err) {
-    for (; http->n_handlers < HANDLERS; http->n_handlers++) {
-        int failed = pthread_create(&http->handlers[http->n_handlers], NULL, handle_long, http);
-        if (failed)
-            return nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed));
-    }
-    return NB_OK;
+    struct exchange *x = (struct exchange *)((char *)errand - offsetof(struct exchange, errand));
+    http->options.handle(http->options.context, &x->public);
 }
 
 /* The request is whole: gives it to the handler, and waits, without a thread, unless it is answered
@@ -666,16 +637,14 @@ enum nb_status nb_http_open(const struct nb_http_options *options, struct nb_htt
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&http->lock, NULL);
     pthread_cond_init(&http->wake, &monotonic);
-    pthread_cond_init(&http->wake_handlers, NULL);
     pthread_condattr_destroy(&monotonic);
-    http->last_long = &http->first_long;
     int failed = pthread_create(&http->watcher, NULL, watch, http);
     http->watching = !failed;
     enum nb_status s =
         failed ? nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed)) : NB_OK;
     *out = http; /* before a handler may want it */
     if (s == NB_OK)
-        s = start_handlers(http, err);
+        s = nb_errands_open(handle_long, http, &http->errands, err);
     if (s == NB_OK)
         s = start(http, err);
     if (s != NB_OK) {
@@ -735,13 +704,7 @@ void nb_http_close(struct nb_http *http) {
     if (http->quiesced != MHD_INVALID_SOCKET)
         close(http->quiesced);
     /* What was handed over is handled; nobody hears of it any more. */
-    pthread_mutex_lock(&http->lock);
-    http->no_more_long = true;
-    pthread_cond_broadcast(&http->wake_handlers);
-    pthread_mutex_unlock(&http->lock);
-    for (size_t i = 0; i < http->n_handlers; i++)
-        pthread_join(http->handlers[i], NULL);
-    pthread_cond_destroy(&http->wake_handlers);
+    nb_errands_close(http->errands);
     pthread_mutex_destroy(&http->lock);
     pthread_cond_destroy(&http->wake);
     free(http);

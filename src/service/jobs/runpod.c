@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "service/client.h"
+#include "service/errands.h"
 #include "service/files.h"
 #include "service/jobs/delivery.h"
 #include "service/jobs/job.h"
@@ -12,6 +13,7 @@
 
 #include <curl/curl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +26,6 @@ static const double POLL_S = 90, TOO_MANY_S = 5, LONGEST_ASKED_S = 60, RETRY_BAS
                     PART_TIMEOUT_S = 30, FITNESS_S = 300, REPORT_S = 2, CANCEL_S = 10, FILES_S = 5,
                     DEFAULT_PING_S = 10;
 enum {
-    STARTERS = 2,
     MAX_JOB_BYTES = 32 << 20, /* of a job in the answer of a poll */
     MAX_ANSWER_BYTES = 256 << 20,
     MAX_SMALL_BYTES = 1 << 20, /* of other answers */
@@ -45,8 +46,8 @@ struct job {
     char log_id[96];
     struct nb_job_input input;
     int64_t taken_us;
-    struct job *next;       /* of the worker's */
-    struct job *next_start; /* of those that wait for a starter */
+    struct job *next; /* of the worker's */
+    struct nb_errand start;
     struct nb_post changed;
     bool given_up; /* no result is wanted any more */
     bool ending;   /* its answer is whole, and is on its way out */
@@ -82,6 +83,7 @@ struct nb_worker {
     struct nb_files *files; /* of the checkpoint; NULL: nothing is read from them any more */
     struct nb_client *client;
     struct nb_deliveries *deliveries;
+    struct nb_errands *starts; /* of jobs */
 
     /* The loop's own. */
     struct job *jobs;
@@ -97,13 +99,9 @@ struct nb_worker {
 
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t wake;
-    struct job *first_start, **last_start;
-    bool no_more_starts;
     bool drained; /* nothing is held */
     bool gone;    /* no job is */
     bool broken;
-    pthread_t starters[STARTERS];
-    size_t n_starters;
 };
 
 static void take(void *context);
@@ -457,27 +455,14 @@ static void answer_health(struct nb_worker *w, struct nb_exchange *x) {
 
 /* Tokenizing a prompt and compiling a schema take time, which heartbeats do not have: jobs are
  * begun on threads of their own. */
-static void *start_jobs(void *context) {
+static void run_job(void *context, struct nb_errand *errand) {
     struct nb_worker *w = context;
-    for (;;) {
-        pthread_mutex_lock(&w->lock);
-        while (!w->first_start && !w->no_more_starts)
-            pthread_cond_wait(&w->wake, &w->lock);
-        struct job *j = w->first_start;
-        if (j) {
-            w->first_start = j->next_start;
-            if (!w->first_start)
-                w->last_start = &w->first_start;
-        }
-        pthread_mutex_unlock(&w->lock);
-        if (!j)
-            return NULL;
-        if (strcmp(j->input.path, "/health") == 0) {
-            answer_health(w, &j->x);
-            nb_exchange_release(&j->x);
-        } else {
-            nb_service_handle(w->service, &j->x);
-        }
+    struct job *j = (struct job *)((char *)errand - offsetof(struct job, start));
+    if (strcmp(j->input.path, "/health") == 0) {
+        answer_health(w, &j->x);
+        nb_exchange_release(&j->x);
+    } else {
+        nb_service_handle(w->service, &j->x);
     }
 }
 
@@ -517,11 +502,7 @@ static struct job *make_job(struct nb_worker *w, const char *id, const json_t *i
 
 static void start_job(struct nb_worker *w, struct job *j) {
     nb_exchange_retain(&j->x); /* the handler's */
-    pthread_mutex_lock(&w->lock);
-    *w->last_start = j;
-    w->last_start = &j->next_start;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
+    nb_errands_add(w->starts, &j->start);
 }
 
 /* It stands in a header, in a URL and between commas. */
@@ -1080,15 +1061,6 @@ static enum nb_status open_outbox(struct nb_worker *w, struct nb_error *err) {
     return nb_outbox_open(folder, &w->outbox, err);
 }
 
-static enum nb_status start_starters(struct nb_worker *w, struct nb_error *err) {
-    for (; w->n_starters < STARTERS; w->n_starters++) {
-        int failed = pthread_create(&w->starters[w->n_starters], NULL, start_jobs, w);
-        if (failed)
-            return nb_fail(err, NB_ERR_MEMORY, "cannot start a thread: %s", strerror(failed));
-    }
-    return NB_OK;
-}
-
 static enum nb_status open_parts(struct nb_engine *engine, struct nb_worker *w, const char **check,
                                  struct nb_error *err) {
     struct nb_service_options service = w->options.service;
@@ -1116,7 +1088,7 @@ static enum nb_status open_parts(struct nb_engine *engine, struct nb_worker *w, 
         s = try_model(w, err);
     if (s == NB_OK) {
         *check = "service";
-        s = start_starters(w, err);
+        s = nb_errands_open(run_job, w, &w->starts, err);
     }
     if (s == NB_OK)
         s = nb_client_open(&w->client, err);
@@ -1153,7 +1125,6 @@ enum nb_status nb_worker_open(struct nb_engine *engine, const struct nb_worker_o
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    w->last_start = &w->first_start;
     w->take.timer = (struct nb_timer){.fn = take, .context = w};
     w->stop.timer = (struct nb_timer){.fn = poll_stop, .context = w};
     w->files_timer = (struct nb_timer){.fn = look_at_files, .context = w};
@@ -1214,12 +1185,7 @@ bool nb_worker_drain(struct nb_worker *w, double timeout_s) {
 void nb_worker_close(struct nb_worker *w) {
     if (!w)
         return;
-    pthread_mutex_lock(&w->lock);
-    w->no_more_starts = true;
-    pthread_cond_broadcast(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-    for (size_t i = 0; i < w->n_starters; i++)
-        pthread_join(w->starters[i], NULL);
+    nb_errands_close(w->starts);
     if (w->client)
         nb_client_stop(w->client);
     nb_service_close(w->service);
