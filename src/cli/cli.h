@@ -114,11 +114,6 @@ bool nb_cli_engine_option(const char *command, int code, const char *value,
 enum nb_status nb_cli_engine_open(const struct nb_cli_engine *how, struct nb_engine **out,
                                   struct nb_error *err);
 
-/* The folders of /prompt that were named (NULL: none): each is there, and the schemas are schemas;
- * what is wrong is said at the start, not to whoever asks first. */
-enum nb_status nb_cli_check_folders(const char *prompts, const char *schemas, const char *actions,
-                                    struct nb_error *err);
-
 /* Has the process end with a message, and code 1, where otherwise SIGBUS would end it: a file that
  * is mapped was cut short by somebody. */
 void nb_cli_catch_lost_mapping(void);

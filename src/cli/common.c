@@ -5,10 +5,8 @@
 #include "base/pool.h"
 #include "base/utf8.h"
 #include "engine/engine.h"
-#include "grammar/grammar.h"
 #include "model/synthetic.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -20,8 +18,6 @@
 #include <strings.h>
 #include <unistd.h>
 #include <utf8proc.h>
-
-enum { MAX_SCHEMA_BYTES = 64 << 20 };
 
 int nb_cli_error(const struct nb_error *err) {
     fprintf(stderr, "nibble: %s\n", err->message);
@@ -189,43 +185,6 @@ bool nb_cli_data_folder(const char *name, char *out, size_t size) {
         return true;
     }
     return false;
-}
-
-/* Reads FOLDER/NAME as a schema. */
-static enum nb_status check_schema(const char *folder, const char *name, struct nb_error *err) {
-    char path[PATH_MAX];
-    struct nb_buf text = {0};
-    struct nb_grammar *grammar = NULL;
-    if (!nb_path_join(path, sizeof path, folder, name))
-        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", folder);
-    struct nb_grammar_options options = {.name = path};
-    enum nb_status s = nb_read_regular_file(path, MAX_SCHEMA_BYTES, &text, err);
-    if (s == NB_OK)
-        s = nb_grammar_schema(text.data ? text.data : "", text.len, &options, NULL, &grammar, err);
-    nb_grammar_release(grammar);
-    nb_buf_free(&text);
-    return s;
-}
-
-enum nb_status nb_cli_check_folders(const char *prompts, const char *schemas, const char *actions,
-                                    struct nb_error *err) {
-    const struct {
-        const char *option, *folder;
-    } named[] = {{"--prompts", prompts}, {"--schemas", schemas}, {"--actions", actions}};
-    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
-        if (named[i].folder && !nb_is_folder(named[i].folder))
-            return nb_fail(err, NB_ERR_IO, "%s %s: no such folder", named[i].option,
-                           named[i].folder);
-    enum nb_status s = NB_OK;
-    DIR *dir = schemas ? opendir(schemas) : NULL;
-    for (struct dirent *e; s == NB_OK && dir && (e = readdir(dir));) {
-        size_t n = strlen(e->d_name);
-        if (n > 5 && e->d_name[0] != '.' && strcmp(e->d_name + n - 5, ".json") == 0)
-            s = check_schema(schemas, e->d_name, err);
-    }
-    if (dir)
-        closedir(dir);
-    return s;
 }
 
 bool nb_cli_default_model(char *out, size_t size, struct nb_error *err) {

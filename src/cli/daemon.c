@@ -1,19 +1,62 @@
 #include "cli/daemon.h"
 
+#include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "grammar/grammar.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
+
+enum { MAX_SCHEMA_BYTES = 64 << 20 };
 
 void nb_daemon_find_folders(struct nb_daemon_folders *f, struct nb_service_options *options) {
     if (!options->prompts && nb_cli_data_folder("prompts", f->prompts, sizeof f->prompts))
         options->prompts = f->prompts;
     if (!options->schemas && nb_cli_data_folder("schemas", f->schemas, sizeof f->schemas))
         options->schemas = f->schemas;
+}
+
+/* Reads FOLDER/NAME as a schema. */
+static enum nb_status check_schema(const char *folder, const char *name, struct nb_error *err) {
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    struct nb_grammar *grammar = NULL;
+    if (!nb_path_join(path, sizeof path, folder, name))
+        return nb_fail(err, NB_ERR_ARGUMENT, "%s: path too long", folder);
+    struct nb_grammar_options options = {.name = path};
+    enum nb_status s = nb_read_regular_file(path, MAX_SCHEMA_BYTES, &text, err);
+    if (s == NB_OK)
+        s = nb_grammar_schema(text.data ? text.data : "", text.len, &options, NULL, &grammar, err);
+    nb_grammar_release(grammar);
+    nb_buf_free(&text);
+    return s;
+}
+
+enum nb_status nb_daemon_check_folders(const struct nb_service_options *o, struct nb_error *err) {
+    const struct {
+        const char *option, *folder;
+    } named[] = {{"--prompts", o->prompts}, {"--schemas", o->schemas}, {"--actions", o->actions}};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if (named[i].folder && !nb_is_folder(named[i].folder))
+            return nb_fail(err, NB_ERR_IO, "%s %s: no such folder", named[i].option,
+                           named[i].folder);
+    enum nb_status s = NB_OK;
+    DIR *dir = o->schemas ? opendir(o->schemas) : NULL;
+    for (struct dirent *e; s == NB_OK && dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        if (n > 5 && e->d_name[0] != '.' && strcmp(e->d_name + n - 5, ".json") == 0)
+            s = check_schema(o->schemas, e->d_name, err);
+    }
+    if (dir)
+        closedir(dir);
+    return s;
 }
 
 static void print_log(void *context, enum nb_log_level level, const char *message) {

@@ -12,6 +12,11 @@ struct nb_daemon_folders {
 };
 void nb_daemon_find_folders(struct nb_daemon_folders *folders, struct nb_service_options *options);
 
+/* The folders of /prompt: those that are named are there, and the schemas are schemas; what is
+ * wrong is said at the start, not to whoever asks first. */
+enum nb_status nb_daemon_check_folders(const struct nb_service_options *options,
+                                       struct nb_error *err);
+
 /* Before any thread is started: the log goes to standard error, a line an event, from NB_LOG_INFO
  * on unless NIBBLE_LOG says otherwise; signals that end the program wait for nb_daemon_wait;
  * writing to what is closed, or beyond what a file may hold, is an error of that write; a file that

@@ -180,8 +180,7 @@ static int run(int argc, char **argv) {
     struct nb_engine *engine = NULL;
     struct nb_service *service = NULL;
     struct nb_error err;
-    enum nb_status s =
-        nb_cli_check_folders(r.options.prompts, r.options.schemas, r.options.actions, &err);
+    enum nb_status s = nb_daemon_check_folders(&r.options, &err);
     if (s == NB_OK)
         s = nb_cli_engine_open(&r.how, &engine, &err);
     if (s == NB_OK)

@@ -135,8 +135,7 @@ static int work(struct request *r) {
     struct nb_engine *engine = NULL;
     struct nb_worker *worker = NULL;
     struct nb_error err;
-    const struct nb_service_options *o = &r->options.service;
-    enum nb_status s = nb_cli_check_folders(o->prompts, o->schemas, o->actions, &err);
+    enum nb_status s = nb_daemon_check_folders(&r->options.service, &err);
     if (s != NB_OK)
         nb_worker_report_unhealthy(&r->options, "configuration", err.message);
     else if ((s = nb_cli_engine_open(&r->how, &engine, &err)) != NB_OK)
