@@ -146,71 +146,14 @@ static void test_batch(const char *name, struct cuda_random_model *m, const batc
 
 /* Matrices of Mixtral's real width: rows fill units of 32 chunks, which products take two at a
  * time, and blocks have two tiles of the residual stream. Nothing smaller goes those ways. */
-static const struct cuda_random_config wide[] = {
-    {"width 4096",
-     1000,
-     2,
-     4096,
-     32,
-     8,
-     128,
-     8,
-     2,
-     1792,
-     0,
-     65536,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     64,
-     NB_QUANT_NF4,
-     false},
-    {"experts of 14336",
-     1000,
-     2,
-     1024,
-     8,
-     2,
-     128,
-     8,
-     2,
-     14336,
-     0,
-     65536,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     64,
-     NB_QUANT_NF4,
-     false},
-    {"width 4096, experts of 14336",
-     1000,
-     2,
-     4096,
-     32,
-     8,
-     128,
-     8,
-     2,
-     14336,
-     0,
-     65536,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     64,
-     NB_QUANT_NF4,
-     false},
-};
+static struct cuda_random_config wide(const char *name, int32_t width, int32_t heads,
+                                      int32_t kv_heads, int32_t expert_width) {
+    struct cuda_random_config c = cuda_mixtral_8x7b;
+    c.name = name;
+    c.n_vocab = 1000, c.n_layers = 2, c.context = 65536;
+    c.width = width, c.n_heads = heads, c.n_kv_heads = kv_heads, c.expert_width = expert_width;
+    return c;
+}
 
 static void test_model(const struct cuda_random_config *c) {
     struct cuda_random_model m;
@@ -391,7 +334,9 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < cuda_n_small; i++)
         test_model(&cuda_small[i]);
-    for (const struct cuda_random_config &c : wide)
+    for (const struct cuda_random_config &c :
+         {wide("width 4096", 4096, 32, 8, 1792), wide("experts of 14336", 1024, 8, 2, 14336),
+          wide("width 4096, experts of 14336", 4096, 32, 8, 14336)})
         test_model(&c);
     if (n_tests == 0)
         printf("1..0 # SKIP this GPU is not supported\n");

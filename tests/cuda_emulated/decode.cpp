@@ -32,110 +32,31 @@ struct test_shape {
         expert_width;
     int32_t blocks; /* so many multiprocessors */
     std::vector<int32_t> tokens;
-    int32_t window;
-    bool qk_norm, normalize, dense, tied;
-    enum nb_cuda_kind kind, head;
-    bool long_context; /* in splits */
+    /* Mixtral's, unless said. */
+    bool long_context = false; /* in splits */
+    int32_t window = 0;
+    bool qk_norm = false, normalize = true, dense = false, tied = false;
+    enum nb_cuda_kind kind = NB_CUDA_NESTED, head = NB_CUDA_BF16;
 };
 
 const test_shape shapes[] = {
-    /* V, L, D, H, G, d, E, K, F, blocks, tokens, window, norms, dense, tied, kinds, long */
-    {"mixture",
-     48,
-     3,
-     128,
-     2,
-     1,
-     128,
-     8,
-     2,
-     128,
-     3,
-     {1, 3, 5, 8},
-     0,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     false},
+    /* name, V, L, D, H, G, d, E, K, F, blocks, tokens, long, window, norms, dense, tied, kinds */
+    {"mixture", 48, 3, 128, 2, 1, 128, 8, 2, 128, 3, {1, 3, 5, 8}},
     /* Rows of down in units of 32 chunks: two tiles together, in twos. */
-    {"wide experts", 16,   2,         64, 1,     1,    128,   4,     1,
-     2048,           2,    {2, 4, 7}, 0,  false, true, false, false, NB_CUDA_NESTED,
-     NB_CUDA_BF16,   false},
+    {"wide experts", 16, 2, 64, 1, 1, 128, 4, 1, 2048, 2, {2, 4, 7}},
     /* A row of o is two such units, which stay in registers. */
-    {"many heads", 16,   2,      64, 32,   4,    128,   4,     2,
-     64,           2,    {4, 6}, 0,  true, true, false, false, NB_CUDA_NESTED,
-     NB_CUDA_BF16, false},
-    {"dense",      40,   3,         128, 2,     2,    128,  1,     1,
-     192,          5,    {1, 2, 5}, 40,  false, true, true, false, NB_CUDA_ABSMAX,
-     NB_CUDA_BF16, false},
-    {"heads of 64, tied",
-     64,
-     2,
-     128,
-     8,
-     2,
-     64,
-     16,
-     4,
-     64,
-     4,
-     {1, 4, 8},
-     0,
-     true,
-     false,
-     false,
-     true,
-     NB_CUDA_NESTED,
-     NB_CUDA_NESTED,
-     false},
-    {"splits of a long context",
-     16,
-     2,
-     64,
-     8,
-     1,
-     128,
-     4,
-     2,
-     64,
-     4,
-     {1},
-     0,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     true},
+    {"many heads", 16, 2, 64, 32, 4, 128, 4, 2, 64, 2, {4, 6}, false, 0, true},
+    {"dense", 40, 3, 128, 2, 2, 128, 1, 1, 192, 5, {1, 2, 5}, false, 40, false, true, true, false,
+     NB_CUDA_ABSMAX},
+    {"heads of 64, tied", 64, 2, 128, 8, 2, 64, 16, 4, 64, 4, {1, 4, 8}, false, 0, true, false,
+     false, true, NB_CUDA_NESTED, NB_CUDA_NESTED},
+    {"splits of a long context", 16, 2, 64, 8, 1, 128, 4, 2, 64, 4, {1}, true},
 };
 
 /* Too large for a test that is run each time; by name: Mixtral's width, two tiles of the residual
  * stream a block, x of gate and up in registers. */
 const test_shape large[] = {
-    {"mixtral",
-     64,
-     2,
-     4096,
-     32,
-     8,
-     128,
-     8,
-     2,
-     2048,
-     132,
-     {1, 4, 5, 8},
-     0,
-     false,
-     true,
-     false,
-     false,
-     NB_CUDA_NESTED,
-     NB_CUDA_BF16,
-     false},
+    {"mixtral", 64, 2, 4096, 32, 8, 128, 8, 2, 2048, 132, {1, 4, 5, 8}},
 };
 
 uint64_t bits_of(uint64_t z) {
