@@ -40,6 +40,15 @@ static void check_case(const json_t *c) {
         if (!(fabs(sampler.candidates[i].p - want) <= 1e-6 * want + 1e-12)) /* theirs is in f32 */
             fail_msg("token %zu has probability %g, expected %g", i, sampler.candidates[i].p, want);
     }
+    /* What is drawn in the middle of each one's share. */
+    double sum = 0;
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        double share = json_number_value(json_array_get(p, i));
+        if (share > 1e-5) /* wider than they are right */
+            assert_int_equal(nb_sampler_fast(&sampler, logits, sum + share / 2),
+                             json_integer_value(json_array_get(ids, i)));
+        sum += share;
+    }
     nb_sampler_close(&sampler);
 }
 

@@ -1,9 +1,12 @@
 #include "engine/sampler.h"
 
 #include "base/error.h"
+#include "engine/draw.h"
+#include "engine/logits.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* xoshiro256**, seeded by splitmix64: Blackman and Vigna, "Scrambled Linear Pseudorandom Number
  * Generators", 2018. */
@@ -56,14 +59,16 @@ enum nb_status nb_sampler_open(const struct nb_sampling *how, size_t n_vocab,
     if (out->how.repetition_penalty != 1) {
         out->penalized = calloc(n_vocab, sizeof *out->penalized);
         out->seen = calloc(n_vocab, sizeof *out->seen);
-        if (!out->penalized || !out->seen) {
+        out->seen_ids = calloc(n_vocab, sizeof *out->seen_ids);
+        if (!out->penalized || !out->seen || !out->seen_ids) {
             nb_sampler_close(out);
             return nb_fail_memory(err, n_vocab * sizeof *out->penalized, "the sampler");
         }
     }
     if (how->temperature > 0) {
         out->candidates = calloc(n_vocab, sizeof *out->candidates);
-        if (!out->candidates) {
+        out->draw = nb_draw_open(n_vocab);
+        if (!out->candidates || !out->draw) {
             nb_sampler_close(out);
             return nb_fail_memory(err, n_vocab * sizeof *out->candidates, "the sampler");
         }
@@ -78,129 +83,98 @@ void nb_sampler_close(struct nb_sampler *sampler) {
     free(sampler->candidates);
     free(sampler->penalized);
     free(sampler->seen);
+    free(sampler->seen_ids);
+    nb_draw_close(sampler->draw);
     *sampler = (struct nb_sampler){0};
 }
 
-/* The first of the largest; NaN is never it. This is between two steps of a GPU that take a
- * millisecond each: lanes of their own, so that compilers make vectors of them. */
-static int32_t most_probable(const float *logits, size_t n) {
-    enum { LANES = 32 };
-    float most[LANES], best = -INFINITY;
-    size_t whole = n - n % LANES;
-    for (size_t k = 0; k < LANES; k++)
-        most[k] = -INFINITY;
-    for (size_t i = 0; i < whole; i += LANES) {
-        for (size_t k = 0; k < LANES; k++)
-            most[k] = logits[i + k] > most[k] ? logits[i + k] : most[k];
-    }
-    for (size_t k = 0; k < LANES; k++)
-        best = most[k] > best ? most[k] : best;
-    for (size_t i = whole; i < n; i++)
-        best = logits[i] > best ? logits[i] : best;
-    for (size_t i = 0; i < whole; i += LANES) {
-        int found = 0;
-        for (size_t k = 0; k < LANES; k++)
-            found |= logits[i + k] == best;
-        if (found) {
-            whole = i;
-            break;
-        }
-    }
-    for (size_t i = whole; i < n; i++) {
-        if (logits[i] == best)
-            return (int32_t)i;
-    }
-    return 0;
-}
-
 /* Largest first, then lowest id. */
-static int by_p(const void *a, const void *b) {
+static int by_logit(const void *a, const void *b) {
     const struct nb_candidate *x = a, *y = b;
-    if (x->p != y->p)
-        return x->p > y->p ? -1 : 1;
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
     return (x->token > y->token) - (x->token < y->token);
 }
 
 void nb_sampler_saw(struct nb_sampler *sampler, int32_t token) {
-    if (sampler->seen && token >= 0 && (size_t)token < sampler->n_vocab)
-        sampler->seen[token] = true;
+    if (!sampler->seen || token < 0 || (size_t)token >= sampler->n_vocab || sampler->seen[token])
+        return;
+    sampler->seen[token] = true;
+    sampler->seen_ids[sampler->n_seen++] = token;
 }
 
 /* Keskar et al., "CTRL", 2019. */
 static const float *penalize(struct nb_sampler *sampler, const float *logits) {
-    if (!sampler->seen)
+    if (!sampler->n_seen)
         return logits;
     float penalty = (float)sampler->how.repetition_penalty;
-    for (size_t i = 0; i < sampler->n_vocab; i++) {
-        float x = logits[i];
-        sampler->penalized[i] = !sampler->seen[i] ? x : x < 0 ? x * penalty : x / penalty;
+    memcpy(sampler->penalized, logits, sampler->n_vocab * sizeof *logits);
+    for (size_t i = 0; i < sampler->n_seen; i++) {
+        float *x = &sampler->penalized[sampler->seen_ids[i]];
+        *x = *x < 0 ? *x * penalty : *x / penalty;
     }
     return sampler->penalized;
 }
 
-/* Candidates whose logits, less the best and divided by temperature, are in `p`; in order. */
-static size_t collect(struct nb_sampler *sampler, const float *logits, int32_t best) {
+/* All that is not too far below the best, in order. */
+static size_t collect(struct nb_sampler *sampler, const float *logits) {
     struct nb_candidate *c = sampler->candidates;
+    float best = logits[nb_logits_best(logits, sampler->n_vocab)];
     size_t n = 0;
     for (size_t i = 0; i < sampler->n_vocab; i++) {
-        /* What is 60 nats below the best would be drawn once in 10^26 times. */
-        double d = ((double)logits[i] - (double)logits[best]) / sampler->how.temperature;
-        if (d > -60)
-            c[n++] = (struct nb_candidate){d, (int32_t)i};
+        if (nb_draw_nats(logits[i], best, sampler->how.temperature) > -NB_DRAW_NATS)
+            c[n++] = (struct nb_candidate){.logit = logits[i], .token = (int32_t)i};
     }
-    qsort(c, n, sizeof *c, by_p);
+    qsort(c, n, sizeof *c, by_logit);
     return n;
 }
 
+static size_t candidates(struct nb_sampler *sampler, const float *logits) {
+    return nb_draw_keep(&sampler->how, sampler->candidates, collect(sampler, logits));
+}
+
 size_t nb_sampler_candidates(struct nb_sampler *sampler, const float *logits) {
-    const struct nb_sampling *how = &sampler->how;
-    struct nb_candidate *c = sampler->candidates;
-    logits = penalize(sampler, logits);
-    size_t n = collect(sampler, logits, most_probable(logits, sampler->n_vocab));
-    if (how->top_k && (size_t)how->top_k < n) {
-        size_t last = (size_t)how->top_k;
-        while (last < n && c[last].p == c[last - 1].p) /* ties with the last one stay */
-            last++;
-        n = last;
-    }
-    double sum = 0, kept = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += c[i].p = exp(c[i].p);
-    size_t keep = 0;
-    while (keep < n && (keep == 0 || how->top_p >= 1 || kept < how->top_p * sum))
-        kept += c[keep++].p;
-    while (keep > 1 && c[keep - 1].p < how->min_p * c[0].p)
-        kept -= c[--keep].p;
-    for (size_t i = 0; i < keep; i++)
-        c[i].p /= kept;
-    return keep;
+    return candidates(sampler, penalize(sampler, logits));
+}
+
+static int32_t draw_plain(struct nb_sampler *sampler, const float *logits, double unit) {
+    return nb_draw_first(sampler->candidates, candidates(sampler, logits), unit);
+}
+
+static int32_t draw_fast(struct nb_sampler *sampler, const float *logits, double unit) {
+    int32_t token;
+    if (nb_draw(sampler->draw, &sampler->how, logits, sampler->n_vocab, sampler->candidates, unit,
+                &token))
+        return token;
+    return draw_plain(sampler, logits, unit);
+}
+
+int32_t nb_sampler_plain(struct nb_sampler *sampler, const float *logits, double unit) {
+    return draw_plain(sampler, penalize(sampler, logits), unit);
+}
+
+int32_t nb_sampler_fast(struct nb_sampler *sampler, const float *logits, double unit) {
+    return draw_fast(sampler, penalize(sampler, logits), unit);
 }
 
 int32_t nb_sample(struct nb_sampler *sampler, const float *logits) {
+    logits = penalize(sampler, logits);
     if (sampler->how.temperature == 0)
-        return most_probable(penalize(sampler, logits), sampler->n_vocab);
-    const struct nb_candidate *c = sampler->candidates;
-    size_t n = nb_sampler_candidates(sampler, logits);
-    if (n == 0) /* every logit is NaN or minus infinity */
-        return most_probable(logits, sampler->n_vocab);
-    double draw = next_unit(sampler->state);
-    for (size_t i = 0; i + 1 < n; i++) {
-        draw -= c[i].p;
-        if (draw < 0)
-            return c[i].token;
-    }
-    return c[n - 1].token;
+        return nb_logits_best(logits, sampler->n_vocab);
+    uint64_t state[4];
+    memcpy(state, sampler->state, sizeof state);
+    int32_t token = draw_fast(sampler, logits, next_unit(sampler->state));
+    if (token >= 0)
+        return token;
+    memcpy(sampler->state, state, sizeof state); /* nothing was drawn */
+    return nb_logits_best(logits, sampler->n_vocab);
 }
 
 double nb_log_normalizer(const float *logits, size_t n_vocab) {
-    double max = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n_vocab; i++)
-        max = logits[i] > max ? logits[i] : max;
-    if (isinf(max))
-        return max;
-    for (size_t i = 0; i < n_vocab; i++)
-        sum += isnan(logits[i]) ? 0 : exp(logits[i] - max);
-    return max + log(sum);
+    double max = n_vocab ? logits[nb_logits_best(logits, n_vocab)] : -INFINITY;
+    if (!isfinite(max))
+        return max > 0 ? max : -INFINITY;
+    return max + log(nb_logits_exp_sum(logits, n_vocab, max));
 }
 
 double nb_log_probability(const float *logits, size_t n_vocab, int32_t token) {
