@@ -1,11 +1,15 @@
 /* From logits to tokens, for one sequence. */
 #include "engine/generator.h"
 
+#include "engine/logits.h"
 #include "model/chat.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MAX_TOP_LOGPROBS = 1000 };
+_Static_assert((int)MAX_TOP_LOGPROBS <= (int)NB_TOP_MOST, "as many as can be found");
 
 const char *nb_finish_name(enum nb_finish finish) {
     static const char *const names[] = {"stop", "length", "caller", "closed"};
@@ -74,19 +78,6 @@ static enum nb_status read_prompt(struct nb_generator *g, struct nb_error *err) 
     return NB_OK;
 }
 
-/* The n most probable tokens, most probable first, ties to the lower id; n is small. */
-static void find_top(const float *logits, size_t n_vocab, size_t n, int32_t *ids) {
-    size_t found = 0;
-    for (size_t i = 0; n && i < n_vocab; i++) {
-        if (found == n && !(logits[i] > logits[ids[n - 1]]))
-            continue;
-        size_t at = found < n ? found++ : n - 1;
-        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--)
-            ids[at] = ids[at - 1];
-        ids[at] = (int32_t)i;
-    }
-}
-
 /* Room for one more token's log probabilities. */
 static enum nb_status grow_logprobs(struct nb_generator *g, struct nb_error *err) {
     if (g->generated.n < g->cap_logprobs)
@@ -117,7 +108,7 @@ static enum nb_status note_logprobs(struct nb_generator *g, const float *logits,
     size_t top = (size_t)g->options.top_logprobs;
     double normalizer = nb_log_normalizer(logits, n_vocab);
     g->logprobs[i] = logits[id] - normalizer;
-    find_top(logits, n_vocab, top, g->top_ids + i * top);
+    nb_logits_top(logits, n_vocab, top, g->top_ids + i * top);
     for (size_t j = 0; j < top; j++)
         g->top_logprobs[i * top + j] = logits[g->top_ids[i * top + j]] - normalizer;
     return NB_OK;
@@ -267,8 +258,11 @@ static enum nb_status keep_raw(struct nb_generator *g, const float *logits, stru
 static enum nb_status mask(struct nb_generator *g, float *logits, bool *ended,
                            struct nb_error *err) {
     int32_t awaited = nb_watch_awaited(&g->watch);
+    float kept = awaited >= 0 ? logits[awaited] : 0;
     for (int32_t i = 0; awaited >= 0 && i < g->engine->model.config.n_vocab; i++)
-        logits[i] = i == awaited ? logits[i] : -INFINITY;
+        logits[i] = -INFINITY;
+    if (awaited >= 0)
+        logits[awaited] = kept;
     return held(g) && awaited < 0 ? nb_follower_mask(&g->follower, logits, ended, err) : NB_OK;
 }
 
@@ -350,7 +344,8 @@ static enum nb_status check_options(const struct nb_generator *g, struct nb_erro
                        o->max_tokens);
     if (o->min_tokens < 0)
         return nb_fail(err, NB_ERR_ARGUMENT, "min_tokens is %d, expected 0 or more", o->min_tokens);
-    int32_t most = g->engine->model.config.n_vocab < 1000 ? g->engine->model.config.n_vocab : 1000;
+    int32_t n_vocab = g->engine->model.config.n_vocab,
+            most = n_vocab < MAX_TOP_LOGPROBS ? n_vocab : MAX_TOP_LOGPROBS;
     if (o->top_logprobs < 0 || o->top_logprobs > most)
         return nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs is %d, expected 0 to %d",
                        o->top_logprobs, most);

@@ -1,8 +1,8 @@
 #include "engine/structure.h"
 
+#include "engine/logits.h"
 #include "model/tokenizer_map.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,7 +202,6 @@ static int count_tokens(const struct nb_vocabulary *v, const uint64_t *bits) {
 enum nb_status nb_follower_mask(struct nb_follower *f, float *logits, bool *only_end,
                                 struct nb_error *err) {
     const struct nb_vocabulary *v = f->vocabulary;
-    int32_t n_vocab = f->engine->model.config.n_vocab;
     const uint64_t *bits;
     enum nb_status s = nb_matcher_mask(f->matcher, &bits, err);
     if (s != NB_OK)
@@ -215,15 +214,7 @@ enum nb_status nb_follower_mask(struct nb_follower *f, float *logits, bool *only
             "the grammar allows no token after \"%.200s\": the schema contradicts itself "
             "in a way that was not seen before",
             f->bytes.data ? f->bytes.data : "");
-    for (int32_t i = 0; i < n_vocab; i += 64) {
-        uint64_t word = i / 64 < (int32_t)v->n_words ? bits[i / 64] : 0;
-        if (word == ~UINT64_C(0))
-            continue;
-        for (int32_t k = i; k < n_vocab && k < i + 64; k++) {
-            if (!(word >> (k - i) & 1))
-                logits[k] = -INFINITY;
-        }
-    }
+    nb_logits_keep(logits, (size_t)f->engine->model.config.n_vocab, bits, v->n_words);
     return NB_OK;
 }
 
