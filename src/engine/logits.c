@@ -173,54 +173,74 @@ PASS double double_of(uint64_t bits) {
     return x;
 }
 
+/* a * b + c, `fused` as one operation: with the instructions for it, half the work. */
+PASS double mul_add(bool fused, double a, double b, double c) {
+    return fused ? __builtin_fma(a, b, c) : a * b + c;
+}
+
 /* exp(x) for x from -700 to 0: 2^n exp(r) with n whole and r of ln 2 / 2 at most, by its Taylor
  * series, of which what is left out is below 2^-57. */
-PASS double exp_below_0(double x) {
+PASS double exp_below_0(bool fused, double x) {
     const double magic = 0x1.8p52; /* a sum with it is whole, in its lowest bits */
-    double shifted = x * 0x1.71547652b82fep0 + magic, n = shifted - magic;
+    double shifted = mul_add(fused, x, 0x1.71547652b82fep0, magic), n = shifted - magic;
     /* ln 2 in two parts, the first so short that its product with n is exact */
-    double r = x - n * 0x1.62e42fee00000p-1 - n * 0x1.a39ef35793c76p-33;
+    double r = mul_add(fused, n, -0x1.62e42fee00000p-1, x);
+    r = mul_add(fused, n, -0x1.a39ef35793c76p-33, r);
     /* Even and odd terms by themselves: half as long to wait for. */
     double rr = r * r, even = 1. / 479001600, odd = 1. / 6227020800;
-    even = even * rr + 1. / 3628800;
-    odd = odd * rr + 1. / 39916800;
-    even = even * rr + 1. / 40320;
-    odd = odd * rr + 1. / 362880;
-    even = even * rr + 1. / 720;
-    odd = odd * rr + 1. / 5040;
-    even = even * rr + 1. / 24;
-    odd = odd * rr + 1. / 120;
-    even = even * rr + 1. / 2;
-    odd = odd * rr + 1. / 6;
-    odd = odd * rr + 1;
-    double sum = 1 + (odd * r + even * rr);
+    even = mul_add(fused, even, rr, 1. / 3628800);
+    odd = mul_add(fused, odd, rr, 1. / 39916800);
+    even = mul_add(fused, even, rr, 1. / 40320);
+    odd = mul_add(fused, odd, rr, 1. / 362880);
+    even = mul_add(fused, even, rr, 1. / 720);
+    odd = mul_add(fused, odd, rr, 1. / 5040);
+    even = mul_add(fused, even, rr, 1. / 24);
+    odd = mul_add(fused, odd, rr, 1. / 120);
+    even = mul_add(fused, even, rr, 1. / 2);
+    odd = mul_add(fused, odd, rr, 1. / 6);
+    odd = mul_add(fused, odd, rr, 1);
+    double sum = 1 + mul_add(fused, odd, r, even * rr);
     return double_of(bits_of(sum) + (bits_of(shifted) << 52));
 }
 
 /* Loops of their own for what is chosen: beside the rest, compilers make branches of it. */
-PASS void add_exps(const float *x, size_t n, double max, double *sum) {
+PASS void add_exps(bool fused, const float *x, size_t n, double max, double *sum) {
     double below[CHUNK], e[CHUNK];
     for (size_t k = 0; k < n; k++) {
         double d = (double)x[k] - max;
         below[k] = d > -700 ? d : -700; /* NaN, too */
     }
     for (size_t k = 0; k < n; k++)
-        e[k] = exp_below_0(below[k]);
+        e[k] = exp_below_0(fused, below[k]);
     for (size_t k = 0; k < n; k++)
         sum[k] += below[k] > -700 ? e[k] : 0;
 }
 
-PASS double exp_sum(const float *logits, size_t n, double max) {
+PASS double exp_sum(bool fused, const float *logits, size_t n, double max) {
     double sum[CHUNK] = {0};
     size_t i = 0;
     for (; i + CHUNK <= n; i += CHUNK)
-        add_exps(logits + i, CHUNK, max, sum);
-    add_exps(logits + i, n - i, max, sum);
+        add_exps(fused, logits + i, CHUNK, max, sum);
+    add_exps(fused, logits + i, n - i, max, sum);
     for (size_t k = 1; k < CHUNK; k++)
         sum[0] += sum[k];
     return sum[0];
 }
-VERSIONS(double, exp_sum, (const float *logits, size_t n, double max), (logits, n, max))
+
+#if defined __x86_64__
+__attribute__((target("avx2,fma"))) static double exp_sum_fma(const float *logits, size_t n,
+                                                              double max) {
+    return exp_sum(true, logits, n, max);
+}
+#endif
+
+double nb_logits_exp_sum(const float *logits, size_t n, double max) {
+#if defined __x86_64__
+    if (has_avx2() && __builtin_cpu_supports("fma"))
+        return exp_sum_fma(logits, n, max);
+#endif
+    return exp_sum(false, logits, n, max);
+}
 
 /* ---- by size ---- */
 

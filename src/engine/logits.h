@@ -1,7 +1,7 @@
 /* Passes over a row of logits, [n] f32, between two steps of a GPU that take a millisecond or two
  * each: nothing here sorts a row, or calls a function for each logit. NaN counts as minus infinity
  * in all of them. On x86-64 with AVX2 they run in a version of their own, which gives the same
- * bits. */
+ * bits, nb_logits_exp_sum's last ones aside. */
 #ifndef NB_ENGINE_LOGITS_H
 #define NB_ENGINE_LOGITS_H
 
