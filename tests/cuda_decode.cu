@@ -1,7 +1,6 @@
 /* The persistent kernel for few tokens against the plain pass, on small random models: batches of 1
  * to 8, page boundaries, windows, contexts that are split, several new tokens of one sequence; what
- * it writes to KV memory; the same bits twice. TAP. Batches of more tokens than the backend gives
- * the kernel are TODO tests, which may fail.
+ * it writes to KV memory; the same bits twice. TAP.
  *
  *     cuda_decode --bench [mixtral|qwen3]   tokens/s of the whole shape, and bytes read as a share
  *                                           of what a plain read gives
@@ -75,11 +74,10 @@ static const std::vector<batch> batches = {
 
 static int n_tests, n_failed;
 
-static void report(bool ok, bool todo, const char *model, const char *what, const char *details) {
+static void report(bool ok, const char *model, const char *what, const char *details) {
     n_tests++;
-    n_failed += !ok && !todo;
-    printf("%s %d - %s: %s%s\n# %s\n", ok ? "ok" : "not ok", n_tests, model, what,
-           todo ? " # TODO the backend gives these to batch.cu" : "", details);
+    n_failed += !ok;
+    printf("%s %d - %s: %s\n# %s\n", ok ? "ok" : "not ok", n_tests, model, what, details);
     fflush(stdout);
 }
 
@@ -131,16 +129,17 @@ static void test_batch(const char *name, struct cuda_random_model *m, const batc
     double kv_off = kv_error(kv, kv_want, kv_got, &written, &stray);
     bool same = memcmp(got[0].data(), got[1].data(), want.size() * sizeof(float)) == 0;
     /* bf16 operands. Where two experts are nearly equal, rounding may choose the other, which is a
-     * row far off: such rows must be few. */
-    bool ok = d.finite && same && stray == 0 && d.median_error < 0.02 && kv_off < 0.03 &&
-              d.mean_kl < 0.02;
+     * row off by 0.02 to 0.06: such rows must be few, but of one to three rows any may be. What is
+     * wrong (a token's sums, a tile, a scale) is off by 0.2 and more. */
+    bool ok = d.finite && same && stray == 0 && d.median_error < (d.rows < 4 ? 0.1 : 0.04) &&
+              kv_off < 0.03 && d.mean_kl < 0.02;
     char details[256];
     snprintf(details, sizeof details,
              "error %.2e, median %.2e, worst row %.2e, KL %.1e, argmax %d/%d, KV %.1e of %zu, %zu "
              "stray%s%s",
              d.error, d.median_error, d.worst_error, d.mean_kl, d.same_argmax, d.rows, kv_off,
              written, stray, d.finite ? "" : ", not finite", same ? "" : ", other bits again");
-    report(ok, s.step.n_tokens > NB_CUDA_DECODE_GIVEN, name, b.name, details);
+    report(ok, name, b.name, details);
     cuda_random_step_free(&s);
 }
 

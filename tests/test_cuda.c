@@ -455,7 +455,8 @@ static void decode_like_batch(void **state) {
         int32_t ids[COUNT * DEEP];
         float *logits;
         vocab = (size_t)gpu->model.config.n_vocab;
-        double worst = 0;
+        double kl[TURNS * COUNT], worst = 0;
+        size_t n_rows = 0;
         if (!want)
             want = malloc(TURNS * COUNT * vocab * sizeof *want);
         assert_non_null(want);
@@ -474,14 +475,22 @@ static void decode_like_batch(void **state) {
             assert_ok(nb_engine_step(gpu, parts, n, &logits, &err), err);
             float *rows = want + (size_t)turn * COUNT * vocab;
             for (size_t i = 0; i < n && w; i++) {
-                double kl = divergence_of(rows + i * vocab, logits + i * vocab, vocab);
-                worst = kl > worst || isnan(kl) ? kl : worst;
+                double x = divergence_of(rows + i * vocab, logits + i * vocab, vocab);
+                assert_false(isnan(x));
+                kl[n_rows++] = x;
+                worst = x > worst ? x : worst;
             }
             if (!w)
                 memcpy(rows, logits, n * vocab * sizeof *logits);
         }
-        printf("# %s against plain: KL at most %.3g\n", ways[w], worst);
-        assert_true(worst < 0.05);
+        if (w) {
+            /* The median, for a row may choose another of two nearly equal experts. */
+            qsort(kl, n_rows, sizeof *kl, by_value);
+            printf("# %s against plain: KL of %zu rows at most %.3g, median %.3g\n", ways[w],
+                   n_rows, worst, kl[n_rows / 2]);
+            assert_true(kl[n_rows / 2] < 1e-3);
+            assert_true(worst < 0.5);
+        }
         for (int i = 0; i < COUNT; i++)
             nb_sequence_close(&q[i]);
         nb_engine_close(gpu);

@@ -14,9 +14,8 @@
  * that have its rows. There is no barrier over the grid: blocks pass one another words that say by
  * themselves whether they were written (NOTHING is no result of arithmetic), and whoever needs them
  * loads them until they are there. That is one trip through the L2 cache where a barrier and a load
- * after it are three. Words are cleared a layer later by who wrote them; see struct exchange for
- * when. Tiles of gate and up are done in an order in which down's input is complete from its
- * beginning, so that between those two phases nothing waits.
+ * after it are three. Tiles of gate and up are done in an order in which down's input is complete
+ * from its beginning, so that between those two phases nothing waits.
  *
  * What binds it, for one token of Mixtral 8x7B on an H200: shared memory. For a unit of 32 chunks
  * (16,928 bytes) there are 16 wavefronts a chunk of loads from the table of pairs, 4 to read codes
@@ -27,42 +26,28 @@
  * prefetching the next layer's weights into the L2 cache, NB_DECODE_PREFETCH, both measured
  * slower.)
  *
- * Measured for a layer of it, a context of 129, one H200, 81.7 us: q, k and v 3.4 us after x was
- * there, o 2.7, gate and up 38, down 22; the rest is waiting. The products alone would take 45 us
- * at the rate of a plain read. What is known of the rest, largest first:
- *   - The router lets finishers go on only 5 us after it told the list of experts: it clears inner
- *     activations and waits for __threadfence, some 5 us while bulk copies are under way, and the
- *     slots run full. The fence could come after weights_ready, with a barrier of its own that
- *     finishers wait for before the next layer's o. Likewise a finisher's fence after down belongs
- *     after q, k and v, and that after o after gate and up.
- *   - Attention: queries are there 2.7 us after the last product, pages done 3.2 us later, warps
- *     combined 3.5 us later. A finisher takes 1 us from sums to words published. All of this is
- * code that runs once a layer, and too slow for what it does: instruction fetch is suspected.
- *   - The warps' order of chunks: 2 w and 2 w + 1 instead of w and w + 16 saves bank conflicts of
- *     scales, 2 %.
- *
- * Learned from a form of this kernel that is not here (git log --grep 'two columns a chunk'; 421 tokens/s where this
- * has 366, but not shown right):
- *   - Without any lookups in the table of pairs it takes as long: shared memory is not what binds
- *     it. Of 37 us that warps are in gate and up, x is there after 2.3 and the list of experts
- * after 3.8; the rest, with the first weights' way from memory, is 3.7 TB/s. Down gained 1 us when
- * its x was asked for four units ahead and before gate and up's end: with the ring full of requests
- *     the L2 cache is slow to answer.
- *   - Lanes without a token that load zeros from one place (NOTHING in operands) make that line of
- *     the L2 cache a bottleneck: not loading is 2.5 %.
+ * Measured for a layer of it, a context of 129, one H200, 71.8 us (NB_DECODE_TRACE, warps' means): x
+ * is there 4.1 us after down, q, k and v take 2.5 then, attention and its way 7.9, o 2.5, x of the
+ * experts' 2.3, gate and up 34.9, down 17.5. The products alone would take 45 us at the rate of a
+ * plain read. What is known of the rest:
+ *   - Gate and up and down run at 76 % of that rate. Bulk copies as they are here reach 4,100 GB/s
+ *     (units are no multiple of 128 bytes; such copies reach 4,570, and 4,540 in four parts), but
+ *     units of 17,024 bytes gain 1 to 4 % at 1 token and nothing in more, and parts lose 5: what
+ *     waits is the warps. Without lookups in the table of pairs they take as long; with a quarter of
+ *     the codes widened by arithmetic, which is a quarter more instructions, a quarter longer. So it
+ *     is how fast a warp gets through its instructions, with four warps a scheduler.
+ *   - Above 512 positions a context is split, and the way of the parts between blocks makes 17 us of
+ *     attention's 8, however short the parts are (at 8,192 positions it is 20).
+ *   - With the ring full of requests the L2 cache is slow to answer: so x of down is asked for four
+ *     units ahead and before gate and up's end.
+ *   - Lanes without a token that load zeros from one place make that line of the L2 cache a
+ *     bottleneck: not loading is 2.5 %.
  *   - A struct that is only filled under a condition inside the loop over layers is kept in
- * registers all through it; one of 32 registers was the cause of nearly all spills.
- *
- * Seen to be wrong on a GPU: steps of 5 to 8 tokens at widths of 4,096 (NB_CUDA_DECODE_GIVEN), in
- * this form and in that one: other bits from run to run, from the second layer on huge values
- * and NaN. Not found to be its cause: the order of units, parities, slots, the words that blocks
- * pass one another, races of threads (tests/cuda_emulated runs the kernel at Mixtral's width with
- * many orders of things: always right, always the same bits); spills (that form has none
- * in those loops, and is wrong, too). What was missing, and by PTX's rules must be there: a fence
- * between a thread's reads of a stage and the bulk copy that overwrites it (free_stage). Without it
- * a late read of down's last units finds the next layer's q, k and v, whose units are laid out
- * otherwise: codes read as scales, and only where there is a next layer. Whether that was all, a
- * GPU has to say.
+ *     registers all through it; one of 32 registers was the cause of nearly all spills.
+ *   - The fence in free_stage and its like costs 3 % at 1 token. Without it steps of 5 to 8 tokens
+ *     at widths of 4,096 were wrong (a late read of down's last units found the next layer's), with
+ *     it they are right and have the same bits every time; CUTLASS does without, and a wait for the
+ *     loaded values would have to be shown to be enough.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
@@ -131,7 +116,7 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
 }
 
 /* All units that this block's mma warps will take, in their order. One thread. */
-[[maybe_unused]] __device__ void produce(producer &w) {
+template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
     const params &p = w.p;
     int32_t L = p.m.n_layers;
 #pragma unroll 1
@@ -149,7 +134,7 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
         }
         const matrix &m = p.matrices[phase];
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
-        unit_order(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
+        unit_order<COLUMNS>(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
             int32_t tile = own_index(i);
             for (; phase == GATE_UP && tile >= m.n_tiles; e++)
                 tile -= m.n_tiles;
@@ -166,17 +151,26 @@ __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &s
 template <int COLUMNS, int WIDTH, int GROUP> __device__ __forceinline__ void work(worker &w) {
     const params &p = w.p;
     int32_t L = p.m.n_layers;
+    bool together = is_resident(p.matrices[GATE_UP]) && in_narrow_twos(p.matrices[DOWN]);
 #pragma unroll 1
     for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
         int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
-        const exchange &x = p.exchange[layer & 1];
+        const exchange x = exchange_of(p, layer);
         const matrix &m = p.matrices[phase];
         enter(w, layer, phase == QKV || phase == HEAD ? 0 : phase == DOWN ? 5 : phase + 1);
         bool streaming = phase == DOWN || (!is_resident(m) && m.kind != NB_CUDA_BF16);
         if (phase == GATE_UP) {
             if (streaming) /* else multiply_resident waits, when it has x */
-                wait_for_list(w.p, w.sh, layer);
+                wait_for_list(p, w.sh, layer);
             enter(w, layer, 4);
+        }
+        if (COLUMNS == 2 && phase == GATE_UP && together) {
+            const matrix &down = p.matrices[DOWN];
+            multiply_experts(w, m, down, {x.x_expert, (uint32_t)m.chunks * NB_CUDA_CHUNK, false},
+                             {x.inner, (uint32_t)down.chunks * NB_CUDA_CHUNK, true}, layer);
+            stamp(w, layer, 6);
+            step++;
+            continue;
         }
         inputs in = {phase == GATE_UP ? x.x_expert
                      : phase == O     ? x.attended
@@ -238,10 +232,14 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     }
     if (i < MMA_WARPS)
         sh.tile[i] = 0;
-    if (i < N_PHASES && i != GATE_UP) /* which is known with the list of experts */
+    if (i < 32)
+        sh.numbers[i] = i;
+    if (i == 0) {
+        sh.group = p.m.n_heads / p.m.n_kv_heads;
+        sh.to_values = p.m.n_kv_heads * NB_PAGE_TOKENS * p.m.head_width;
+    }
+    if (i < N_PHASES)
         sh.n_own[i] = own_share(p.matrices[i].n_tiles);
-    if (p.m.dense && i / 32 == ROUTER)
-        choose_the_one(p, sh, i % 32);
     if (i < MAX_TOKENS) {
         sh.position[i] = i < p.s.n_tokens ? __ldg(p.s.position + i) : -1;
         sh.sequence[i] = i < p.s.n_tokens ? __ldg(p.s.sequence + i) : -1;
@@ -253,6 +251,8 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     }
     for (int32_t k = i; k < MAX_GROUP * (MAX_HEAD + 8); k += THREADS)
         (&sh.q[0][0])[k] = __float2bfloat16_rn(0.0f);
+    if (p.m.dense && i / 32 == ROUTER)
+        choose_the_one(p, sh, i % 32);
     __syncthreads();
 }
 
@@ -285,14 +285,16 @@ __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ par
         w.lane = lane;
         w.g = lane / 4;
         w.q = lane % 4;
-        w.scale_lane = COLUMNS == 4 ? (lane & 2) * 8 + lane / 4 : lane / 4;
+        w.scale_lane = lane / 4 + (COLUMNS == 4   ? (lane & 2) * 8
+                                   : COLUMNS == 2 ? (lane & 1) * 16
+                                                  : 0);
         work<COLUMNS, WIDTH, GROUP>(w);
         return;
     }
     if (warp == PRODUCER) {
         if (lane == 0) {
             producer w = {p, sh, ring, evict_first()};
-            produce(w);
+            produce<COLUMNS>(w);
         }
     } else if (warp == ROUTER) {
         route(p, sh, lane);
@@ -380,25 +382,19 @@ int splits(const nb_cuda_model *m, int tokens, int max_position, int blocks) {
     return wanted < most ? wanted : most;
 }
 
-size_t place_exchange(const nb_cuda_model *m, int blocks, void *base, exchange x[2]) {
+size_t place_exchange(const nb_cuda_model *m, int tokens, int units, void *base, exchange *x) {
     nb_layout layout = {(uint8_t *)base, 0};
-    size_t T = MAX_TOKENS, D = m->width, H = m->n_heads, d = m->head_width, tiles = D / ROWS;
-    size_t heads = T * m->n_kv_heads;
-    /* Heads of all tokens and splits: splits() has at most blocks / (T G) where there are more than
-     * one, and at most MAX_SPLITS. */
-    size_t group = H / m->n_kv_heads, units = (size_t)blocks > heads ? (size_t)blocks : heads;
-    for (int i = 0; i < 2; i++) {
-        place_part(&layout, &x[i].x_attention, T * D);
-        place_part(&layout, &x[i].squares_attention, T * tiles);
-        place_part(&layout, &x[i].qkv, T * (H + 2 * m->n_kv_heads) * d);
-        place_part(&layout, &x[i].part, units * group * (d + 2));
-        place_part(&layout, &x[i].attended, T * H * d);
-        place_part(&layout, &x[i].x_expert, T * D);
-        place_part(&layout, &x[i].squares_expert, T * tiles);
-        place_part(&layout, &x[i].scores_of_tile, tiles * T * m->n_experts);
-        place_part(&layout, &x[i].scores, T * m->n_experts);
-        place_part(&layout, &x[i].inner, T * m->experts_per_token * m->expert_width);
-    }
+    size_t T = (size_t)tokens, D = m->width, H = m->n_heads, d = m->head_width, tiles = D / ROWS;
+    place_part(&layout, &x->x_attention, T * D);
+    place_part(&layout, &x->squares_attention, T * tiles);
+    place_part(&layout, &x->qkv, T * (H + 2 * m->n_kv_heads) * d);
+    place_part(&layout, &x->part, (size_t)units * (H / m->n_kv_heads) * (d + 2));
+    place_part(&layout, &x->attended, T * H * d);
+    place_part(&layout, &x->x_expert, T * D);
+    place_part(&layout, &x->squares_expert, T * tiles);
+    place_part(&layout, &x->scores_of_tile, tiles * T * m->n_experts);
+    place_part(&layout, &x->scores, T * m->n_experts);
+    place_part(&layout, &x->inner, T * m->experts_per_token * m->expert_width);
     return layout.used;
 }
 
@@ -441,8 +437,10 @@ int nb_cuda_decode_supports(const struct nb_cuda_model *m, const struct nb_cuda_
 }
 
 size_t nb_cuda_decode_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
-    exchange x[2];
-    return nb_cuda_decode_supports(m, l) ? place_exchange(m, grid_size(m, l), nullptr, x) : 0;
+    exchange x;
+    return nb_cuda_decode_supports(m, l)
+               ? (size_t)EXCHANGES * place_exchange(m, MAX_TOKENS, grid_size(m, l), nullptr, &x)
+               : 0;
 }
 
 cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
@@ -473,14 +471,19 @@ cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct n
         p.layers[i] = {a.qkv.data,    a.o.data, a.gate_up.data, a.down.data, a.attention_norm,
                        a.expert_norm, a.router, a.q_norm,       a.k_norm};
     }
-    size_t bytes = place_exchange(m, blocks, workspace, p.exchange);
-    cudaError_t error = cudaMemsetAsync(workspace, 0xFF, bytes, stream);
+    p.exchange_bytes = (uint32_t)place_exchange(
+        m, s->n_tokens, p.n_splits > 1 ? s->n_tokens * m->n_kv_heads * p.n_splits : 0, workspace,
+        &p.exchange);
+    cudaError_t error =
+        cudaMemsetAsync(workspace, 0xFF, (size_t)EXCHANGES * p.exchange_bytes, stream);
     int group = m->n_heads / m->n_kv_heads;
-    kernel f =
-        s->n_tokens <= 4 ? kernel_of<4>(m->head_width, group) : kernel_of<8>(m->head_width, group);
+    kernel f = s->n_tokens <= 2   ? kernel_of<2>(m->head_width, group)
+               : s->n_tokens <= 4 ? kernel_of<4>(m->head_width, group)
+                                  : kernel_of<8>(m->head_width, group);
     int shared_bytes = SHARED_LIMIT;
     if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     shared_bytes);
     if (error != cudaSuccess)
         return error;
     /* Cooperative: all blocks at once, or an error. */

@@ -41,9 +41,12 @@ __device__ __forceinline__ void collect(finisher &w, uint32_t tile, float (&v)[4
     __syncwarp();
     if (w.lane == 0)
         barrier_arrive(&w.sh.slot_free[slot]);
-    if (COLUMNS == 4) { /* the warps' second chunks */
-        for (int k = 0; k < 4; k++)
+    if (COLUMNS < 8) { /* the warps' other chunks */
+        for (int k = 0; k < 4; k++) {
+            if (COLUMNS == 2)
+                v[k] += __shfl_xor_sync(~0U, v[k], 1);
             v[k] += __shfl_xor_sync(~0U, v[k], 2);
+        }
     }
 }
 
@@ -70,10 +73,10 @@ __device__ __forceinline__ void take_rms(const params &p, const float *squares, 
 }
 
 /* Rows of bf16: y[0..3] as v, to out [T, stride] at column `column` of the tile's first row, and
- * likewise NOTHING to `clear`. Two neighbours of a column make a word: lanes of even g write rows g
+ * Two neighbours of a column make a word: lanes of even g write rows g
  * and g + 1, of odd g rows g + 7 and g + 8. */
 __device__ __forceinline__ void publish(const finisher &w, const float (&y)[4], __nv_bfloat16 *out,
-                                        __nv_bfloat16 *clear, size_t stride, size_t column) {
+                                        size_t stride, size_t column) {
     float other[4];
     for (int k = 0; k < 4; k++)
         other[k] = __shfl_xor_sync(~0U, y[k], 4);
@@ -84,39 +87,37 @@ __device__ __forceinline__ void publish(const finisher &w, const float (&y)[4], 
         if (w.active && w.t + i < w.p.s.n_tokens) {
             size_t at = (w.t + i) * stride + column + row;
             store_word(out + at, word);
-            if (clear)
-                store_word(clear + at, NOTHING);
         }
     }
 }
 
-/* Adds v to the block's i-th tile of the residual stream, and publishes it for the norm that
- * follows; y: with its weights. `norm` [D]. */
+/* Adds v to the block's i-th tile of the residual stream; y: with the weights of the norm that
+ * follows; square: of the lane's rows of its tokens. */
 __device__ __forceinline__ void add_to_stream(finisher &w, int32_t i, const float (&v)[4],
-                                              const float (&norm)[2], __nv_bfloat16 *out,
-                                              float *squares, __nv_bfloat16 *clear,
-                                              float *clear_squares, float (&y)[4]) {
-    int32_t tile = own_index(i), tiles = w.p.m.width / ROWS;
-    float square[2] = {0, 0};
+                                              const float (&norm)[2], float (&y)[4],
+                                              float (&square)[2]) {
+    square[0] = square[1] = 0;
     for (int k = 0; k < 4; k++) {
         float *x = &w.sh.x[i][w.g + k / 2 * 8][w.t + k % 2];
-        float sum = v[k];
-        if (w.active) { /* the others' are of lanes that are */
-            sum += *x;
+        float sum = *x + v[k];
+        if (w.active)
             *x = sum;
-        }
         square[k % 2] += sum * sum;
         y[k] = sum * norm[k / 2];
     }
-    publish(w, y, out, clear, w.p.m.width, (size_t)tile * ROWS);
+}
+
+/* Publishes that. */
+__device__ __forceinline__ void publish_stream(const finisher &w, int32_t i, const float (&y)[4],
+                                               float (&square)[2], __nv_bfloat16 *out,
+                                               float *squares) {
+    int32_t tile = own_index(i), tiles = w.p.m.width / ROWS;
+    publish(w, y, out, w.p.m.width, (size_t)tile * ROWS);
     for (int k = 0; k < 2; k++) {
         for (int s = 4; s < 32; s *= 2)
             square[k] += __shfl_xor_sync(~0U, square[k], s);
-        if (w.active && w.g == 0 && w.t + k < w.p.s.n_tokens) {
+        if (w.active && w.g == 0 && w.t + k < w.p.s.n_tokens)
             store_float(squares + (size_t)(w.t + k) * tiles + tile, square[k]);
-            if (clear_squares)
-                store_word(clear_squares + (size_t)(w.t + k) * tiles + tile, NOTHING);
-        }
     }
 }
 
@@ -141,11 +142,8 @@ __device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t t
             sum += r.x * y[0][t] + r.y * y[1][t] + r.z * y[2][t] + r.w * y[3][t];
         }
         size_t at = (size_t)tile * n + i;
-        store_float(w.p.exchange[layer & 1].scores_of_tile + at, sum);
+        store_float(exchange_of(w.p, layer).scores_of_tile + at, sum);
     }
-#pragma unroll 1
-    for (int32_t i = w.lane; i < n; i += 32)
-        store_word(w.p.exchange[~layer & 1].scores_of_tile + (size_t)tile * n + i, NOTHING);
     __syncwarp();
 }
 
@@ -188,7 +186,7 @@ __device__ __forceinline__ void publish_inner(const finisher &w, int32_t layer, 
         float y = pair < 0 ? 0 : v[k] / (1.0f + __expf(-v[k])) * v[2 + k] * w.sh.weight[pair];
         float next = __shfl_down_sync(~0U, y, 4);
         if (pair >= 0 && w.g % 2 == 0)
-            store_word(w.p.exchange[layer & 1].inner + (size_t)pair * F + 8 * tile + w.g,
+            store_word(exchange_of(w.p, layer).inner + (size_t)pair * F + 8 * tile + w.g,
                        pack(y, next));
     }
 }
@@ -204,12 +202,10 @@ __device__ __forceinline__ void publish_rows(const finisher &w, int32_t layer, i
         uint32_t row = rows(tile, k / 2) + w.g;
         if (!w.active || t >= w.p.s.n_tokens || row >= n)
             continue;
-        if (phase == QKV) {
-            store_float(w.p.exchange[layer & 1].qkv + t * n + row, v[k]);
-            store_word(w.p.exchange[~layer & 1].qkv + t * n + row, NOTHING);
-        } else if (w.sh.logits_row[t] >= 0) {
+        if (phase == QKV)
+            store_float(exchange_of(w.p, layer).qkv + t * n + row, v[k]);
+        else if (w.sh.logits_row[t] >= 0)
             w.p.s.logits[(size_t)w.sh.logits_row[t] * n + row] = v[k];
-        }
     }
 }
 
@@ -218,29 +214,26 @@ __device__ __forceinline__ void finish_stream(finisher &w, int32_t layer, int32_
                                               const float (&v)[4], const float (&norm)[2],
                                               const float4 (&router)[4]) {
     int32_t next = phase == DOWN ? layer + 1 : layer;
-    const exchange &x = w.p.exchange[next & 1], &old = w.p.exchange[~next & 1];
-    float y[4];
-    if (phase == DOWN)
-        add_to_stream(w, i, v, norm, x.x_attention, x.squares_attention, old.x_attention,
-                      old.squares_attention, y);
-    else
-        add_to_stream(w, i, v, norm, x.x_expert, x.squares_expert, old.x_expert, old.squares_expert,
-                      y);
-    if (phase == DOWN || w.p.m.dense)
-        return;
-    for (int k = 0; k < 4; k++) {
-        if (w.active)
-            w.sh.scratch[w.f][w.g + k / 2 * 8][w.t + k % 2] = y[k];
+    const exchange x = exchange_of(w.p, next);
+    float y[4], square[2];
+    add_to_stream(w, i, v, norm, y, square);
+    if (phase == O && !w.p.m.dense) { /* first, since the list of experts is waited for longest */
+        for (int k = 0; k < 4; k++) {
+            if (w.active)
+                w.sh.scratch[w.f][w.g + k / 2 * 8][w.t + k % 2] = y[k];
+        }
+        __syncwarp();
+        score_tile(w, layer, own_index(i), router);
     }
-    __syncwarp();
-    score_tile(w, layer, own_index(i), router);
+    publish_stream(w, i, y, square, phase == DOWN ? x.x_attention : x.x_expert,
+                   phase == DOWN ? x.squares_attention : x.squares_expert);
 }
 
 /* All tiles of a phase that this finisher has. */
 template <int COLUMNS>
 __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t phase) {
     const params &p = w.p;
-    const exchange &x = p.exchange[layer & 1];
+    const exchange x = exchange_of(p, layer);
     int32_t tiles = p.matrices[phase].n_tiles, E = p.m.n_experts;
     bool stream = phase == O || phase == DOWN;
     const float *norm = phase == O                 ? p.layers[layer].expert_norm
@@ -296,8 +289,6 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
     }
     if (layer >= 0)
         w.tile += n;
-    if (stream)
-        __threadfence(); /* what was cleared is so before what this warp says next */
 }
 
 template <int COLUMNS>
@@ -323,7 +314,7 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
                                                int32_t lane) {
     int32_t n = p.m.n_experts * p.s.n_tokens, vectors = n / 4, tiles = p.m.width / ROWS,
             all = tiles * vectors;
-    const float4 *from = (const float4 *)p.exchange[layer & 1].scores_of_tile;
+    const float4 *from = (const float4 *)exchange_of(p, layer).scores_of_tile;
     float sum[4] = {};
     for (int32_t i = lane; i < all; i += 32 * 16) {
         uint4 raw[16];
@@ -361,7 +352,7 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
 /* Where they are many: each block adds up some of them, and all read the results. */
 __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int32_t layer,
                                                 int32_t lane) {
-    const exchange &x = p.exchange[layer & 1], &old = p.exchange[~layer & 1];
+    const exchange x = exchange_of(p, layer);
     int32_t n = p.m.n_experts * p.s.n_tokens, tiles = p.m.width / ROWS;
 #pragma unroll 1
     for (int32_t i = own_index(0); i < n; i += gridDim.x) {
@@ -375,10 +366,8 @@ __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int
         }
         __syncwarp();
         sum = warp_sum(sum);
-        if (lane == 0) {
+        if (lane == 0)
             store_float(x.scores + i, sum);
-            store_word(old.scores + i, NOTHING);
-        }
     }
 #pragma unroll 1
     for (int32_t i = lane; i < n; i += 32 * 4) {
@@ -491,13 +480,21 @@ __device__ __forceinline__ void choose_the_one(const params &p, shared &sh, int3
     make_list(p, sh, lane);
 }
 
+/* The block's share of what belongs to a layer, 16 bytes a store. */
+__device__ __forceinline__ void clear_exchange(const params &p, int32_t layer, int32_t lane) {
+    uint8_t *to = (uint8_t *)exchange_of(p, layer).x_attention; /* which is the first of it */
+#pragma unroll 1
+    for (uint32_t i = (blockIdx.x * 32 + lane) * 16; i < p.exchange_bytes; i += gridDim.x * 512)
+        store_words(to + i, make_uint4(NOTHING, NOTHING, NOTHING, NOTHING));
+}
+
 __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane) {
-    int32_t T = p.s.n_tokens, K = p.m.experts_per_token, n = p.m.n_experts * T;
+    int32_t T = p.s.n_tokens, n = p.m.n_experts * T;
     bool few = n == 4 || n == 8 || n == 16;
     float *inverse_rms = sh.inverse_rms[FINISHERS];
 #pragma unroll 1
     for (int32_t layer = 0; layer < p.m.n_layers; layer++) {
-        const exchange &x = p.exchange[layer & 1], &old = p.exchange[~layer & 1];
+        const exchange x = exchange_of(p, layer);
         if (!p.m.dense) {
             if (few)
                 add_few_scores(p, sh, layer, lane);
@@ -515,22 +512,19 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
         __syncwarp();
         if (lane == 0 && !p.m.dense)
             barrier_arrive(&sh.list_ready);
-        /* In a dense model this is also what tells that all have read the inner activations of the
-         * layer before. */
+        /* In a dense model this is what keeps the router from running ahead. */
         take_rms(p, x.squares_expert, lane, inverse_rms);
         if (!p.m.dense) {
 #pragma unroll 1
             for (int32_t t = 0; t < T; t++)
                 weigh(p, sh, t, inverse_rms[t], lane);
         }
-        int32_t words = T * K * p.m.expert_width / 2;
-#pragma unroll 1
-        for (int32_t i = blockIdx.x * 32 + lane; i < words; i += gridDim.x * 32)
-            store_word((uint32_t *)old.inner + i, NOTHING);
-        __threadfence();
         __syncwarp();
         if (lane == 0)
             barrier_arrive(&sh.weights_ready);
+        __threadfence(); /* what was cleared a layer ago */
+        if (layer > 0)
+            clear_exchange(p, layer - 1, lane);
     }
 }
 

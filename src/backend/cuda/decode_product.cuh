@@ -17,6 +17,9 @@
 #define NB_DECODE_WORDS_BY_ARITHMETIC 0
 #endif
 
+/* Registers of B operands that a warp needs for its two chunks of a unit, in eights. */
+template <int COLUMNS> constexpr int SETS = COLUMNS == 8 ? 2 : 1;
+
 /* What an mma warp keeps. */
 struct worker {
     const params &p;
@@ -56,12 +59,7 @@ __device__ __forceinline__ void have_operands(worker &w) {
 }
 
 __device__ __forceinline__ void wait_for_weights(worker &w) {
-    long long begin = clock64();
     barrier_wait(&w.sh.full[w.ring.stage], w.ring.turn);
-    long long end = clock64();
-    if (w.p.trace && w.warp == 0 && w.lane == 0)
-        w.p.trace[((size_t)blockIdx.x * (w.p.m.n_layers + 1) + w.layer) * 32 + 16 + w.phase] +=
-            end - begin;
 }
 #else
 __device__ __forceinline__ void stamp(const worker &, int32_t, int32_t) {
@@ -78,8 +76,7 @@ __device__ __forceinline__ void wait_for_weights(worker &w) {
 }
 #endif
 
-/* When all lanes have read what they need of the stage that is next: goes on to the one after it.
- */
+/* When all lanes have read what they need of the stage that is next: goes on to the one after it. */
 __device__ __forceinline__ void free_stage(worker &w) {
     reads_before_copies();
     __syncwarp();
@@ -142,15 +139,15 @@ struct places {
 };
 
 __device__ __forceinline__ places places_of(const worker &w, const matrix &m) {
-    int32_t chunk = w.warp + (w.lane & 16);
+    int32_t chunk = 2 * w.warp + (w.lane >> 4);
     uint32_t at = chunk * ROWS + (w.lane & 15);
     places l;
     l.nested = m.kind == NB_CUDA_NESTED;
-    l.codes = m.code_bytes + w.warp * NB_CUDA_CHUNK_CODES + w.lane * 16;
+    l.codes = m.code_bytes + 2 * w.warp * NB_CUDA_CHUNK_CODES + w.lane * 16;
     l.scale = m.scale_bytes + (l.nested ? at : at * 4);
     l.offset = (2 * m.n_nested + (w.lane >> 3 & 1)) * 4;
-    l.has[0] = w.warp < m.unit_chunks;
-    l.has[1] = w.warp + 16 < m.unit_chunks;
+    l.has[0] = 2 * w.warp < m.unit_chunks;
+    l.has[1] = 2 * w.warp + 1 < m.unit_chunks;
     l.mine = chunk < m.unit_chunks;
     return l;
 }
@@ -158,17 +155,17 @@ __device__ __forceinline__ places places_of(const worker &w, const matrix &m) {
 /* Where the nested absmax is, in unit u; row: the first of the lane's half in its tensor. */
 __device__ __forceinline__ uint32_t nested_place(const worker &w, const matrix &m, int32_t u,
                                                  int32_t row) {
-    int32_t half = w.lane >> 3 & 1, c0 = u * m.unit_chunks, chunk = w.warp + (w.lane & 16);
+    int32_t half = w.lane >> 3 & 1, c0 = u * m.unit_chunks, chunk = 2 * w.warp + (w.lane >> 4);
     int32_t slot = ((row * m.row_blocks + (c0 >> m.shift)) & 255) + (w.lane & 7) * m.row_blocks +
                    ((c0 + chunk) >> m.shift) - (c0 >> m.shift);
     return (half * m.n_nested + (slot >> 8)) * 4;
 }
 
 /* Adds the unit that comes next in the ring times b to its tile's sums, and frees its stage. b[i]
- * is for chunk warp + 16 i of the unit. */
+ * is for chunk 2 warp + i of the unit. */
 template <int COLUMNS>
 __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32_t nested_at,
-                                              const uint32_t (&b)[COLUMNS / 4][8],
+                                              const uint32_t (&b)[SETS<COLUMNS>][8],
                                               float (&sum)[4]) {
     uint32_t at = w.ring.at;
     wait_for_weights(w);
@@ -176,7 +173,7 @@ __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32
     if (l.has[0])
         codes[0] = shared_load4(at + l.codes);
     if (l.has[1])
-        codes[1] = shared_load4(at + l.codes + 16 * NB_CUDA_CHUNK_CODES);
+        codes[1] = shared_load4(at + l.codes + NB_CUDA_CHUNK_CODES);
     float scale = 0;
     if (l.nested) {
         float offset = 0;
@@ -196,11 +193,11 @@ __device__ __forceinline__ void multiply_unit(worker &w, const places &l, uint32
         multiply_chunk(w, codes[0], b[0], c0);
     if (l.has[1])
         multiply_chunk(w, codes[1], b[COLUMNS / 8], c1);
-    if (COLUMNS == 4) { /* each lane has sums of one chunk that count; in the other four columns of
-                         * each product one chunk met the other's x */
-        bool second = w.lane & 2;
-        int from = (w.lane & 2) * 8 + w.lane / 4;
-        float s0 = __shfl_sync(~0U, scale, from), s1 = __shfl_sync(~0U, scale, from + 8);
+    if (COLUMNS < 8) { /* each lane has sums of one chunk that count; in the other columns of each
+                        * product one chunk met the other's x, or zeros */
+        bool second = w.lane & (COLUMNS == 4 ? 2 : 1);
+        float s0 = __shfl_sync(~0U, scale, w.scale_lane),
+              s1 = __shfl_sync(~0U, scale, w.scale_lane + 8);
         sum[0] += (second ? c1[0] : c0[0]) * s0;
         sum[1] += (second ? c1[1] : c0[1]) * s0;
         sum[2] += (second ? c1[2] : c0[2]) * s1;
@@ -229,6 +226,7 @@ struct two_units {
 /* Loads them and frees their stages. */
 __device__ __forceinline__ void load_two_units(worker &w, const places &l, uint32_t nested0,
                                                uint32_t nested1, two_units &t) {
+    uint32_t stage0 = w.ring.stage, stage1 = 0;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint32_t at = w.ring.at;
@@ -237,16 +235,23 @@ __device__ __forceinline__ void load_two_units(worker &w, const places &l, uint3
         t.nested[i] = shared_load_float(at + (i ? nested1 : nested0));
         t.offset[i] = shared_load_float(at + l.offset);
         t.codes[2 * i] = shared_load4(at + l.codes);
-        t.codes[2 * i + 1] = shared_load4(at + l.codes + 16 * NB_CUDA_CHUNK_CODES);
-        free_stage(w);
+        t.codes[2 * i + 1] = shared_load4(at + l.codes + NB_CUDA_CHUNK_CODES);
+        stage1 = w.ring.stage;
+        w.ring.next(w.p);
+    }
+    reads_before_copies();
+    __syncwarp();
+    if (w.lane == 0) {
+        barrier_arrive(&w.sh.empty[stage0]);
+        barrier_arrive(&w.sh.empty[stage1]);
     }
 }
 
 /* Adds them times b0 and b1 to sum0 and sum1, which may be the same. */
 template <int COLUMNS>
 __device__ __forceinline__ void multiply_two_units(const worker &w, const two_units &t,
-                                                   const uint32_t (&b0)[COLUMNS / 4][8],
-                                                   const uint32_t (&b1)[COLUMNS / 4][8],
+                                                   const uint32_t (&b0)[SETS<COLUMNS>][8],
+                                                   const uint32_t (&b1)[SETS<COLUMNS>][8],
                                                    float (&sum0)[4], float (&sum1)[4]) {
     float scale[2];
 #pragma unroll
@@ -271,8 +276,8 @@ __device__ __forceinline__ void multiply_two_units(const worker &w, const two_un
             mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
         }
     }
-    if (COLUMNS == 4) {
-        bool second = w.lane & 2;
+    if (COLUMNS < 8) {
+        bool second = w.lane & (COLUMNS == 4 ? 2 : 1);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float s0 = __shfl_sync(~0U, scale[i], w.scale_lane),
@@ -302,6 +307,11 @@ __device__ __forceinline__ bool in_twos(const matrix &m) {
     return m.kind == NB_CUDA_NESTED && m.aligned && m.unit_chunks == 32;
 }
 
+/* The same with 2 columns: two units of a tile. */
+__device__ __forceinline__ bool in_narrow_twos(const matrix &m) {
+    return in_twos(m) && m.n_units > 1;
+}
+
 /* Hands a tile's sums to its finisher. tile: counted through the whole step. */
 __device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float (&sum)[4]) {
     uint32_t slot = tile % SLOTS;
@@ -328,24 +338,21 @@ __device__ __forceinline__ void tiles_done(const worker &w, uint32_t tile) {
 
 /* ---- B operands ---- */
 
-/* Where lanes find x that is 0: of tokens that are not there, and of padding. */
-__device__ const uint4 zeros[2] = {};
-
 /* The lane's 16 neighbours of x of one chunk, 32 bytes: of the warp's first or second chunk with 4
- * columns, of either with 8. */
+ * columns, of one of those of two units with 2, of either with 8. */
 template <int COLUMNS> struct operands {
-    enum { CHUNKS = COLUMNS / 4 };
+    enum { CHUNKS = SETS<COLUMNS> };
     uint32_t at[CHUNKS]; /* bytes from x, or NOTHING: zeros */
     uint32_t b[CHUNKS][8];
 
     __device__ __forceinline__ void load(const __nv_bfloat16 *x) {
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
-            const uint4 *from =
-                at[i] == NOTHING ? zeros : (const uint4 *)((const uint8_t *)x + at[i]);
+            bool there = at[i] != NOTHING;
+            const uint4 *from = (const uint4 *)((const uint8_t *)x + at[i]);
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                uint4 v = load_words(from + k);
+                uint4 v = load_words_if(there, from + k);
                 b[i][4 * k] = v.x;
                 b[i][4 * k + 1] = v.y;
                 b[i][4 * k + 2] = v.z;
@@ -396,11 +403,98 @@ __device__ __forceinline__ void load_operands(const worker &w, const matrix &m, 
     uint32_t row = t < w.p.s.n_tokens ? in.row(w.sh, e, t) : NOTHING;
 #pragma unroll
     for (int i = 0; i < o.CHUNKS; i++) {
-        int32_t c = w.warp + 16 * (COLUMNS == 8 ? i : w.g / 4);
-        bool any = row != NOTHING && c < m.unit_chunks && u * m.unit_chunks + c < m.chunks;
+        int32_t c = 2 * w.warp + (COLUMNS == 8 ? i : w.g / COLUMNS);
+        bool any = row != NOTHING && w.g < 2 * COLUMNS && c < m.unit_chunks &&
+                   u * m.unit_chunks + c < m.chunks;
         o.at[i] = any ? row + (u * m.unit_chunks + c) * 128 + w.q * 32 : NOTHING;
     }
     o.load(in.x);
+}
+
+/* ---- one or two tokens: two units at a time ---- */
+
+/* With 2 columns a chunk, a product's 8 columns are those of the warp's four chunks of two units of
+ * a tile, u and u + 1: lane (g, q) holds x of chunk g / 2 for token g % 2, and ends with sums of
+ * rows g and g + 8 of chunk q alone. So it makes the two scales that it wants by itself. */
+struct narrow {
+    uint32_t codes, scale, offset, half; /* places in a unit; half: from nested values of rows 0-7
+                                          * to those of 8-15 */
+};
+
+__device__ __forceinline__ narrow narrow_of(const worker &w, const matrix &m) {
+    narrow l;
+    l.codes = m.code_bytes + 2 * w.warp * NB_CUDA_CHUNK_CODES + w.lane * 16;
+    l.scale = m.scale_bytes + (2 * w.warp + (w.q & 1)) * ROWS + w.g;
+    l.offset = 2 * m.n_nested * 4;
+    l.half = m.n_nested * 4;
+    return l;
+}
+
+/* Where the nested absmax of row g and the lane's chunk is, in unit u (the lane's own). */
+__device__ __forceinline__ uint32_t narrow_nested(const worker &w, const matrix &m, int32_t u) {
+    int32_t c0 = u * m.unit_chunks, chunk = 2 * w.warp + (w.q & 1);
+    int32_t slot =
+        (c0 >> m.shift & 255) + w.g * m.row_blocks + ((c0 + chunk) >> m.shift) - (c0 >> m.shift);
+    return (slot >> 8) * 4;
+}
+
+/* Adds the two units of a tile that come next in the ring (or the one that is left, if not `two`)
+ * times b, and frees their stages. */
+__device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l,
+                                                      uint32_t nested_at, bool two,
+                                                      const uint32_t (&b)[8], float (&sum)[4]) {
+    uint32_t at0 = w.ring.at, stage0 = w.ring.stage;
+    wait_for_weights(w);
+    uint4 codes[4];
+    codes[0] = shared_load4(at0 + l.codes);
+    codes[1] = shared_load4(at0 + l.codes + NB_CUDA_CHUNK_CODES);
+    w.ring.next(w.p);
+    uint32_t at1 = at0, stage1 = w.ring.stage;
+    if (two) {
+        at1 = w.ring.at;
+        wait_for_weights(w);
+        w.ring.next(w.p);
+    }
+    codes[2] = shared_load4(at1 + l.codes);
+    codes[3] = shared_load4(at1 + l.codes + NB_CUDA_CHUNK_CODES);
+    uint32_t mine = w.lane & 2 ? at1 : at0;
+    uint32_t code0 = shared_load_byte(mine + l.scale), code1 = shared_load_byte(mine + l.scale + 8);
+    float scale0 = shared_load_float(mine + nested_at),
+          scale1 = shared_load_float(mine + nested_at + l.half);
+    float2 offset = shared_load_floats(mine + l.offset);
+    reads_before_copies();
+    __syncwarp();
+    if (w.lane == 0) {
+        barrier_arrive(&w.sh.empty[stage0]);
+        if (two)
+            barrier_arrive(&w.sh.empty[stage1]);
+    }
+    const float *values = w.sh.nested_values + (w.lane & 7);
+    scale0 = __fadd_rn(__fmul_rn(values[code0 * 8], scale0), offset.x);
+    scale1 = __fadd_rn(__fmul_rn(values[code1 * 8], scale1), offset.y);
+    float c[4][4] = {};
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t a[4];
+            uint32_t word = j == 0   ? codes[i].x
+                            : j == 1 ? codes[i].y
+                            : j == 2 ? codes[i].z
+                                     : codes[i].w;
+            if (j < 4 - NB_DECODE_WORDS_BY_ARITHMETIC)
+                widen_by_table(w, word, a);
+            else
+                widen_by_permutes(w, word, a);
+            mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
+        }
+    }
+    bool odd = w.lane & 1, late = w.lane & 2;
+#pragma unroll
+    for (int v = 0; v < 4; v++) {
+        float first = odd ? c[1][v] : c[0][v], second = odd ? c[3][v] : c[2][v];
+        sum[v] += (late ? second : first) * (v < 2 ? scale0 : scale1);
+    }
 }
 
 /* ---- all of a block's tiles of one matrix ---- */
@@ -480,6 +574,64 @@ __device__ __forceinline__ void multiply_any(worker &w, const matrix &m, const i
         hand_over(w, tile + 1, sum1);
 }
 
+/* What a lane of the narrow product loads of x, two steps (of two units each) ahead: while weights
+ * stream, what the L2 cache is asked for comes some 3 us later. */
+struct narrow_inputs {
+    operands<2> next[2];
+    int32_t n;       /* units, over all experts */
+    int32_t f, e, u; /* the unit that comes after those, over all and of expert e */
+
+    __device__ __forceinline__ void load(const worker &w, const matrix &m, const inputs &in,
+                                         operands<2> &to) {
+        for (; u >= m.n_units; e++)
+            u -= m.n_units;
+        int32_t t = w.g & 1, c = u * m.unit_chunks + 2 * w.warp + (w.g >> 1 & 1);
+        uint32_t row = f < n && t < w.p.s.n_tokens ? in.row(w.sh, e, t) : NOTHING;
+        to.at[0] = row != NOTHING && c < m.chunks ? row + c * 128 + w.q * 32 : NOTHING;
+        to.load(in.x);
+        f += 2;
+        u += 2;
+    }
+
+    __device__ __forceinline__ void begin(const worker &w, const matrix &m, const inputs &in,
+                                          int32_t n_experts) {
+        n = n_experts * m.n_units;
+        f = u = w.g >> 2;
+        e = 0;
+        load(w, m, in, next[0]);
+        load(w, m, in, next[1]);
+    }
+};
+
+/* Likewise of one tile or two with 2 columns, units two at a time; x: begun. */
+__device__ __forceinline__ void multiply_narrow_pair(worker &w, const matrix &m, const inputs &in,
+                                                     bool two, narrow_inputs &x, uint32_t tile) {
+    const narrow l = narrow_of(w, m);
+    float sum0[4] = {}, sum1[4] = {};
+    int32_t mine = w.q >> 1; /* which of a tile's units the lane makes scales for */
+#pragma unroll 1
+    for (int32_t left = x.n; left > 0; left -= 2) {
+        x.next[0].settle(in.x);
+        uint32_t b[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            b[i] = x.next[0].b[0][i];
+        x.next[0] = x.next[1];
+        if (left > 4)
+            x.load(w, m, in, x.next[1]);
+        for (; mine >= m.n_units;)
+            mine -= m.n_units;
+        uint32_t nested = narrow_nested(w, m, mine);
+        mine += 2;
+        multiply_narrow_units(w, l, nested, left > 1, b, sum0);
+        if (two)
+            multiply_narrow_units(w, l, nested, left > 1, b, sum1);
+    }
+    hand_over(w, tile, sum0);
+    if (two)
+        hand_over(w, tile + 1, sum1);
+}
+
 /* Tiles two at a time. */
 template <int COLUMNS>
 __device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, const inputs &in,
@@ -489,7 +641,11 @@ __device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, c
 #pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += 2) {
         bool two = i + 1 < n_tiles;
-        if (two && in_twos(m)) {
+        if (COLUMNS == 2 && in_narrow_twos(m)) {
+            narrow_inputs x;
+            x.begin(w, m, in, n_experts);
+            multiply_narrow_pair(w, m, in, two, x, tile + i);
+        } else if (two && in_twos(m)) {
             multiply_pair<COLUMNS>(w, m, in, n_experts, tile + i);
         } else {
             int half = w.lane >> 3 & 1;
@@ -498,6 +654,12 @@ __device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, c
         }
     }
     tiles_done(w, tile + n_tiles);
+}
+
+/* Waits until the router knows the layer's experts. In a dense model they never change. */
+__device__ __forceinline__ void wait_for_list(const params &p, shared &sh, int32_t layer) {
+    if (!p.m.dense)
+        barrier_wait(&sh.list_ready, layer & 1);
 }
 
 /* Whether x of a whole row fits in registers as B operands: two units, taken together. */
@@ -511,11 +673,21 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
                                                   int32_t layer, int32_t phase) {
     const places l = places_of(w, m);
     uint32_t nested0 = nested_place(w, m, 0, 0), nested1 = nested_place(w, m, 1, 0);
+    const narrow n = narrow_of(w, m);
     operands<COLUMNS> o0, o1;
-    load_operands<COLUMNS>(w, m, in, 0, 0, o0);
-    load_operands<COLUMNS>(w, m, in, 0, 1, o1);
-    o0.settle(in.x);
-    o1.settle(in.x);
+    if (COLUMNS == 2) {
+        int32_t t = w.g & 1, c = (w.g >> 2) * m.unit_chunks + 2 * w.warp + (w.g >> 1 & 1);
+        nested0 = narrow_nested(w, m, w.q >> 1);
+        o0.at[0] =
+            t < w.p.s.n_tokens && c < m.chunks ? in.row(w.sh, 0, t) + c * 128 + w.q * 32 : NOTHING;
+        o0.load(in.x);
+        o0.settle(in.x);
+    } else {
+        load_operands<COLUMNS>(w, m, in, 0, 0, o0);
+        load_operands<COLUMNS>(w, m, in, 0, 1, o1);
+        o0.settle(in.x);
+        o1.settle(in.x);
+    }
     have_operands(w);
     if (phase == GATE_UP) /* x is there before experts are chosen */
         wait_for_list(w.p, w.sh, layer);
@@ -523,30 +695,79 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
 #pragma unroll 1
     for (; tile != end; tile++) {
         float sum[4] = {};
-        two_units units;
-        load_two_units(w, l, nested0, nested1, units);
-        multiply_two_units<COLUMNS>(w, units, o0.b, o1.b, sum, sum);
+        if (COLUMNS == 2) {
+            multiply_narrow_units(w, n, nested0, true, o0.b[0], sum);
+        } else {
+            two_units units;
+            load_two_units(w, l, nested0, nested1, units);
+            multiply_two_units<COLUMNS>(w, units, o0.b, o1.b, sum, sum);
+        }
         hand_over(w, tile, sum);
     }
     tiles_done(w, end);
 }
 
+/* Gate and up, then down, with 2 columns: as multiply_resident and multiply_streaming do, but x of
+ * down's first units is loaded before gate and up's last tiles are multiplied. (Those units are of
+ * the first expert, whose activations are there by then, or nearly.) */
+__device__ __forceinline__ void multiply_experts(worker &w, const matrix &gate_up,
+                                                 const matrix &down, const inputs &in,
+                                                 const inputs &inner, int32_t layer) {
+    enum { LAST = 3 };
+    const narrow l = narrow_of(w, gate_up);
+    uint32_t nested = narrow_nested(w, gate_up, w.q >> 1);
+    operands<2> o;
+    int32_t t = w.g & 1, c = (w.g >> 2) * gate_up.unit_chunks + 2 * w.warp + (w.g >> 1 & 1);
+    o.at[0] = t < w.p.s.n_tokens && c < gate_up.chunks ? in.row(w.sh, 0, t) + c * 128 + w.q * 32
+                                                       : NOTHING;
+    o.load(in.x);
+    o.settle(in.x);
+    have_operands(w);
+    wait_for_list(w.p, w.sh, layer);
+    stamp(w, layer, 14);
+    uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[GATE_UP];
+#pragma unroll 1
+    for (; tile + LAST < end; tile++) {
+        float sum[4] = {};
+        multiply_narrow_units(w, l, nested, true, o.b[0], sum);
+        hand_over(w, tile, sum);
+    }
+    narrow_inputs x;
+    x.begin(w, down, inner, w.sh.n_list);
+#pragma unroll 1
+    for (; tile != end; tile++) {
+        float sum[4] = {};
+        multiply_narrow_units(w, l, nested, true, o.b[0], sum);
+        hand_over(w, tile, sum);
+    }
+    enter(w, layer, 5);
+    int32_t n = w.sh.n_own[DOWN];
+#pragma unroll 1
+    for (int32_t i = 0; i < n; i += 2) {
+        if (i > 0)
+            x.begin(w, down, inner, w.sh.n_list);
+        multiply_narrow_pair(w, down, inner, i + 1 < n, x, end + i);
+    }
+    tiles_done(w, end + n);
+}
+
 /* The order in which the above take units: f(i, e, unit) for the block's i-th tile. Whoever fills
  * the ring follows it. */
-template <class F>
+template <int COLUMNS, class F>
 __device__ __forceinline__ void unit_order(const matrix &m, bool streaming, int32_t n_experts,
                                            int32_t n_tiles, F f) {
-    int32_t together = streaming ? 2 : 1;
+    int32_t together = streaming ? 2 : 1, units = n_experts * m.n_units;
+    int32_t at_once = COLUMNS == 2 && streaming && in_narrow_twos(m) ? 2 : 1;
 #pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += together) {
         int32_t n = n_tiles - i < together ? n_tiles - i : together;
 #pragma unroll 1
-        for (int32_t e = 0; e < n_experts; e++) {
+        for (int32_t first = 0; first < units; first += at_once) {
 #pragma unroll 1
-            for (int32_t u = 0; u < m.n_units; u++) {
+            for (int32_t k = 0; k < n; k++) {
 #pragma unroll 1
-                for (int32_t k = 0; k < n; k++)
-                    f(i + k, e, u);
+                for (int32_t at = first; at < first + at_once && at < units; at++)
+                    f(i + k, at / m.n_units, at % m.n_units);
             }
         }
     }

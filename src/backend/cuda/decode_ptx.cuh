@@ -1,9 +1,6 @@
 /* The instructions of sm_90 that decode.cu needs and C++ has no words for: barriers in shared
  * memory that count bytes, bulk copies, loads and stores that other blocks see, the product of the
  * tensor cores. PTX ISA 8.3, sections 9.7.9, 9.7.13 and 9.7.15.
- *
- * All of decode.cu's PTX is here: tests/cuda_emulated has a header of the same name, with which the
- * kernel runs on a CPU.
  */
 #ifndef NB_BACKEND_CUDA_DECODE_PTX_CUH
 #define NB_BACKEND_CUDA_DECODE_PTX_CUH
@@ -110,8 +107,32 @@ __device__ __forceinline__ uint4 load_words(const void *p) {
     return v;
 }
 
+/* Zeros, and no access, unless `there`. */
+__device__ __forceinline__ uint4 load_words_if(bool there, const void *p) {
+    uint4 v;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.u32 p, %5, 0;\n"
+                 "mov.u32 %0, 0;\n"
+                 "mov.u32 %1, 0;\n"
+                 "mov.u32 %2, 0;\n"
+                 "mov.u32 %3, 0;\n"
+                 "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 "}\n"
+                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+                 : "l"(p), "r"((uint32_t)there)
+                 : "memory");
+    return v;
+}
+
 __device__ __forceinline__ void store_word(void *p, uint32_t v) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ void store_words(void *p, uint4 v) {
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x),
+                 "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 
 /* ---- shared memory ---- */
@@ -137,6 +158,13 @@ __device__ __forceinline__ float shared_load_float(uint32_t at) {
     return v;
 }
 
+/* Two neighbours; at: a multiple of 8. */
+__device__ __forceinline__ float2 shared_load_floats(uint32_t at) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
 /* Of what never changes: the compiler may move it. */
 __device__ __forceinline__ uint32_t table_load(uint32_t at) {
     uint32_t v;
@@ -153,6 +181,14 @@ __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uin
         "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* c [16, 8] += a [16, 8] b [8, 8], bf16 to f32 */
+__device__ __forceinline__ void mma_half(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b));
 }
 
 #endif

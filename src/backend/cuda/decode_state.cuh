@@ -31,7 +31,8 @@ enum {
     MAX_GROUP = 8,     /* query heads that share a KV head */
     MAX_SPLITS = 32,   /* of a context */
     MAX_STAGES = 16,
-    SLOTS = 4, /* tiles whose sums wait for a finisher */
+    EXCHANGES = 5, /* see struct exchange */
+    SLOTS = 4,     /* tiles whose sums wait for a finisher */
     /* The table lies at this address of shared memory, so that byte permutes can make addresses of
      * entries; what the driver keeps at the beginning is at most SHARED_BASE. */
     TABLE_AT = 65536,
@@ -60,10 +61,14 @@ struct layer_pointers {
     const float *attention_norm, *expert_norm, *router, *q_norm, *k_norm;
 };
 
-/* What blocks pass one another, in memory that stays in the L2 cache. There are two of each: layer
- * l uses number l % 2, and whoever wrote a word of the other one clears it (to NOTHING) when it
- * knows that all have read it. x here is x times the weights of the norm that follows, before it is
- * divided by its root mean square: that is a factor of a token alone and is applied to sums. */
+/* What blocks pass one another, in memory that stays in the L2 cache. There are EXCHANGES of each,
+ * NOTHING when a step begins; layer l uses number l % EXCHANGES. The router of layer l knows that
+ * all have read what belongs to layer l - 1, and clears its block's share of that. A fence follows
+ * a layer later, when nobody waits for it (between stores and a fence lie some 5 us while weights
+ * are on their way). What the block's finishers make of layer l + 2's down is after the fence, and
+ * all blocks read it in layer l + 3: so layer l + 4 may use the words again. x here is x times the
+ * weights of the norm that follows, before it is divided by its root mean square: that is a factor
+ * of a token alone and is applied to sums. */
 struct exchange {
     __nv_bfloat16 *x_attention; /* [T, D] */
     float *squares_attention;   /* [T, D / 16] sums of x^2, of each tile */
@@ -81,7 +86,8 @@ struct params {
     struct nb_cuda_model m;
     struct nb_cuda_step s;
     struct matrix matrices[N_PHASES];
-    struct exchange exchange[2];
+    struct exchange exchange;                /* number 0 */
+    uint32_t exchange_bytes;                 /* from each to the next */
     int32_t n_splits;                        /* of each context */
     int32_t layers_values;                   /* which table the 4-bit codes are of */
     uint32_t stage_bytes, n_stages, n_front; /* stages of the ring; those before the table */
@@ -90,14 +96,35 @@ struct params {
     struct layer_pointers layers[MAX_LAYERS];
 };
 
+template <class T> __device__ __forceinline__ T *later(T *of_first, uint32_t bytes) {
+    return (T *)((uint8_t *)of_first + bytes);
+}
+
+__device__ __forceinline__ exchange exchange_of(const params &p, int32_t layer) {
+    const exchange &x = p.exchange;
+    uint32_t n = (uint32_t)layer % EXCHANGES * p.exchange_bytes;
+    return {later(x.x_attention, n),    later(x.squares_attention, n), later(x.qkv, n),
+            later(x.part, n),           later(x.attended, n),          later(x.x_expert, n),
+            later(x.squares_expert, n), later(x.scores_of_tile, n),    later(x.scores, n),
+            later(x.inner, n)};
+}
+
+/* Which part of which token's context. */
+struct attention_unit {
+    int32_t t, head, split;   /* KV head */
+    int32_t first, base;      /* positions [first, base) are in pages, the rest of this step */
+    int32_t page, n_pages;    /* of the split */
+    int32_t n_new, new_first; /* tokens of this step up to t of its sequence, the first in reach */
+};
+
 /* A block's shared memory, but for the ring and the table. */
 struct __align__(128) shared {
     uint64_t full[MAX_STAGES], empty[MAX_STAGES];
     uint64_t slot_full[SLOTS], slot_free[SLOTS];
     uint64_t list_ready, weights_ready;
     float nested_values[256 * 8]; /* eight copies of each: no two rows of lanes meet in a bank */
-    float rope[MAX_TOKENS][MAX_HEAD / 2][2]; /* cosine, sine */
-    float x[MAX_OWN][ROWS][MAX_TOKENS];      /* the block's rows of the residual stream */
+    __align__(16) float rope[MAX_TOKENS][MAX_HEAD / 2][2]; /* cosine, sine */
+    float x[MAX_OWN][ROWS][MAX_TOKENS]; /* the block's rows of the residual stream */
     float scratch[FINISHERS][ROWS][MAX_TOKENS];
     float inverse_rms[FINISHERS + 1][MAX_TOKENS]; /* the last: the router's */
     /* Of the router. `list` are the experts that any token chose, ascending; pair[i][t] is t K + k
@@ -109,13 +136,16 @@ struct __align__(128) shared {
     uint32_t used[MAX_SCORES / MAX_TOKENS / 32];
     uint8_t list[MAX_LIST], chosen[MAX_TOKENS * MAX_CHOSEN];
     int8_t pair[MAX_LIST][MAX_TOKENS];
+    int32_t numbers[32];      /* 0, 1, 2, ... */
+    int32_t group;            /* query heads of a KV head */
+    int32_t to_values;        /* from a page's keys, in elements */
     uint32_t tile[MMA_WARPS]; /* that each warp multiplied so far */
     int32_t position[MAX_TOKENS], sequence[MAX_TOKENS], logits_row[MAX_TOKENS];
     /* Of attention. */
     __align__(16) __nv_bfloat16 q[MAX_GROUP][MAX_HEAD + 8];
     __align__(16) __nv_bfloat16 keys[MAX_TOKENS][MAX_HEAD]; /* of this step */
     __align__(16) __nv_bfloat16 values[MAX_TOKENS][MAX_HEAD];
-    __align__(16) float keep[MMA_WARPS][MAX_GROUP];
+    struct attention_unit units[MMA_WARPS];
     __align__(16) float maximum_sum[MMA_WARPS][MAX_GROUP][2];
 };
 
@@ -156,13 +186,6 @@ struct tile_rows {
 __device__ __forceinline__ tile_rows rows_of(const params &p, int32_t phase) {
     return {phase, p.matrices[phase].n_tiles, p.m.head_width,
             (p.m.n_heads + p.m.n_kv_heads) * p.m.head_width / ROWS};
-}
-
-/* Until the layer's experts are chosen. In a dense model they are from the beginning: there the
- * router would be phases ahead of a slow warp, which barriers with two phases cannot tell. */
-__device__ __forceinline__ void wait_for_list(const params &p, shared &sh, int32_t layer) {
-    if (!p.m.dense)
-        barrier_wait(&sh.list_ready, layer & 1);
 }
 
 /* How many of n things this block has, where thing i goes to block i % gridDim.x. */

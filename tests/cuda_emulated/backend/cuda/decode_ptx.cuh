@@ -59,6 +59,19 @@ inline void store_word(void *p, uint32_t v) {
     emulator::store_word(p, v);
 }
 
+inline uint4 load_words_if(bool there, const void *p) {
+    return there ? load_words(p) : uint4{0, 0, 0, 0};
+}
+inline void store_words(void *p, uint4 v) {
+    if ((uintptr_t)p % 16)
+        emulator::fail("store_words at an address that is no multiple of 16");
+    uint32_t *at = (uint32_t *)p;
+    store_word(at, v.x), store_word(at + 1, v.y), store_word(at + 2, v.z), store_word(at + 3, v.w);
+}
+inline float2 shared_load_floats(uint32_t at) {
+    return *(const float2 *)emulator::shared_read(at, 8);
+}
+
 inline uint4 shared_load4(uint32_t at) {
     return *(const uint4 *)emulator::shared_read(at, 16);
 }
@@ -75,6 +88,12 @@ inline uint32_t table_load(uint32_t at) {
 inline void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                 uint32_t b1) {
     uint32_t a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+    emulator::mma(c, a, b);
+}
+
+/* c [16, 8] += a [16, 8] b [8, 8] */
+inline void mma_half(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+    uint32_t a[4] = {a0, a1, 0, 0}, b[2] = {b0, 0};
     emulator::mma(c, a, b);
 }
 
