@@ -71,14 +71,6 @@ struct producer {
     shared &sh;
     struct ring ring;
     uint64_t policy;
-
-    __device__ __forceinline__ void load(const uint8_t *unit, uint32_t bytes) {
-        barrier_wait(&sh.empty[ring.stage], ring.turn ^ 1);
-        uint64_t *full = &sh.full[ring.stage];
-        barrier_expect(full, bytes);
-        bulk_load(ring.at, unit, bytes, full, policy);
-        ring.next(p);
-    }
 };
 
 /* How many tiles of a phase's matrix this block has, and where units of its i-th are. */
@@ -88,8 +80,8 @@ struct phase_tiles {
     bool streaming;
 };
 
-__device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &sh, int32_t layer,
-                                                int32_t phase) {
+[[maybe_unused]] __device__ __forceinline__ phase_tiles tiles_of(const params &p, const shared &sh,
+                                                                  int32_t layer, int32_t phase) {
     const matrix &m = p.matrices[phase];
     const layer_pointers &l = p.layers[layer < p.m.n_layers ? layer : 0];
     phase_tiles t = {nullptr, sh.n_own[phase], 1, phase == DOWN || !is_resident(m)};
@@ -141,7 +133,13 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
             const uint8_t *data = t.data;
             if (phase == GATE_UP || phase == DOWN)
                 data += w.sh.list[e] * m.bytes;
-            w.load(data + ((size_t)tile * m.n_units + u) * m.unit_bytes, m.unit_bytes);
+            struct ring &ring = w.ring;
+            uint64_t *full = &w.sh.full[ring.stage];
+            barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
+            barrier_expect(full, m.unit_bytes);
+            bulk_load(ring.at, data + ((size_t)tile * m.n_units + u) * m.unit_bytes, m.unit_bytes,
+                      full, w.policy);
+            ring.next(p);
         });
     }
 }
