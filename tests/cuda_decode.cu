@@ -129,9 +129,11 @@ static void test_batch(const char *name, struct cuda_random_model *m, const batc
     double kv_off = kv_error(kv, kv_want, kv_got, &written, &stray);
     bool same = memcmp(got[0].data(), got[1].data(), want.size() * sizeof(float)) == 0;
     /* bf16 operands. Where two experts are nearly equal, rounding may choose the other, which is a
-     * row off by 0.02 to 0.06: such rows must be few, but of one to three rows any may be. What is
-     * wrong (a token's sums, a tile, a scale) is off by 0.2 and more. */
-    bool ok = d.finite && same && stray == 0 && d.median_error < (d.rows < 4 ? 0.1 : 0.04) &&
+     * row far off: such rows must be few, but of one to three rows any may be. Seen on an H200: two
+     * rows of a qwen3-moe-like model with a median of 0.056, eight rows at Mixtral's width with
+     * 0.022, the same in every run, all others below 0.02. That it is the choice of experts there is
+     * likely and not shown. */
+    bool ok = d.finite && same && stray == 0 && d.median_error < (d.rows < 4 ? 0.07 : 0.03) &&
               kv_off < 0.03 && d.mean_kl < 0.02;
     char details[256];
     snprintf(details, sizeof details,

@@ -484,12 +484,13 @@ static void decode_like_batch(void **state) {
                 memcpy(rows, logits, n * vocab * sizeof *logits);
         }
         if (w) {
-            /* The median, for a row may choose another of two nearly equal experts. */
+            /* The median, for a row may choose another of two nearly equal experts. Seen on an
+             * H200: medians of 1.8e-4, and at most 0.05 (batch) and 0.09 (decode). */
             qsort(kl, n_rows, sizeof *kl, by_value);
             printf("# %s against plain: KL of %zu rows at most %.3g, median %.3g\n", ways[w],
                    n_rows, worst, kl[n_rows / 2]);
             assert_true(kl[n_rows / 2] < 1e-3);
-            assert_true(worst < 0.5);
+            assert_true(worst < 0.2);
         }
         for (int i = 0; i < COUNT; i++)
             nb_sequence_close(&q[i]);
