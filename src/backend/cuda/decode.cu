@@ -26,7 +26,8 @@
  * prefetching the next layer's weights into the L2 cache, NB_DECODE_PREFETCH, both measured
  * slower.)
  *
- * Measured for a layer of it, a context of 129, one H200, 71.8 us (NB_DECODE_TRACE, warps' means): x
+ * Measured for a layer of it, a context of 129, one H200, 71.8 us (NB_DECODE_TRACE, warps' means,
+ * before the fence was in the product for 1 and 2 tokens): x
  * is there 4.1 us after down, q, k and v take 2.5 then, attention and its way 7.9, o 2.5, x of the
  * experts' 2.3, gate and up 34.9, down 17.5. The products alone would take 45 us at the rate of a
  * plain read. What is known of the rest:
@@ -34,8 +35,8 @@
  *     (units are no multiple of 128 bytes; such copies reach 4,570, and 4,540 in four parts), but
  *     units of 17,024 bytes gain 1 to 4 % at 1 token and nothing in more, and parts lose 5: what
  *     waits is the warps. Without lookups in the table of pairs they take as long; with a quarter of
- *     the codes widened by arithmetic, which is a quarter more instructions, a quarter longer. So it
- *     is how fast a warp gets through its instructions, with four warps a scheduler.
+ *     the codes widened by arithmetic (more instructions, fewer loads) a step takes 18 % longer. That
+ *     fits a limit in how fast a warp gets through its instructions, with four warps a scheduler.
  *   - Above 512 positions a context is split, and the way of the parts between blocks makes 17 us of
  *     attention's 8, however short the parts are (at 8,192 positions it is 20).
  *   - With the ring full of requests the L2 cache is slow to answer: so x of down is asked for four
@@ -44,10 +45,9 @@
  *     bottleneck: not loading is 2.5 %.
  *   - A struct that is only filled under a condition inside the loop over layers is kept in
  *     registers all through it; one of 32 registers was the cause of nearly all spills.
- *   - The fence in free_stage and its like costs 3 % at 1 token. Without it steps of 5 to 8 tokens
- *     at widths of 4,096 were wrong (a late read of down's last units found the next layer's), with
- *     it they are right and have the same bits every time; CUTLASS does without, and a wait for the
- *     loaded values would have to be shown to be enough.
+ *   - The fence in free_stage and its like costs up to 4 % at 1 token. Before it was there steps of
+ *     5 to 8 tokens at widths of 4,096 were wrong on a GPU (a late read of down's last units finding
+ *     the next layer's would explain it); since, they are right and have the same bits every time.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
