@@ -22,9 +22,8 @@
  * and 4 to write them, some 9 a warp for scales and 32 for sums: about 940, of which 80 % of the
  * cycles are had. Spilled registers cost a multiple of anything else here: with 227 KiB of shared
  * memory taken, local memory has next to no L1 cache. Look for LDL in loops after each change.
- * (Widening a quarter of the codes by byte permutes instead, NB_DECODE_WORDS_BY_ARITHMETIC, and
- * prefetching the next layer's weights into the L2 cache, NB_DECODE_PREFETCH, both measured
- * slower.)
+ * (Prefetching the next layer's attention weights into the L2 cache while experts are chosen
+ * measured slower.)
  *
  * Measured for a layer of it, a context of 129, one H200, 71.8 us (NB_DECODE_TRACE, warps' means,
  * before the fence was in the product for 1 and 2 tokens): x
@@ -114,16 +113,8 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
 #pragma unroll 1
     for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
         int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
-        if (phase == GATE_UP) {
-            for (int32_t k = QKV; k <= O && p.prefetch > k && layer + 1 < L; k++) {
-                const matrix &m = p.matrices[k];
-                const uint8_t *data = k == QKV ? p.layers[layer + 1].qkv : p.layers[layer + 1].o;
-                for (int32_t i = 0; i < w.sh.n_own[k]; i++)
-                    bulk_prefetch(data + (size_t)own_index(i) * m.n_units * m.unit_bytes,
-                                  m.n_units * m.unit_bytes);
-            }
+        if (phase == GATE_UP)
             wait_for_list(w.p, w.sh, layer);
-        }
         const matrix &m = p.matrices[phase];
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
         unit_order<COLUMNS>(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
@@ -269,15 +260,6 @@ __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ par
     set_up(p, sh, table);
     if (warp < MMA_WARPS) {
         worker w = {p, sh, table, TABLE_AT + (uint32_t)lane * 4};
-        const float *values = p.m.values + 16 * p.layers_values;
-        for (int i = 0; i < 4 && NB_DECODE_WORDS_BY_ARITHMETIC; i++) {
-            w.low[i] = w.high[i] = 0;
-            for (int k = 0; k < 4; k++) {
-                uint32_t bits = value_bits(values, 4 * i + k);
-                w.low[i] |= (bits & 255) << 8 * k;
-                w.high[i] |= bits >> 8 << 8 * k;
-            }
-        }
         w.ring = ring;
         w.warp = warp;
         w.lane = lane;
@@ -460,7 +442,6 @@ cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct n
     p.stage_bytes = stage_bytes(m);
     p.n_stages = all_stages(p.stage_bytes);
     p.n_front = front_stages(p.stage_bytes);
-    p.prefetch = NB_DECODE_PREFETCH;
 #ifdef NB_DECODE_TRACE
     p.trace = nb_cuda_decode_trace;
 #endif

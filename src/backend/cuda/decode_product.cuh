@@ -4,18 +4,14 @@
  * the registers do, and each lane scales sums of one chunk alone. COLUMNS, 4 or 8, is how many of
  * the columns are of one chunk.
  *
- * What decides the time is shared memory: for a chunk 16 loads from the table of pairs, 4
- * wavefronts to read the codes, 4 to write them there. So WORDS_BY_ARITHMETIC of a lane's four
- * words of codes are widened by byte permutes instead.
+ * Codes are widened by a table of pairs in shared memory, a copy for each lane: for a chunk
+ * 16 loads from it, beside 4 wavefronts to read the codes and 4 to write them there. (By byte
+ * permutes for a quarter of the words, a step took 18 % longer.)
  */
 #ifndef NB_BACKEND_CUDA_DECODE_PRODUCT_CUH
 #define NB_BACKEND_CUDA_DECODE_PRODUCT_CUH
 
 #include "backend/cuda/decode_state.cuh"
-
-#ifndef NB_DECODE_WORDS_BY_ARITHMETIC
-#define NB_DECODE_WORDS_BY_ARITHMETIC 0
-#endif
 
 /* Registers of B operands that a warp needs for its two chunks of a unit, in eights. */
 template <int COLUMNS> constexpr int SETS = COLUMNS == 8 ? 2 : 1;
@@ -27,7 +23,6 @@ struct worker {
     uint8_t *table; /* shared memory: row of byte b at 256 b; a copy of the pair it stands for for
                      * each lane in the first half, sums of tiles in the second halves */
     uint32_t lane_bytes;      /* shared address of the lane's copy of the pair of byte 0 */
-    uint32_t low[4], high[4]; /* the 16 values in bf16: their low and high bytes */
     struct ring ring;
     int32_t warp, lane, g, q;
     int32_t
@@ -92,28 +87,9 @@ __device__ __forceinline__ float *slot_place(uint8_t *table, uint32_t tile, int3
 }
 
 /* a[0..3] of one step, from a word of codes. */
-__device__ __forceinline__ void widen_by_table(const worker &w, uint32_t word, uint32_t (&a)[4]) {
+__device__ __forceinline__ void widen(const worker &w, uint32_t word, uint32_t (&a)[4]) {
     for (int b = 0; b < 4; b++)
         a[b] = table_load(__byte_perm(word, w.lane_bytes, 0x7604 | b << 4));
-}
-
-/* The same without memory: which of 8 entries by the low three bits of each code, which half of the
- * table by its high one. */
-__device__ __forceinline__ void widen_by_permutes(const worker &w, uint32_t word,
-                                                  uint32_t (&a)[4]) {
-    uint32_t select = word & 0x77777777U, half = word >> 3 & 0x11111111U;
-    for (int i = 0; i < 2; i++) {
-        uint32_t mask = __byte_perm(0xFF00, 0, half);
-        uint32_t low0 = __byte_perm(w.low[0], w.low[1], select),
-                 low1 = __byte_perm(w.low[2], w.low[3], select),
-                 high0 = __byte_perm(w.high[0], w.high[1], select),
-                 high1 = __byte_perm(w.high[2], w.high[3], select);
-        uint32_t low = (low0 & ~mask) | (low1 & mask), high = (high0 & ~mask) | (high1 & mask);
-        a[2 * i] = __byte_perm(low, high, 0x4051);
-        a[2 * i + 1] = __byte_perm(low, high, 0x6273);
-        select >>= 16;
-        half >>= 16;
-    }
 }
 
 __device__ __forceinline__ void multiply_chunk(const worker &w, uint4 codes, const uint32_t (&b)[8],
@@ -122,10 +98,7 @@ __device__ __forceinline__ void multiply_chunk(const worker &w, uint4 codes, con
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         uint32_t a[4];
-        if (j < 4 - NB_DECODE_WORDS_BY_ARITHMETIC)
-            widen_by_table(w, words[j], a);
-        else
-            widen_by_permutes(w, words[j], a);
+        widen(w, words[j], a);
         mma(c, a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
     }
 }
@@ -269,10 +242,7 @@ __device__ __forceinline__ void multiply_two_units(const worker &w, const two_un
                                      : t.codes[i].w;
             const uint32_t *b = i < 2 ? b0[i % 2 * (COLUMNS / 8)] : b1[i % 2 * (COLUMNS / 8)];
             uint32_t a[4];
-            if (j < 4 - NB_DECODE_WORDS_BY_ARITHMETIC)
-                widen_by_table(w, word, a);
-            else
-                widen_by_permutes(w, word, a);
+            widen(w, word, a);
             mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
         }
     }
@@ -482,10 +452,7 @@ __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l
                             : j == 1 ? codes[i].y
                             : j == 2 ? codes[i].z
                                      : codes[i].w;
-            if (j < 4 - NB_DECODE_WORDS_BY_ARITHMETIC)
-                widen_by_table(w, word, a);
-            else
-                widen_by_permutes(w, word, a);
+            widen(w, word, a);
             mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
         }
     }

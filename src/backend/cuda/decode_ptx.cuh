@@ -82,10 +82,6 @@ __device__ __forceinline__ uint64_t evict_first() {
     return policy;
 }
 
-__device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 __device__ __forceinline__ void prefetch_line(const void *at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at) : "memory");
 }

@@ -7,12 +7,6 @@
 #include "backend/cuda/decode_words.cuh"
 #include "backend/cuda/device.h"
 
-/* How much of the next layer's attention weights is brought into the L2 cache while experts are
- * chosen: 0 none, 1 q, k and v, 2 o, too. */
-#ifndef NB_DECODE_PREFETCH
-#define NB_DECODE_PREFETCH 0
-#endif
-
 enum {
     MMA_WARPS = 16,
     MMA_THREADS = MMA_WARPS * 32,
@@ -91,7 +85,6 @@ struct params {
     int32_t n_splits;                        /* of each context */
     int32_t layers_values;                   /* which table the 4-bit codes are of */
     uint32_t stage_bytes, n_stages, n_front; /* stages of the ring; those before the table */
-    int32_t prefetch; /* the next layer's attention weights into L2 while experts are chosen */
     unsigned long long *trace;
     struct layer_pointers layers[MAX_LAYERS];
 };

@@ -41,8 +41,6 @@ inline void reads_before_copies() {
 inline uint64_t evict_first() {
     return 0;
 }
-inline void bulk_prefetch(const void *, uint32_t) {
-}
 inline void prefetch_line(const void *) {
 }
 
