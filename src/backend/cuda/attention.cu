@@ -100,7 +100,7 @@ size_t place_plan(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, p
 
 /* Sum of x over the threads before this one, and over all in *total. */
 __device__ int32_t scan(int32_t x, int32_t *total) {
-    __shared__ int32_t sums[PLAN_THREADS / 32];
+    NB_SHARED(int32_t, sums, [PLAN_THREADS / 32]);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int32_t upto = x;
     for (int i = 1; i < 32; i *= 2) {
@@ -335,8 +335,8 @@ __device__ void weigh(const float (&scores)[4], int32_t position, const limits_o
         for (int i = 4; i < 32; i *= 2)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, i));
         max = fmaxf(max, w->max[r]);
-        float base = max == -CUDART_INF_F ? 0 : max, keep = nb_exp2(w->max[r] - base);
-        p[r] = nb_exp2(s[0] - base), p[r + 2] = nb_exp2(s[1] - base);
+        float base = max == -CUDART_INF_F ? 0 : max, keep = exp2_flushed(w->max[r] - base);
+        p[r] = exp2_flushed(s[0] - base), p[r + 2] = exp2_flushed(s[1] - base);
         w->sum[r] = w->sum[r] * keep + p[r] + p[r + 2];
         w->max[r] = max;
         for (int u = 0; u < d / 64; u++) {
@@ -344,8 +344,8 @@ __device__ void weigh(const float (&scores)[4], int32_t position, const limits_o
                 w->values[u][j][r] *= keep, w->values[u][j][r + 2] *= keep;
         }
     }
-    b[0] = nb_transpose(nb_pack_bf16(p[0], p[1]));
-    b[1] = nb_transpose(nb_pack_bf16(p[2], p[3]));
+    b[0] = transpose(nb_pack_bf16(p[0], p[1]));
+    b[1] = transpose(nb_pack_bf16(p[2], p[3]));
 }
 
 /* Queries of a tile; rows are spaced so that two of them side by side fill the banks. */
@@ -378,8 +378,8 @@ __device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head
         for (int k = 0; k < d / 32; k++) {
             uint4 a = keys.k[0][k].bf16(), b = keys.k[1][k].bf16();
             uint4 x = query.row[threadIdx.x % 32 / 4][4 * k + q];
-            nb_mma(s, a.x, b.x, a.y, b.y, x.x, x.y);
-            nb_mma(s, a.z, b.z, a.w, b.w, x.z, x.w);
+            mma(s, a.x, b.x, a.y, b.y, x.x, x.y);
+            mma(s, a.z, b.z, a.w, b.w, x.z, x.w);
         }
         if (more)
             keys.load(at);
@@ -396,9 +396,9 @@ __device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head
             }
             for (int j = 0; j < 4; j++) {
                 uint32_t x[4] = {word(v[0], j), word(v[1], j), word(v[2], j), word(v[3], j)};
-                nb_mma(w->values[u][j], __byte_perm(x[0], x[1], 0x5410),
-                       __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
-                       __byte_perm(x[2], x[3], 0x7632), b[0], b[1]);
+                mma(w->values[u][j], __byte_perm(x[0], x[1], 0x5410),
+                    __byte_perm(x[0], x[1], 0x7632), __byte_perm(x[2], x[3], 0x5410),
+                    __byte_perm(x[2], x[3], 0x7632), b[0], b[1]);
             }
         }
         if (more)
@@ -411,8 +411,8 @@ template <int d, bool FP8>
 __device__ void prefetch_page(const nb_cuda_model &m, const uint8_t *keys) {
     constexpr int bytes = NB_PAGE_TOKENS * d * (FP8 ? 1 : 2);
     for (int i = threadIdx.x % 32 * 128; i < bytes; i += 32 * 128) {
-        nb_prefetch(keys + i);
-        nb_prefetch(keys + (size_t)m.n_kv_heads * bytes + i);
+        prefetch_line(keys + i);
+        prefetch_line(keys + (size_t)m.n_kv_heads * bytes + i);
     }
 }
 
@@ -451,7 +451,7 @@ __device__ float2 add_sums(const row_sums<d> *from, int n, int stride, int r, in
     *sum = 0;
     for (int i = 0; i < n; i++) {
         const row_sums<d> *f = &from[(size_t)i * stride];
-        float keep = nb_exp2(load<SHARED>(&f->max[r]) - base);
+        float keep = exp2_flushed(load<SHARED>(&f->max[r]) - base);
         float2 v = load<SHARED>((const float2 *)&f->values[r][c]);
         *sum += keep * load<SHARED>(&f->sum[r]);
         out.x += keep * v.x, out.y += keep * v.y;
@@ -464,9 +464,9 @@ template <int d, bool FP8>
 __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
     attend_short(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
                  int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
-    __shared__ row_sums<d> sums[SHORT_WARPS];
-    __shared__ short_query<d> query;
-    __shared__ bool is_last;
+    NB_SHARED(row_sums<d>, sums, [SHORT_WARPS]);
+    NB_SHARED(short_query<d>, query, );
+    NB_SHARED(bool, is_last, );
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y;
     int chunks = s.columns / m.n_kv_heads, kv_head = column / chunks;
     int first_head = kv_head * s.group + column % chunks * s.heads;
@@ -588,8 +588,8 @@ __device__ void load_stage(const nb_cuda_model &m, const int32_t *pages, int32_t
         int element = position % NB_PAGE_TOKENS * d + 8 * c;
         if (!FP8) {
             int bytes = position <= last ? 16 : 0;
-            nb_copy_async(&to->keys[at], from + 2 * element, bytes);
-            nb_copy_async(&to->values[at], from + values + 2 * element, bytes);
+            copy_16_of(&to->keys[at], from + 2 * element, bytes);
+            copy_16_of(&to->values[at], from + values + 2 * element, bytes);
         } else if (position <= last) {
             to->keys[at] = load_eight<FP8>(from, element);
             to->values[at] = load_eight<FP8>(from + values, element);
@@ -597,7 +597,7 @@ __device__ void load_stage(const nb_cuda_model &m, const int32_t *pages, int32_t
             to->keys[at] = to->values[at] = make_uint4(0, 0, 0, 0);
         }
     }
-    nb_copy_commit();
+    copy_commit();
 }
 
 /* Each of 8 warps has 16 rows: row r is token r / group, head r % group. */
@@ -605,7 +605,7 @@ template <int d, bool FP8>
 __global__ void __launch_bounds__(256, 1)
     attend_long(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
                 int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
-    extern __shared__ __align__(128) uint8_t shared[];
+    NB_DYNAMIC_SHARED(128, uint8_t, shared);
     nb_begin();
     stage<d> *stages = (stage<d> *)shared;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -644,26 +644,26 @@ __global__ void __launch_bounds__(256, 1)
             if (first + LONG_KEYS <= last) {
                 load_stage<d, FP8>(m, pages, layer, kv_head, first + LONG_KEYS, last,
                                    &stages[now ^ 1]);
-                nb_copy_wait<1>();
+                copy_wait<1>();
             } else {
-                nb_copy_wait<0>();
+                copy_wait<0>();
             }
             __syncthreads();
-            uint32_t keys = (uint32_t)__cvta_generic_to_shared(stages[now].keys);
-            uint32_t at_values = (uint32_t)__cvta_generic_to_shared(stages[now].values);
+            uint32_t keys = address_of(stages[now].keys);
+            uint32_t at_values = address_of(stages[now].values);
             float scores[LONG_KEYS / 8][4] = {};
 #pragma unroll
             for (int k = 0; k < d / 16; k++) {
 #pragma unroll
                 for (int n = 0; n < LONG_KEYS / 16; n++) {
                     uint32_t b[4];
-                    nb_load_matrices<false>(
-                        b, keys + 16 * swizzled<d>(16 * n + lane % 8 + lane / 16 * 8,
-                                                   2 * k + lane / 8 % 2));
-                    nb_mma(scores[2 * n], query[k][0], query[k][1], query[k][2], query[k][3], b[0],
-                           b[1]);
-                    nb_mma(scores[2 * n + 1], query[k][0], query[k][1], query[k][2], query[k][3],
-                           b[2], b[3]);
+                    load_matrices<false>(b,
+                                         keys + 16 * swizzled<d>(16 * n + lane % 8 + lane / 16 * 8,
+                                                                 2 * k + lane / 8 % 2));
+                    mma(scores[2 * n], query[k][0], query[k][1], query[k][2], query[k][3], b[0],
+                        b[1]);
+                    mma(scores[2 * n + 1], query[k][0], query[k][1], query[k][2], query[k][3], b[2],
+                        b[3]);
                 }
             }
             bool masked = first < all_low || first + LONG_KEYS - 1 > all_high;
@@ -680,10 +680,10 @@ __global__ void __launch_bounds__(256, 1)
                 max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
                 max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
                 float base = max == -CUDART_INF_F ? 0 : max * scale;
-                float keep = nb_exp2(max_of[r] * scale - base), more = 0;
+                float keep = exp2_flushed(max_of[r] * scale - base), more = 0;
                 for (int n = 0; n < LONG_KEYS / 8; n++) {
                     for (int i = 0; i < 2; i++) {
-                        float w = nb_exp2(scores[n][2 * r + i] * scale - base);
+                        float w = exp2_flushed(scores[n][2 * r + i] * scale - base);
                         scores[n][2 * r + i] = w;
                         more += w;
                     }
@@ -702,10 +702,10 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
                 for (int n = 0; n < d / 16; n++) {
                     uint32_t b[4];
-                    nb_load_matrices<true>(
+                    load_matrices<true>(
                         b, at_values + 16 * swizzled<d>(16 * k + lane % 16, 2 * n + lane / 16));
-                    nb_mma(values[2 * n], w[0], w[1], w[2], w[3], b[0], b[1]);
-                    nb_mma(values[2 * n + 1], w[0], w[1], w[2], w[3], b[2], b[3]);
+                    mma(values[2 * n], w[0], w[1], w[2], w[3], b[0], b[1]);
+                    mma(values[2 * n + 1], w[0], w[1], w[2], w[3], b[2], b[3]);
                 }
             }
             __syncthreads(); /* the stage is filled again */

@@ -58,46 +58,7 @@ __device__ inline bool wide_next(const nb_cuda_model &m, const nb_cuda_step &ste
     return true;
 }
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-__device__ inline uint32_t address_of(const void *shared) {
-    return (uint32_t)__cvta_generic_to_shared(shared);
-}
-
-__device__ inline void barrier_init(uint64_t *b, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_of(b)), "r"(count)
-                 : "memory");
-}
-
-__device__ inline void barrier_arrive(uint64_t *b) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address_of(b)) : "memory");
-}
-
-__device__ inline void barrier_expect(uint64_t *b, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address_of(b)),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ inline void barrier_wait(uint64_t *b, int phase) {
-    asm volatile("{\n\t"
-                 ".reg .pred done;\n\t"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-                 "@!done bra again;\n\t"
-                 "}" ::"r"(address_of(b)),
-                 "r"(phase)
-                 : "memory");
-}
-
-/* 64 dimensions of 16 rows of KV memory, from column c and row r of the map, whose rows beyond the
- * end are 0. */
-__device__ inline void copy_rows(void *to, const CUtensorMap *map, int c, int r, uint64_t *b) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(address_of(to)),
-                 "l"(map), "r"(c), "r"(r), "r"(address_of(b))
-                 : "memory");
-}
+#if NB_WGMMA
 
 /* Descriptor of an operand in shared memory in the 128-byte swizzle. `stride` bytes lie between
  * groups of 8 rows, `leading` between blocks of 64 columns where the operand is read across rows.
@@ -105,53 +66,6 @@ __device__ inline void copy_rows(void *to, const CUtensorMap *map, int c, int r,
 __device__ inline uint64_t operand(const void *shared, uint32_t leading, uint32_t stride) {
     return (uint64_t)((address_of(shared) & 0x3FFFF) >> 4) | (uint64_t)(leading >> 4) << 16 |
            (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
-}
-
-#define NB_REGISTERS_8(c, i)                                                                       \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),    \
-        "+f"(c[i + 6]), "+f"(c[i + 7])
-#define NB_REGISTERS_32(c, i)                                                                      \
-    NB_REGISTERS_8(c, i), NB_REGISTERS_8(c, i + 8), NB_REGISTERS_8(c, i + 16),                     \
-        NB_REGISTERS_8(c, i + 24)
-
-/* c [64, 128] = or += a [64, 16] b [128, 16]^T, both in shared memory, row by row. */
-__device__ inline void product_128(float (&c)[64], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NB_NAMES_64
-                 "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
-                 : NB_REGISTERS_32(c, 0), NB_REGISTERS_32(c, 32)
-                 : "l"(a), "l"(b), "r"(add));
-}
-
-/* c [64, 128 or 64] += a [64, 16] b [16, 128 or 64], a in registers, b in shared memory. */
-__device__ inline void product_values(float (&c)[64], const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NB_NAMES_64
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                 : NB_REGISTERS_32(c, 0), NB_REGISTERS_32(c, 32)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ inline void product_values(float (&c)[32], const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NB_NAMES_32
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                 : NB_REGISTERS_32(c, 0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-/* Keeps the compiler from moving what it does to registers past the start or end of products. */
-template <int n> __device__ inline void hold(float (&c)[n]) {
-#pragma unroll
-    for (int i = 0; i < n; i++)
-        asm volatile("" : "+f"(c[i])::"memory");
-}
-
-/* Makes what this thread wrote to shared memory visible to wgmma. */
-__device__ inline void publish() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ inline void meet(int barrier, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 /* Barriers of hardware: 0 is __syncthreads', 1 and 2 are of one warpgroup each. */
@@ -171,22 +85,22 @@ __device__ void wide_produce(const nb_cuda_model &m, const nb_cuda_step &step,
             int32_t page = w.end_page - (i + 1) * WIDE_PAGES + lane, row = n_rows;
             if (page >= 0 && lane < WIDE_PAGES)
                 row = (layer * m.n_pages + w.pages[page]) * page_rows + w.kv_head * NB_PAGE_TOKENS;
-            barrier_wait(&sh->k_empty[stage], phase ^ 1);
+            barrier_wait_whole(address_of(&sh->k_empty[stage]), phase ^ 1);
             if (lane == 0)
-                barrier_expect(&sh->k_full[stage], (int)sizeof sh->k[0]);
+                barrier_expect(address_of(&sh->k_full[stage]), (int)sizeof sh->k[0]);
             __syncwarp();
             for (int c = 0; c < d / 64 && lane < WIDE_PAGES; c++)
-                copy_rows(sh->k[stage][c][lane * NB_PAGE_TOKENS], map, 64 * c, row,
-                          &sh->k_full[stage]);
-            barrier_wait(&sh->v_empty[stage], phase ^ 1);
+                copy_box(address_of(sh->k[stage][c][lane * NB_PAGE_TOKENS]), *map, 64 * c, row,
+                         address_of(&sh->k_full[stage]));
+            barrier_wait_whole(address_of(&sh->v_empty[stage]), phase ^ 1);
             if (lane == 0)
-                barrier_expect(&sh->v_full[stage], (int)sizeof sh->v[0]);
+                barrier_expect(address_of(&sh->v_full[stage]), (int)sizeof sh->v[0]);
             __syncwarp();
             if (row < n_rows)
                 row += m.n_kv_heads * NB_PAGE_TOKENS;
             for (int c = 0; c < d / 64 && lane < WIDE_PAGES; c++)
-                copy_rows(sh->v[stage][c][lane * NB_PAGE_TOKENS], map, 64 * c, row,
-                          &sh->v_full[stage]);
+                copy_box(address_of(sh->v[stage][c][lane * NB_PAGE_TOKENS]), *map, 64 * c, row,
+                         address_of(&sh->v_full[stage]));
         }
     }
 }
@@ -221,13 +135,13 @@ __device__ inline void wide_softmax(float (&s)[64], wide_rows *r, float (&keep)[
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
         float base = max == -CUDART_INF_F ? 0 : max * scale, more = 0;
-        keep[k] = nb_exp2(r->max[k] * scale - base);
+        keep[k] = exp2_flushed(r->max[k] * scale - base);
         r->max[k] = max;
 #pragma unroll
         for (int n = 0; n < WIDE_KEYS / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                float w = nb_exp2(s[4 * n + 2 * k + i] * scale - base);
+                float w = exp2_flushed(s[4 * n + 2 * k + i] * scale - base);
                 s[4 * n + 2 * k + i] = w;
                 more += w;
             }
@@ -241,13 +155,13 @@ template <int d>
 __device__ inline void multiply_queries(float (&scores)[64], uint64_t a,
                                         const uint8_t (&k)[d / 64][WIDE_KEYS][128]) {
     uint64_t b = operand(k, 16, 1024);
-    hold(scores);
+    wgmma_hold(scores);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < d / 16; i++) {
         uint64_t ia = i / 4 * (LONG_ROWS * 128 / 16) + i % 4 * 2,
                  ib = i / 4 * (WIDE_KEYS * 128 / 16) + i % 4 * 2;
-        product_128(scores, a + ia, b + ib, i > 0);
+        wgmma_keys(scores, a + ia, b + ib, i > 0);
     }
     wgmma_commit();
 }
@@ -258,11 +172,11 @@ __device__ inline void multiply_values(float (&values)[d / 2],
                                        const uint32_t (&weights)[WIDE_KEYS / 4],
                                        const uint8_t (&v)[d / 64][WIDE_KEYS][128]) {
     uint64_t b = operand(v, WIDE_KEYS * 128, 1024);
-    hold(values);
+    wgmma_hold(values);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < WIDE_KEYS / 16; i++)
-        product_values(values, &weights[4 * i], b + i * (16 * 128 / 16));
+        wgmma_values(values, &weights[4 * i], b + i * (16 * 128 / 16));
     wgmma_commit();
 }
 
@@ -275,8 +189,8 @@ __device__ inline void clear_unwritten(uint8_t (&v)[d / 64][WIDE_KEYS][128], int
         int r = WIDE_KEYS - n + i / (d / 8), c = i % (d / 8);
         *(uint4 *)&v[c / 8][r][16 * (c % 8)] = make_uint4(0, 0, 0, 0);
     }
-    publish();
-    meet(barrier, 128);
+    fence_async();
+    threads_meet(barrier, 128);
 }
 
 template <int d>
@@ -302,8 +216,8 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
             }
             *(uint4 *)&sh->q[c / 8][r][16 * (c % 8 ^ r % 8)] = x;
         }
-        publish();
-        meet(OWN_BARRIER + group, 128);
+        fence_async();
+        threads_meet(OWN_BARRIER + group, 128);
         wide_rows rows;
         int row[2];
 #pragma unroll
@@ -326,30 +240,30 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
             int stage = n % WIDE_STAGES, before = (n - 1) % WIDE_STAGES;
             int32_t first = (w.end_page - (i + 1) * WIDE_PAGES) * NB_PAGE_TOKENS;
             bool masked = first < all_low || first + WIDE_KEYS - 1 > all_high;
-            barrier_wait(&sh->k_full[stage], n / WIDE_STAGES % 2);
+            barrier_wait_whole(address_of(&sh->k_full[stage]), n / WIDE_STAGES % 2);
             if (i == 0) {
                 multiply_queries<d>(scores, a, sh->k[stage]);
                 wgmma_wait<0>();
-                hold(scores);
+                wgmma_hold(scores);
                 if (arrives)
-                    barrier_arrive(&sh->k_empty[stage]);
+                    barrier_arrive(address_of(&sh->k_empty[stage]));
                 wide_softmax(scores, &rows, keep, masked, first, scale);
             } else {
-                barrier_wait(&sh->v_full[before], (n - 1) / WIDE_STAGES % 2);
+                barrier_wait_whole(address_of(&sh->v_full[before]), (n - 1) / WIDE_STAGES % 2);
                 if (i == 1 && unwritten > 0)
                     clear_unwritten<d>(sh->v[before], unwritten, thread, OWN_BARRIER + group);
                 multiply_queries<d>(scores, a, sh->k[stage]);
                 multiply_values<d>(values, weights, sh->v[before]);
                 wgmma_wait<1>();
-                hold(scores);
+                wgmma_hold(scores);
                 if (arrives)
-                    barrier_arrive(&sh->k_empty[stage]);
+                    barrier_arrive(address_of(&sh->k_empty[stage]));
                 wide_softmax(scores, &rows, keep, masked, first, scale);
                 wgmma_wait<0>();
-                hold(scores);
-                hold(values);
+                wgmma_hold(scores);
+                wgmma_hold(values);
                 if (arrives)
-                    barrier_arrive(&sh->v_empty[before]);
+                    barrier_arrive(address_of(&sh->v_empty[before]));
 #pragma unroll
                 for (int k = 0; k < d / 2; k++)
                     values[k] *= keep[k / 2 % 2];
@@ -359,14 +273,14 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
                 weights[k] = nb_pack_bf16(scores[2 * k], scores[2 * k + 1]);
         }
         int before = (n - 1) % WIDE_STAGES;
-        barrier_wait(&sh->v_full[before], (n - 1) / WIDE_STAGES % 2);
+        barrier_wait_whole(address_of(&sh->v_full[before]), (n - 1) / WIDE_STAGES % 2);
         if (w.n_tiles == 1 && unwritten > 0)
             clear_unwritten<d>(sh->v[before], unwritten, thread, OWN_BARRIER + group);
         multiply_values<d>(values, weights, sh->v[before]);
         wgmma_wait<0>();
-        hold(values);
+        wgmma_hold(values);
         if (arrives)
-            barrier_arrive(&sh->v_empty[before]);
+            barrier_arrive(address_of(&sh->v_empty[before]));
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             float sum = rows.sum[k];
@@ -387,17 +301,17 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
     attend_wide(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
                 int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out,
                 const __grid_constant__ CUtensorMap map) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    extern __shared__ uint8_t unaligned[];
+#if NB_WGMMA
+    NB_DYNAMIC_SHARED(1, uint8_t, unaligned);
     wide_shared<d> *sh = (wide_shared<d> *)(unaligned + (-(uintptr_t)address_of(unaligned) & 1023));
     if (threadIdx.x == 0) {
         for (int i = 0; i < WIDE_STAGES; i++) {
-            barrier_init(&sh->k_full[i], 1);
-            barrier_init(&sh->v_full[i], 1);
-            barrier_init(&sh->k_empty[i], 8); /* warps of consumers */
-            barrier_init(&sh->v_empty[i], 8);
+            barrier_init(address_of(&sh->k_full[i]), 1);
+            barrier_init(address_of(&sh->v_full[i]), 1);
+            barrier_init(address_of(&sh->k_empty[i]), 8); /* warps of consumers */
+            barrier_init(address_of(&sh->v_empty[i]), 8);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_ready();
     }
     __syncthreads();
     nb_begin();

@@ -55,7 +55,7 @@ template <int VECS> struct row {
 
 /* Sums of x[0..N) over the block, in place. */
 template <int N> __device__ __forceinline__ void block_sums(float (&x)[N]) {
-    __shared__ float sums[THREADS / 32][N];
+    NB_SHARED(float, sums, [THREADS / 32][N]);
     __syncthreads(); /* sums may still be read from the last call */
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ void norm_rows(row<VECS> (&r)[N], int n, const float 
 /* Weights on their way to the second cache, where few blocks would wait for them. */
 __device__ void prefetch_weights(const float *w, size_t n) {
     for (size_t i = (size_t)threadIdx.x * 32; i < n && gridDim.x <= 256; i += THREADS * 32)
-        nb_prefetch(w + i);
+        prefetch_line(w + i);
 }
 
 /* ---- the beginning ---- */
@@ -242,7 +242,7 @@ enum { FEW_PAIRS = THREADS }; /* that one block puts in order */
 /* The choices `expert` [pairs] of all tokens in order, by one block: a thread for each choice, and
  * for where each expert's begin. */
 __device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert, groups out) {
-    __shared__ int4 choices[FEW_PAIRS / 4];
+    NB_SHARED(int4, choices, [FEW_PAIRS / 4]);
     int i = threadIdx.x, fours = nb_div_up(pairs, 4);
     int mine = i < pairs ? __ldcg(expert + i) : n_experts;
     ((int32_t *)choices)[i] = mine;
@@ -274,7 +274,7 @@ enum { GROUP_THREADS = 1024 };
  * stretch. expert [pairs]. */
 __global__ void __launch_bounds__(GROUP_THREADS)
     group(int pairs, int k, const int32_t *expert, groups out) {
-    __shared__ int2 sums[GROUP_THREADS / 32];
+    NB_SHARED(int2, sums, [GROUP_THREADS / 32]);
     nb_begin();
     int e = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     int stretch = nb_div_up(nb_div_up(pairs, (int)blockDim.x), 4) * 4;
@@ -423,8 +423,8 @@ template <int N, int OFFSET = 16> __device__ __forceinline__ float warp_sums(flo
 template <int VECS, int TOKENS, int EXPERTS>
 __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
     after_attention(nb_cuda_model m, int n, residual in, routing out, groups order) {
-    extern __shared__ __align__(16) float sums[];
-    __shared__ bool is_last;
+    NB_DYNAMIC_SHARED(16, float, sums);
+    NB_SHARED(bool, is_last, );
     int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * TOKENS;
     bool writes = blockIdx.y == 0;

@@ -1,20 +1,15 @@
-/* What the kernels of gemm.cu share: copies and barriers, the walk over tiles, a warp's stream of
+/* What the kernels of gemm.cu share: the walk over tiles, a warp's stream of
  * weights, decoding, and what becomes of the sums.
  */
 #ifndef NB_BACKEND_CUDA_GEMM_PARTS_CUH
 #define NB_BACKEND_CUDA_GEMM_PARTS_CUH
 
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/ptx.cuh"
 
 #include <cuda.h>
 
 #include <stdint.h>
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define NB_BULK 1 /* copies by tensor maps, and launches that overlap */
-#else
-#define NB_BULK 0
-#endif
 
 namespace {
 
@@ -54,124 +49,8 @@ __host__ __device__ constexpr int div_up(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* ---- copies and barriers (PTX ISA: mbarrier, cp.async, cp.async.bulk, griddepcontrol) ---- */
-
-__device__ __forceinline__ uint32_t address_of(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t count) {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-    asm volatile("{\n.reg .b64 t;\nmbarrier.arrive.shared.b64 t, [%0];\n}" ::"r"(barrier)
-                 : "memory");
-}
-
-/* An arrival when all that the thread has copied with copy_16 is there. */
-__device__ __forceinline__ void barrier_arrive_copied(uint32_t barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-    uint32_t done;
-    do {
-#if NB_BULK
-        asm volatile("{\n.reg .pred p;\n"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(barrier), "r"(parity)
-                     : "memory");
-#else
-        asm volatile("{\n.reg .pred p;\n"
-                     "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(barrier), "r"(parity)
-                     : "memory");
-#endif
-    } while (!done);
-}
-
-__device__ __forceinline__ void copy_16(uint32_t to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copy_wait_all() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-#if NB_BULK
-__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
-    asm volatile(
-        "{\n.reg .b64 t;\nmbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1;\n}" ::"r"(barrier),
-        "r"(bytes)
-        : "memory");
-}
-#endif
-
-/* How the L2 cache treats weights: gone first where they are read once, so that x and partial sums
- * stay. */
-__device__ __forceinline__ uint64_t cache_policy(bool once) {
-    uint64_t policy = 0;
-#if NB_BULK
-    if (once)
-        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    else
-        asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-#endif
-    return policy;
-}
-
-/* What threads wrote or copied to shared memory is seen by the tensor cores that read it there. */
-__device__ __forceinline__ void fence_async() {
-#if NB_BULK
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-/* The kernel before may still run until this returns; only weights and tables, which no kernel
- * writes, are read before. */
-__device__ __forceinline__ void wait_for_kernel_before() {
-#if NB_BULK
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void start_kernel_after() {
-#if NB_BULK
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ uint32_t load_32(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address));
-    return v;
-}
-
 __device__ __forceinline__ float load_f32(uint32_t address) {
     return __uint_as_float(load_32(address));
-}
-
-__device__ __forceinline__ uint32_t load_8(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address));
-    return v;
-}
-
-__device__ __forceinline__ float2 load_f32x2(uint32_t address) {
-    float2 v;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address));
-    return v;
-}
-
-__device__ __forceinline__ void load_128(uint32_t (&v)[4], uint32_t address) {
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-                 : "r"(address));
 }
 
 /* ---- groups: how the rows of each are cut into tiles ---- */
@@ -254,25 +133,14 @@ __device__ __forceinline__ struct piece piece_at(const args &a, uint32_t stage, 
             scales + tiles * scale_bytes + tile * a.header_bytes};
 }
 
-#if NB_BULK
-__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap &map, int32_t vector,
-                                         int32_t u, int32_t tile, int32_t e, uint32_t barrier,
-                                         uint64_t policy) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
-                 "l"(&map), "r"(vector), "r"(u), "r"(tile), "r"(e), "r"(barrier), "l"(policy)
-                 : "memory");
-}
-#endif
-
 /* The maps of weights on their way to where copies look for them, while tables are made. */
 __device__ __forceinline__ void prefetch_maps(const args &a) {
 #if NB_BULK
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&a.codes) : "memory");
+    prefetch_map(a.codes);
     if (a.scale_stride)
-        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.scales) : "memory");
+        prefetch_map(a.scales);
     if (a.header_bytes)
-        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.header) : "memory");
+        prefetch_map(a.header);
 #else
     (void)a;
 #endif

@@ -136,30 +136,6 @@ struct cursor {
     }
 };
 
-__device__ __forceinline__ void store_flag(int32_t *flag) {
-    asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
-}
-
-__device__ __forceinline__ int32_t load_flag(const int32_t *flag) {
-    int32_t v;
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(flag) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&b)[4], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(address)
-                 : "memory");
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], const uint32_t *a, uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* The ring, as each side goes round it; shared addresses. */
 template <class T> struct ring {
     uint32_t base; /* of shared memory: the tables */
@@ -287,9 +263,10 @@ template <class T, bool SCALED> struct worker {
             uint32_t b[4];
 #pragma unroll
             for (int32_t half = 0; half < 2; half++) {
-                load_matrices(b, from + 1024 * i + ((vector + 4 * half) ^ row) * 16);
-                mma(SCALED ? part : sums[i], w + 8 * half, b[0], b[1]);
-                mma(SCALED ? part : sums[i], w + 8 * half + 4, b[2], b[3]);
+                load_matrices<false>(b, from + 1024 * i + ((vector + 4 * half) ^ row) * 16);
+                const uint32_t *v = w + 8 * half;
+                mma(SCALED ? part : sums[i], v[0], v[1], v[2], v[3], b[0], b[1]);
+                mma(SCALED ? part : sums[i], v[4], v[5], v[6], v[7], b[2], b[3]);
             }
             if (SCALED) {
                 sums[i][0] += upper * part[0], sums[i][1] += upper * part[1];
@@ -594,7 +571,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 #if defined(__CUDA_ARCH__)
     if constexpr (T::WGMMA && !NB_WGMMA)
         return;
-    extern __shared__ __align__(1024) uint8_t shared[];
+    NB_DYNAMIC_SHARED(1024, uint8_t, shared);
     constexpr int TABLE = stream_table_bytes<T>, ROW = 1 << T::ROW_BITS;
     uint8_t *barriers = shared + TABLE + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
     int64_t *cost = (int64_t *)(barriers + 16 * T::STAGES), *steps = cost + a.g.n_groups + 1;

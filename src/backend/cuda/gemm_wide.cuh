@@ -84,7 +84,7 @@ struct wide {
 
     /* Tiles of the grid before each group, [n_groups + 1]; groups */
     __device__ __forceinline__ int64_t *before() const {
-        extern __shared__ __align__(1024) uint8_t shared[];
+        NB_DYNAMIC_SHARED(1024, uint8_t, shared);
         return (int64_t *)(shared + (x_empty(WIDE_X_STAGES) - base));
     }
     __device__ __forceinline__ struct group *groups() const {
@@ -130,12 +130,8 @@ struct wide {
                 barrier_wait(x_empty(x.stage), x.parity);
                 barrier_expect(x_full(x.stage), 1024 * blocks);
                 for (int32_t i = 0; i < blocks / WIDE_STEP; i++)
-                    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile"
-                                 ".mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-                                     x_at(x.stage) + i * WIDE_X_ROWS * 128),
-                                 "l"(&a.tokens), "r"(64 * c), "r"(row + i * WIDE_X_ROWS),
-                                 "r"(x_full(x.stage))
-                                 : "memory");
+                    copy_box(x_at(x.stage) + i * WIDE_X_ROWS * 128, a.tokens, 64 * c,
+                             row + i * WIDE_X_ROWS, x_full(x.stage));
                 x.next();
             }
         }
@@ -333,7 +329,7 @@ __global__ void __launch_bounds__(256)
 
 __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_constant__ args a) {
 #if NB_WGMMA
-    extern __shared__ __align__(1024) uint8_t shared[];
+    NB_DYNAMIC_SHARED(1024, uint8_t, shared);
     wide s = {a, address_of(shared)};
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 

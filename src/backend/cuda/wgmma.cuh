@@ -144,6 +144,50 @@ __device__ __forceinline__ void wgmma(float (&d)[NB][4], const uint32_t *a, uint
 #endif
 }
 
+#if NB_WGMMA
+
+/* ---- attention ---- */
+
+#define NB_REGISTERS_8(c, i)                                                                       \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),    \
+        "+f"(c[i + 6]), "+f"(c[i + 7])
+#define NB_REGISTERS_32(c, i)                                                                      \
+    NB_REGISTERS_8(c, i), NB_REGISTERS_8(c, i + 8), NB_REGISTERS_8(c, i + 16),                     \
+        NB_REGISTERS_8(c, i + 24)
+
+/* c [64, 128] = or += a [64, 16] b [128, 16]^T, both in shared memory, row by row. */
+__device__ inline void wgmma_keys(float (&c)[64], uint64_t a, uint64_t b, int add) {
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NB_NAMES_64
+                 "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
+                 : NB_REGISTERS_32(c, 0), NB_REGISTERS_32(c, 32)
+                 : "l"(a), "l"(b), "r"(add));
+}
+
+/* c [64, 128 or 64] += a [64, 16] b [16, 128 or 64], a in registers, b in shared memory. */
+__device__ inline void wgmma_values(float (&c)[64], const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NB_NAMES_64
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 : NB_REGISTERS_32(c, 0), NB_REGISTERS_32(c, 32)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ inline void wgmma_values(float (&c)[32], const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NB_NAMES_32
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+                 : NB_REGISTERS_32(c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/* Keeps the compiler from moving what it does to registers past the start or end of products. */
+template <int n> __device__ inline void wgmma_hold(float (&c)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; i++)
+        asm volatile("" : "+f"(c[i])::"memory");
+}
+
+#endif
+
 } // namespace
 
 #endif
