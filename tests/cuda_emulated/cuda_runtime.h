@@ -1,8 +1,11 @@
 /* In place of CUDA's header: what kernels and their host code use of it, for a CPU. The threads of
- * a grid are fibers; emulator.h tells how they run.
+ * a grid are fibers; emulator.h tells how they run. The host's side, which C has, too, is in
+ * runtime.h.
  */
 #ifndef NB_TEST_EMULATED_CUDA_RUNTIME_H
 #define NB_TEST_EMULATED_CUDA_RUNTIME_H
+
+#ifdef __cplusplus
 
 #include "emulator.h"
 
@@ -56,9 +59,9 @@ struct dim3 {
 
 /* ---- a thread's place ---- */
 
-#define threadIdx (emulator::place.thread)
-#define blockIdx  (emulator::place.block)
-#define gridDim   (emulator::place.grid)
+inline const emulator::index3 &threadIdx = emulator::place.thread,
+                              &blockIdx = emulator::place.block,
+                              &blockDim = emulator::place.threads, &gridDim = emulator::place.grid;
 
 /* ---- arithmetic ---- */
 
@@ -145,40 +148,17 @@ inline void __syncthreads() {
 inline void __threadfence() {
     emulator::fence();
 }
+inline uint32_t atomicXor(uint32_t *p, uint32_t x) {
+    uint32_t before = *p; /* a fiber is left only where it waits */
+    *p = before ^ x;
+    return before;
+}
 inline void __trap() {
     emulator::fail("a trap");
 }
 
-/* ---- the host's side ---- */
+#endif
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
-enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
-typedef void *cudaStream_t;
-
-inline cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t) {
-    memset(p, value, n);
-    return cudaSuccess;
-}
-template <class T> cudaError_t cudaFuncSetAttribute(T *, int, int) {
-    return cudaSuccess;
-}
-
-template <class P> struct emulated_call {
-    void (*f)(P);
-    const void *argument;
-    static void run(const void *self) {
-        const emulated_call *c = (const emulated_call *)self;
-        c->f(*(const P *)c->argument);
-    }
-};
-
-/* Of a kernel of one argument; returns when all is done. */
-template <class P>
-cudaError_t cudaLaunchCooperativeKernel(void (*f)(P), dim3 grid, dim3 block, void **arguments,
-                                        size_t shared_bytes, cudaStream_t) {
-    emulated_call<P> call = {f, arguments[0]};
-    emulator::launch(grid.x, block.x, shared_bytes, emulated_call<P>::run, &call);
-    return cudaSuccess;
-}
+#include "runtime.h"
 
 #endif

@@ -175,10 +175,12 @@ struct pending_store {
 };
 
 struct block {
-    unsigned index, lag;
+    index3 index;
+    unsigned number, lag;
     std::vector<warp> warps;
     std::vector<uint8_t> memory;
     uint8_t *shared;
+    std::vector<std::pair<const void *, std::unique_ptr<uint8_t[]>>> statics;
     unsigned meeting[2], n_ended;
     uint64_t last_store; /* the round in which all that was stored is visible */
     std::unordered_map<const void *, pending_store> stores; /* the latest at an address */
@@ -351,7 +353,7 @@ bool run_warp(block &b, warp &w) {
     bool any = false;
     g.b = &b;
     g.w = &w;
-    place.block = {b.index, 0, 0};
+    place.block = b.index;
     for (unsigned n = 0; n < 4096; n++) {
         bool now = false;
         unsigned from = random_below(WARP), step = random_below(2) ? 1 : WARP - 1;
@@ -392,7 +394,7 @@ std::string describe() {
             for (const lane &l : b.warps[i].lanes) {
                 if (l.waits == ENDED || shown >= 64)
                     continue;
-                snprintf(line, sizeof line, "# block %u warp %u lane %u waits for %s", b.index, i,
+                snprintf(line, sizeof line, "# block %u warp %u lane %u waits for %s", b.number, i,
                          l.thread % WARP, wait_names[l.waits]);
                 s += line;
                 if (l.waits == PHASE) {
@@ -599,6 +601,26 @@ uint8_t *shared_memory() {
     return g.b->shared;
 }
 
+void fill_with_garbage(uint8_t *p, size_t bytes) {
+    bool nan = random_below(2);
+    for (size_t k = 0; k < bytes; k += 4) {
+        uint32_t v = nan ? 0x7FC12345U : (uint32_t)random_bits();
+        memcpy(p + k, &v, bytes - k < 4 ? bytes - k : 4);
+    }
+}
+
+void *shared_static(const void *tag, size_t bytes) {
+    own_memory own;
+    for (auto &s : g.b->statics) {
+        if (s.first == tag)
+            return s.second.get();
+    }
+    std::unique_ptr<uint8_t[]> p(new uint8_t[bytes]);
+    fill_with_garbage(p.get(), bytes);
+    g.b->statics.emplace_back(tag, std::move(p));
+    return g.b->statics.back().second.get();
+}
+
 uint32_t shared_address(const void *p) {
     size_t at = (size_t)((const uint8_t *)p - g.b->shared);
     if (at >= g.shared_bytes)
@@ -722,7 +744,7 @@ void fence() {
 void fail(const char *what) {
     printf("Bail out! emulator: %s, in round %llu", what, (unsigned long long)g.round);
     if (g.l)
-        printf(", thread %u of block %u", g.l->thread, g.b->index);
+        printf(", thread %u of block %u", g.l->thread, g.b->number);
     printf("\n%s", describe().c_str());
     fflush(stdout);
     _Exit(1);
@@ -734,63 +756,35 @@ void seed(uint64_t seed) {
     random_state = seed * 0x2545F4914F6CDD1D + 1;
 }
 
-void launch(unsigned blocks, unsigned threads, size_t shared_bytes, void (*body)(const void *),
-            const void *argument) {
-    size_t n = (size_t)blocks * threads;
-    if (threads % WARP)
-        fail("a block of part of a warp");
-    if (n > n_stacks) {
-        if (stacks)
-            munmap(stacks, n_stacks * STACK_BYTES);
-        stacks = (uint8_t *)mmap(nullptr, n * STACK_BYTES, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (stacks == MAP_FAILED)
-            fail("no memory for stacks");
-        n_stacks = n;
+namespace {
+
+void make_block(block &b, unsigned number, index3 blocks, uint8_t *stack) {
+    b = block();
+    b.number = number;
+    b.index = {number % blocks.x, number / blocks.x % blocks.y, number / blocks.x / blocks.y};
+    b.memory.resize(g.shared_bytes + 1024);
+    b.shared = (uint8_t *)(((uintptr_t)b.memory.data() + 1023) & ~(uintptr_t)1023);
+    fill_with_garbage(b.shared, g.shared_bytes);
+    b.warps.resize(g.threads / WARP);
+    for (unsigned t = 0; t < g.threads; t++, stack += STACK_BYTES) {
+        warp &w = b.warps[t / WARP];
+        if (t % WARP == 0)
+            w.lanes.resize(WARP);
+        lane &l = w.lanes[t % WARP];
+        l.thread = t;
+        l.stack = stack;
+        THREADS_ONLY(l.as_thread = __tsan_create_fiber(0);)
+        l.f.begin(l.stack, STACK_BYTES, enter_fiber);
     }
-    own_memory own;
-    g = grid();
-    THREADS_ONLY(g.as_thread = __tsan_get_current_fiber();)
-    g.threads = threads;
-    g.shared_bytes = shared_bytes;
-    g.body = body;
-    g.argument = argument;
-    g.round = 1;
-    g.due_in.resize(AHEAD);
-    g.blocks.resize(blocks);
-    place.grid = {blocks, 1, 1};
-#ifdef ADDRESS_SANITIZER
-    /* A fiber's first function never returned. */
-    __asan_unpoison_memory_region(stacks, n * STACK_BYTES);
-#endif
-    size_t stack = 0;
-    for (unsigned i = 0; i < blocks; i++) {
-        block &b = g.blocks[i];
-        b.index = i;
-        b.memory.resize(shared_bytes + 1024);
-        b.shared = (uint8_t *)(((uintptr_t)b.memory.data() + 1023) & ~(uintptr_t)1023);
-        bool nan = random_below(2);
-        for (size_t k = 0; k + 4 <= shared_bytes; k += 4) {
-            uint32_t v = nan ? 0x7FC12345U : (uint32_t)random_bits();
-            memcpy(b.shared + k, &v, 4);
-        }
-        b.warps.resize(threads / WARP);
-        for (unsigned t = 0; t < threads; t++) {
-            warp &w = b.warps[t / WARP];
-            if (t % WARP == 0)
-                w.lanes.resize(WARP);
-            lane &l = w.lanes[t % WARP];
-            l.thread = t;
-            l.stack = stacks + stack++ * STACK_BYTES;
-            THREADS_ONLY(l.as_thread = __tsan_create_fiber(0);)
-            l.f.begin(l.stack, STACK_BYTES, enter_fiber);
-        }
-    }
-    schedule();
-    happens_after(&g);
+}
+
+/* What was stored and copied becomes visible; g.blocks go. */
+void end_blocks() {
     g.l = nullptr;
-    for (unsigned i = 0; i < AHEAD; i++, g.round++)
+    while (g.n_waiting_events) {
         complete_what_is_due();
+        g.round++;
+    }
 #ifdef NB_EMULATOR_THREADS
     for (block &b : g.blocks) {
         for (warp &w : b.warps) {
@@ -799,7 +793,58 @@ void launch(unsigned blocks, unsigned threads, size_t shared_bytes, void (*body)
         }
     }
 #endif
-    g = grid();
+    g.blocks.clear();
+}
+
+} // namespace
+
+void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
+            void (*body)(const void *), const void *argument) {
+    enum { MOST_AT_ONCE = 4096 }; /* threads, of a launch that is not together */
+    unsigned n = blocks.x * blocks.y * blocks.z, most = together ? n : MOST_AT_ONCE / threads;
+    most = most < 1 ? 1 : most > n ? n : most;
+    if (threads % WARP)
+        fail("a block of part of a warp");
+    if ((size_t)most * threads > n_stacks) {
+        if (stacks)
+            munmap(stacks, n_stacks * STACK_BYTES);
+        n_stacks = (size_t)most * threads;
+        stacks = (uint8_t *)mmap(nullptr, n_stacks * STACK_BYTES, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (stacks == MAP_FAILED)
+            fail("no memory for stacks");
+    }
+    own_memory own;
+    std::vector<unsigned> order(n);
+    for (unsigned i = 0; i < n; i++) {
+        order[i] = i;
+        std::swap(order[i], order[random_below(i + 1)]);
+    }
+    g.threads = threads;
+    g.shared_bytes = shared_bytes;
+    g.body = body;
+    g.argument = argument;
+    g.round = 1;
+    g.due_in.resize(AHEAD);
+    THREADS_ONLY(g.as_thread = __tsan_get_current_fiber();)
+    place.grid = blocks;
+    place.threads = {threads, 1, 1};
+    for (unsigned first = 0; first < n;) {
+        unsigned at_once = together ? n : 1 + random_below(most);
+        at_once = at_once > n - first ? n - first : at_once;
+#ifdef ADDRESS_SANITIZER
+        /* A fiber's first function never returned. */
+        __asan_unpoison_memory_region(stacks, (size_t)at_once * threads * STACK_BYTES);
+#endif
+        g.blocks.resize(at_once);
+        for (unsigned i = 0; i < at_once; i++)
+            make_block(g.blocks[i], order[first + i], blocks,
+                       stacks + (size_t)i * threads * STACK_BYTES);
+        schedule();
+        happens_after(&g);
+        end_blocks();
+        first += at_once;
+    }
 }
 
 } // namespace emulator

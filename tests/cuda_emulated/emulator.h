@@ -30,16 +30,18 @@ struct index3 {
 
 /* Of the thread that runs. */
 struct thread_place {
-    index3 thread, block, grid;
+    index3 thread, block, threads, grid; /* the last two: of a block, and of the grid in blocks */
 };
 extern thread_place place;
 
 /* Decides the next launches' order of things. */
 void seed(uint64_t seed);
 
-/* Runs body(argument) in each of blocks times threads threads. */
-void launch(unsigned blocks, unsigned threads, size_t shared_bytes, void (*body)(const void *),
-            const void *argument);
+/* Runs body(argument) in each thread of a grid of blocks, each of so many threads, and returns when
+ * all have ended. All blocks at once if `together` (a cooperative launch); else some, in random
+ * order, and others when those have ended. */
+void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
+            void (*body)(const void *), const void *argument);
 
 [[noreturn]] void fail(const char *what);
 
@@ -56,6 +58,9 @@ void block_meet(int which, unsigned threads);
 /* Shared memory begins at address SHARED_BASE, as on sm_90. */
 uint8_t *shared_memory();
 uint32_t shared_address(const void *p);
+
+/* The block's own memory for what `tag`, an address, stands for: __shared__ variables. */
+void *shared_static(const void *tag, size_t bytes);
 uint8_t *shared_at(uint32_t address, uint32_t bytes);
 const uint8_t *shared_read(uint32_t address, uint32_t bytes); /* of what a bulk copy wrote */
 

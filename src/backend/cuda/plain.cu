@@ -6,11 +6,20 @@
 extern "C" {
 #include "backend/backend.h"
 }
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/shared.cuh"
 #include "backend/cuda/weights.cuh"
 #include "base/layout.h"
 
 #include <cuda_fp8.h>
 #include <math_constants.h>
+
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        cudaError_t error_ = (call);                                                               \
+        if (error_ != cudaSuccess)                                                                 \
+            return error_;                                                                         \
+    } while (0)
 
 namespace {
 
@@ -58,11 +67,11 @@ cudaError_t launch_multiply(const nb_cuda_model &m, const nb_cuda_matrix &w, nb_
                             cudaStream_t stream) {
     for (int i = 0; i < n; i += 32768) { /* a grid's height has a limit */
         int part = n - i < 32768 ? n - i : 32768;
-        multiply<<<dim3(div_up(w.shape.rows, WARPS), part), WARPS * 32, 0, stream>>>(
-            m, w, order, x + (size_t)(i / share) * w.shape.columns, share,
-            expert ? expert + i : nullptr, y + (size_t)i * w.shape.rows);
+        TRY(nb_start(multiply, dim3(div_up(w.shape.rows, WARPS), part), WARPS * 32, 0, stream, m, w,
+                     order, x + (size_t)(i / share) * w.shape.columns, share,
+                     expert ? expert + i : nullptr, y + (size_t)i * w.shape.rows));
     }
-    return cudaGetLastError();
+    return cudaSuccess;
 }
 
 /* ---- the parts of a layer ---- */
@@ -159,7 +168,7 @@ __global__ void write_kv(nb_cuda_model m, nb_cuda_step s, int layer, const float
 /* A query head of a token over all positions up to its own that its window holds: softmax with a
  * running maximum. A warp; sums of values in shared memory, [d]. */
 __global__ void attend(nb_cuda_model m, nb_cuda_step s, int layer, const float *qkv, float *out) {
-    extern __shared__ float sum_of_values[];
+    float *sum_of_values = nb_dynamic_shared<float>();
     int32_t d = m.head_width, h = blockIdx.x, t = blockIdx.y, lane = threadIdx.x;
     int32_t g = h / (m.n_heads / m.n_kv_heads), last = s.position[t];
     int32_t first = m.window && last >= m.window ? last - m.window + 1 : 0;
@@ -299,62 +308,53 @@ size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, w
     return layout.used;
 }
 
-#define TRY(call)                                                                                  \
-    do {                                                                                           \
-        cudaError_t error_ = (call);                                                               \
-        if (error_ != cudaSuccess)                                                                 \
-            return error_;                                                                         \
-    } while (0)
-
 /* x += o(attention(norm(x))) */
 cudaError_t attention(const nb_cuda_model &m, const nb_cuda_step &s, int layer, const work &w,
                       cudaStream_t stream) {
     const nb_cuda_layer &l = m.host_layers[layer];
     int n = s.n_tokens, H = m.n_heads, G = m.n_kv_heads, d = m.head_width;
     nb_rows rotary = {d % 16 ? NB_CUDA_NATURAL : NB_CUDA_ROTARY, d, (H + G) * d};
-    rms_norm<<<div_up(n, WARPS), WARPS * 32, 0, stream>>>(w.x, nullptr, l.attention_norm, n,
-                                                          m.width, m.width, m.rms_eps, w.normed);
+    TRY(nb_start(rms_norm, div_up(n, WARPS), WARPS * 32, 0, stream, w.x, nullptr, l.attention_norm,
+                 n, m.width, m.width, m.rms_eps, w.normed));
     TRY(launch_multiply(m, l.qkv, rotary, w.normed, 1, nullptr, w.qkv, n, stream));
     if (m.qk_norm) {
-        norm_heads<<<dim3(H, n), 32, 0, stream>>>(m, w.qkv, 0, l.q_norm);
-        norm_heads<<<dim3(G, n), 32, 0, stream>>>(m, w.qkv, H, l.k_norm);
+        TRY(nb_start(norm_heads, dim3(H, n), 32, 0, stream, m, w.qkv, 0, l.q_norm));
+        TRY(nb_start(norm_heads, dim3(G, n), 32, 0, stream, m, w.qkv, H, l.k_norm));
     }
-    rotate<<<dim3(H + G, n), 32, 0, stream>>>(m, s, w.qkv);
-    write_kv<<<dim3(G, n), 32, 0, stream>>>(m, s, layer, w.qkv);
-    attend<<<dim3(H, n), 32, d * sizeof(float), stream>>>(m, s, layer, w.qkv, w.attended);
-    TRY(cudaGetLastError());
+    TRY(nb_start(rotate, dim3(H + G, n), 32, 0, stream, m, s, w.qkv));
+    TRY(nb_start(write_kv, dim3(G, n), 32, 0, stream, m, s, layer, w.qkv));
+    TRY(nb_start(attend, dim3(H, n), 32, d * sizeof(float), stream, m, s, layer, w.qkv,
+                 w.attended));
     TRY(launch_multiply(m, l.o, {NB_CUDA_NATURAL, 0, 0}, w.attended, 1, nullptr, w.normed, n,
                         stream));
     size_t all = (size_t)n * m.width;
-    add<<<(unsigned)((all + 255) / 256), 256, 0, stream>>>(w.x, w.normed, all);
-    return cudaGetLastError();
+    return nb_start(add, (unsigned)((all + 255) / 256), 256, 0, stream, w.x, w.normed, all);
 }
 
 /* x += sum over the chosen experts of weight * down(silu(gate h) * up h), h = norm(x) */
 cudaError_t experts(const nb_cuda_model &m, int n, int layer, const work &w, cudaStream_t stream) {
     const nb_cuda_layer &l = m.host_layers[layer];
     int k = m.experts_per_token;
-    rms_norm<<<div_up(n, WARPS), WARPS * 32, 0, stream>>>(w.x, nullptr, l.expert_norm, n, m.width,
-                                                          m.width, m.rms_eps, w.normed);
+    TRY(nb_start(rms_norm, div_up(n, WARPS), WARPS * 32, 0, stream, w.x, nullptr, l.expert_norm, n,
+                 m.width, m.width, m.rms_eps, w.normed));
     if (!m.dense)
-        score_experts<<<dim3(m.n_experts, n), 32, 0, stream>>>(m, l.router, w.normed, w.logits);
-    choose_experts<<<div_up(n, 128), 128, 0, stream>>>(m, n, m.dense ? nullptr : w.logits, w.expert,
-                                                       w.weight);
-    TRY(cudaGetLastError());
+        TRY(nb_start(score_experts, dim3(m.n_experts, n), 32, 0, stream, m, l.router, w.normed,
+                     w.logits));
+    TRY(nb_start(choose_experts, div_up(n, 128), 128, 0, stream, m, n, m.dense ? nullptr : w.logits,
+                 w.expert, w.weight));
     for (int t = 0; t < n; t += slice_tokens(&m)) {
         int tokens = n - t < slice_tokens(&m) ? n - t : slice_tokens(&m), pairs = tokens * k;
         const int32_t *expert = w.expert + (size_t)t * k;
         TRY(launch_multiply(m, l.gate_up, {NB_CUDA_GATE_UP, 0, 0}, w.normed + (size_t)t * m.width,
                             k, expert, w.gate_up, pairs, stream));
         size_t all = (size_t)pairs * m.expert_width;
-        silu_times<<<(unsigned)((all + 255) / 256), 256, 0, stream>>>(w.gate_up, pairs,
-                                                                      m.expert_width, w.inner);
+        TRY(nb_start(silu_times, (unsigned)((all + 255) / 256), 256, 0, stream, w.gate_up, pairs,
+                     m.expert_width, w.inner));
         TRY(launch_multiply(m, l.down, {NB_CUDA_NATURAL, 0, 0}, w.inner, 1, expert, w.down, pairs,
                             stream));
-        combine<<<tokens, 256, 0, stream>>>(m, w.down, w.weight + (size_t)t * k,
-                                            w.x + (size_t)t * m.width);
-        TRY(cudaGetLastError());
-    }
+        TRY(nb_start(combine, tokens, 256, 0, stream, m, w.down, w.weight + (size_t)t * k,
+                     w.x + (size_t)t * m.width));
+        }
     return cudaSuccess;
 }
 
@@ -370,17 +370,15 @@ cudaError_t nb_cuda_plain_forward(const struct nb_cuda_model *m, const struct nb
                                   cudaStream_t stream) {
     work w;
     place_work(m, l, workspace, &w);
-    embed<<<s->n_tokens, 256, 0, stream>>>(*m, s->token, w.x);
-    TRY(cudaGetLastError());
+    TRY(nb_start(embed, s->n_tokens, 256, 0, stream, *m, s->token, w.x));
     for (int i = 0; i < m->n_layers; i++) {
         TRY(attention(*m, *s, i, w, stream));
         TRY(experts(*m, s->n_tokens, i, w, stream));
     }
     if (s->n_logits == 0)
         return cudaSuccess;
-    rms_norm<<<div_up(s->n_logits, WARPS), WARPS * 32, 0, stream>>>(
-        w.x, s->logits_of, m->norm, s->n_logits, m->width, m->width, m->rms_eps, w.normed);
-    TRY(cudaGetLastError());
+    TRY(nb_start(rms_norm, div_up(s->n_logits, WARPS), WARPS * 32, 0, stream, w.x, s->logits_of,
+                 m->norm, s->n_logits, m->width, m->width, m->rms_eps, w.normed));
     return launch_multiply(*m, m->head, {NB_CUDA_NATURAL, 0, 0}, w.normed, 1, nullptr, s->logits,
                            s->n_logits, stream);
 }

@@ -3,6 +3,9 @@
  */
 #include "backend/cuda/repack.h"
 
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/repack_ptx.cuh"
+#include "backend/cuda/shared.cuh"
 #include "quant/thresholds.h"
 
 #include <cuda_bf16.h>
@@ -174,18 +177,6 @@ struct tables {
     int steps[7];
 };
 
-__device__ float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ float multiply_flushed(float a, float b) {
-    float y;
-    asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
-}
-
 /* |x|, 0 where that is below 2^-126 or x is NaN. */
 __device__ float magnitude(float x) {
     x = fabsf(x);
@@ -236,7 +227,7 @@ __global__ void __launch_bounds__(THREADS) quantize(const tables t, int fp4, int
 __global__ void __launch_bounds__(256) quantize_absmax(const float *absmax, int64_t n, float offset,
                                                        const float *values, uint8_t *codes,
                                                        float *nested) {
-    __shared__ float table[256], most_of[8];
+    float(&table)[256] = nb_shared<float[256]>(), (&most_of)[8] = nb_shared<float[8]>();
     int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
     table[threadIdx.x] = values[threadIdx.x];
     float centred = i < n ? __fadd_rn(absmax[i], -offset) : 0;
@@ -282,9 +273,7 @@ __global__ void __launch_bounds__(1024) read_all(const uint4 *p, size_t n, uint3
         uint4 a[4];
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(a[k].x), "=r"(a[k].y), "=r"(a[k].z), "=r"(a[k].w)
-                         : "l"(p + i + k * stride));
+            a[k] = load_once(p + i + k * stride);
 #pragma unroll
         for (int k = 0; k < 4; k++)
             seen ^= a[k].x ^ a[k].y ^ a[k].z ^ a[k].w;
@@ -302,21 +291,18 @@ unsigned blocks_for(int64_t warps) {
 } // namespace
 
 cudaError_t nb_cuda_repack_4bit(const struct nb_cuda_repack_job *job, cudaStream_t stream) {
-    repack_4bit<<<blocks_for((int64_t)job->n_tiles * job->shape.n_chunks), THREADS, 0, stream>>>(
-        *job);
-    return cudaGetLastError();
+    return nb_start(repack_4bit, blocks_for((int64_t)job->n_tiles * job->shape.n_chunks), THREADS,
+                    0, stream, *job);
 }
 
 cudaError_t nb_cuda_repack_floats(const struct nb_cuda_repack_job *job, int type,
                                   cudaStream_t stream) {
     unsigned n = blocks_for((int64_t)job->n_tiles * job->shape.n_chunks);
     if (type == 0)
-        repack_floats<float><<<n, THREADS, 0, stream>>>(*job);
-    else if (type == 1)
-        repack_floats<__half><<<n, THREADS, 0, stream>>>(*job);
-    else
-        repack_floats<__nv_bfloat16><<<n, THREADS, 0, stream>>>(*job);
-    return cudaGetLastError();
+        return nb_start(repack_floats<float>, n, THREADS, 0, stream, *job);
+    if (type == 1)
+        return nb_start(repack_floats<__half>, n, THREADS, 0, stream, *job);
+    return nb_start(repack_floats<__nv_bfloat16>, n, THREADS, 0, stream, *job);
 }
 
 cudaError_t nb_cuda_quantize(int fp4, int64_t block, const void *x, int type, int64_t n,
@@ -331,37 +317,32 @@ cudaError_t nb_cuda_quantize(int fp4, int64_t block, const void *x, int type, in
     int64_t blocks = n / block;
     unsigned grid = blocks_for(blocks);
     if (type == 0)
-        quantize<<<grid, THREADS, 0, stream>>>(t, fp4, block, (const float *)x, blocks, codes,
-                                               absmax);
-    else if (type == 1)
-        quantize<<<grid, THREADS, 0, stream>>>(t, fp4, block, (const __half *)x, blocks, codes,
-                                               absmax);
-    else
-        quantize<<<grid, THREADS, 0, stream>>>(t, fp4, block, (const __nv_bfloat16 *)x, blocks,
-                                               codes, absmax);
-    return cudaGetLastError();
+        return nb_start(quantize<float>, grid, THREADS, 0, stream, t, fp4, block, (const float *)x,
+                        blocks, codes, absmax);
+    if (type == 1)
+        return nb_start(quantize<__half>, grid, THREADS, 0, stream, t, fp4, block,
+                        (const __half *)x, blocks, codes, absmax);
+    return nb_start(quantize<__nv_bfloat16>, grid, THREADS, 0, stream, t, fp4, block,
+                    (const __nv_bfloat16 *)x, blocks, codes, absmax);
 }
 
 cudaError_t nb_cuda_quantize_absmax(const float *absmax, int64_t n, float offset,
                                     const float *values, uint8_t *codes, float *nested,
                                     cudaStream_t stream) {
-    quantize_absmax<<<(unsigned)((n + 255) / 256), 256, 0, stream>>>(absmax, n, offset, values,
-                                                                     codes, nested);
-    return cudaGetLastError();
+    return nb_start(quantize_absmax, (unsigned)((n + 255) / 256), 256, 0, stream, absmax, n, offset,
+                    values, codes, nested);
 }
 
 cudaError_t nb_cuda_dequantize_absmax(const uint8_t *codes, int64_t n, const float *nested,
                                       float offset, const float *values, float *absmax,
                                       cudaStream_t stream) {
-    dequantize_absmax<<<(unsigned)((n + 255) / 256), 256, 0, stream>>>(codes, n, nested, offset,
-                                                                       values, absmax);
-    return cudaGetLastError();
+    return nb_start(dequantize_absmax, (unsigned)((n + 255) / 256), 256, 0, stream, codes, n,
+                    nested, offset, values, absmax);
 }
 
 cudaError_t nb_cuda_read(const void *p, size_t n, uint32_t *sum, int sm_count,
                          cudaStream_t stream) {
-    read_all<<<2 * sm_count, 1024, 0, stream>>>((const uint4 *)p, n / 16, sum);
-    return cudaGetLastError();
+    return nb_start(read_all, 2 * sm_count, 1024, 0, stream, (const uint4 *)p, n / 16, sum);
 }
 
 cudaError_t nb_cuda_check_image(void) {
