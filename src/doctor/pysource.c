@@ -276,6 +276,9 @@ static void read_from(struct reader *r, const struct token *t, size_t n, struct 
             return;
         }
         add_import(r, &import);
+        /* `from sys import modules`: it puts modules in the place of others, its own may be one. */
+        if (strcmp(import.module, "sys") == 0 && is_word(&t[i], "modules"))
+            r->out->dynamic = true;
         if (i + 2 < n && is_word(&t[i + 1], "as"))
             i += 2;
         if (!star)
