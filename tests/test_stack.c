@@ -188,6 +188,22 @@ static void test_sound(void **state) {
     assert_sound();
 }
 
+/* Packages of modules that Python has itself: its own come first. */
+static void test_backports(void **state) {
+    (void)state;
+    write_text("typing.py", "from gone import x\nAny = 1\n");
+    write_text("concurrent/__init__.py", "import Queue\n");
+    install("backports", "1.0", "", "typing.py", "concurrent/__init__.py", NULL);
+    write_text("user/__init__.py", "from typing import Literal, Any\n"
+                                   "from concurrent.futures import thread\n"
+                                   "import concurrent.futures.process\n"
+                                   "from .all import Protocol\n");
+    write_text("user/all.py", "from typing import *\n");
+    install("user", "1.0", "", "user/__init__.py", "user/all.py", NULL);
+    audit(env);
+    assert_sound();
+}
+
 /* ---- faults ---- */
 
 static void test_requirements(void **state) {
@@ -238,8 +254,117 @@ static void test_files(void **state) {
     snprintf(path, sizeof path, "%s/good/core.py", site);
     remove(path);
     audit(env);
+    assert_first("missing-file", "good 1.0: 1 of its 4 files is missing, and imports need it",
+                 "import good: ModuleNotFoundError: No module named 'good.core' (good/__init__.py, "
+                 "line 1)");
+    assert_int_equal(count(NB_SEVERITY_ERROR), 1);
+}
+
+static void drop(const char *path) {
+    char full[1024];
+    snprintf(full, sizeof full, "%s/%s", site, path);
+    assert_int_equal(remove(full), 0);
+}
+
+/* Files that are gone: what imports them says so, wherever the name is mentioned. */
+static void test_lost(void **state) {
+    (void)state;
+    write_text("user/__init__.py", "import sys\nfrom good import core\nfrom . import part\n");
+    write_text("user/part.py", "import sys\nsys.modules['good.core'] = 1\n");
+    write_text("user/unused.py", "x = 1\n");
+    install("user", "1.0", "", "user/__init__.py", "user/part.py", "user/unused.py", NULL);
+    drop("user/unused.py"); /* nobody imports it */
+    audit(env);
+    assert_int_equal(count(NB_SEVERITY_ERROR), 0);
     assert_non_null(find("missing-file", NB_SEVERITY_WARNING));
-    assert_first("import-unsatisfied", "No module named 'good.core'", "from .core import thing");
+    drop("user/part.py");
+    audit(env);
+    assert_first("missing-file", "user 1.0: 2 of its 5 files are missing, and imports need them",
+                 "No module named 'user.part' (user/__init__.py, line 3)");
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    drop("good/__init__.py"); /* Python then takes the folder for a package without code */
+    audit(env);
+    assert_first("missing-file", "good 1.0", "import good: an empty module");
+}
+
+static void test_damaged(void **state) {
+    (void)state;
+    write_bytes("good/core.py", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);
+    audit(env);
+    assert_first("damaged-file", "good 1.0: 1 of its modules is damaged", "good/core.py");
+    assert_int_equal(count(NB_SEVERITY_ERROR) + count(NB_SEVERITY_WARNING), 1);
+    write_text("good/core.py", "");
+    audit(env);
+    assert_first("damaged-file", "good/core.py", "is empty");
+    write_text("good/core.py", "thing = (1,\n");
+    audit(env);
+    assert_first("damaged-file", "good/core.py", "in the middle of a statement");
+}
+
+/* Extension modules that are for another Python, as when packages are copied between images. */
+static void test_wrong_python(void **state) {
+    (void)state;
+    static const char other[] = "fast/_fast.cpython-311-x86_64-linux-gnu.so";
+    write_text("fast/__init__.py", "from ._fast import quick\n");
+    write_text(other, "INPUT(x)");
+    install("fast", "2.0", "", "fast/__init__.py", other, NULL);
+    audit(env);
+    assert_first("wrong-python", "fast 2.0 was installed for another Python", other);
+    assert_non_null(strstr(findings.list[0].evidence, "No module named 'fast._fast'"));
+    assert_int_equal(count(NB_SEVERITY_ERROR), 1);
+    write_text("fast/_fast.abi3.so", "INPUT(x)"); /* this one will do */
+    install("fast", "2.0", "", "fast/__init__.py", other, "fast/_fast.abi3.so", NULL);
+    audit(env);
+    assert_sound();
+    drop("fast/_fast.abi3.so");
+    write_text("fast/__init__.py", "try:\n    from ._fast import quick\n"
+                                   "except ImportError:\n    quick = None\n");
+    install("fast", "2.0", "", "fast/__init__.py", other, NULL);
+    audit(env);
+    assert_sound();
+}
+
+/* What pip leaves when it is broken off, and what Debian leaves beside a package. */
+static void test_leftovers(void **state) {
+    (void)state;
+    write_text("~ood-0.9.dist-info/METADATA", "Name: good\nVersion: 0.9\nRequires-Dist: absent\n");
+    write_text("bad-1.dist-info/RECORD", "");
+    audit(env);
+    assert_true(nb_findings_fit(&findings));
+    assert_non_null(strstr(find("leftover", NB_SEVERITY_WARNING)->title, "~ood-0.9.dist-info"));
+    assert_non_null(
+        strstr(find("metadata-missing", NB_SEVERITY_WARNING)->title, "bad-1.dist-info"));
+    install("needs", "1.0", "Requires-Dist: bad", NULL);
+    audit(env);
+    assert_first("requirement-missing", "needs 1.0 requires bad",
+                 "bad-1.dist-info is there, but has no METADATA");
+    assert_int_equal(end(NULL), 0);
+    begin(NULL);
+    write_text("good.egg-info/PKG-INFO", "Name: good\nVersion: 1.0\n");
+    audit(env);
+    assert_sound();
+    write_text("good.egg-info/PKG-INFO", "Name: good\nVersion: 1.1\n");
+    audit(env);
+    assert_first("two-versions", "installed twice in one folder",
+                 "4 of its 4 files are there as it brought them");
+}
+
+/* Two packages that bring the same files. */
+static void test_overwritten(void **state) {
+    (void)state;
+    write_text("both/__init__.py", "");
+    write_text("both/code.py", "x = 1\n");
+    install("first", "1.0", "", "both/__init__.py", "both/code.py", NULL);
+    install("second", "1.0", "", "both/__init__.py", "both/code.py", NULL);
+    audit(env);
+    assert_sound();
+    write_text("both/code.py", "x = 2\n");
+    install("second", "1.0", "", "both/__init__.py", "both/code.py", NULL);
+    audit(env);
+    const struct nb_finding *f = find("overwritten-file", NB_SEVERITY_WARNING);
+    assert_non_null(f);
+    assert_string_equal(f->title, "first 1.0: 1 of its 4 files are now those of second 1.0");
+    assert_non_null(strstr(f->evidence, "both/code.py"));
 }
 
 static void test_two_versions(void **state) {
@@ -614,6 +739,7 @@ static void test_source(void **state) {
         {"globals().update(x)\n", false, true},
         {"def f():\n    exec('a')\n", false, true},
         {"x.exec('a')\n", false, false},
+        {"from sys import modules\ndef f(p): modules['a'] = p\n", false, true},
     };
     for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
         assert_true(nb_py_read(signs[i].text, strlen(signs[i].text), &arena, &m));
@@ -681,8 +807,14 @@ static void test_traps(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_sound, begin, end),
+        cmocka_unit_test_setup_teardown(test_backports, begin, end),
         cmocka_unit_test_setup_teardown(test_requirements, begin, end),
         cmocka_unit_test_setup_teardown(test_files, begin, end),
+        cmocka_unit_test_setup_teardown(test_lost, begin, end),
+        cmocka_unit_test_setup_teardown(test_damaged, begin, end),
+        cmocka_unit_test_setup_teardown(test_wrong_python, begin, end),
+        cmocka_unit_test_setup_teardown(test_leftovers, begin, end),
+        cmocka_unit_test_setup_teardown(test_overwritten, begin, end),
         cmocka_unit_test_setup_teardown(test_two_versions, begin, end),
         cmocka_unit_test_setup_teardown(test_imports, begin, end),
         cmocka_unit_test_setup_teardown(test_story, begin, end),

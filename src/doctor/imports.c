@@ -31,6 +31,7 @@ struct resolved {
     int32_t target;     /* the module that lacks the name or the submodule; -1: none */
     char missing[512];  /* what is missing: "torch.ops", or the name */
     bool lazy, dynamic; /* the target may make names as they are asked for */
+    int32_t lost;       /* of the stack's list: why the module is not there; -1: it never was */
     int gone;           /* NO_TOP: the Python version that dropped it from its library, or 0 */
     int32_t runs[64];   /* modules that the import runs */
     size_t n_runs;
@@ -56,13 +57,39 @@ extern const size_t nb_data_stdlib_bytes;
 
 /* ---- which module an import means ---- */
 
-/* Whether a top-level name is of the standard library. *gone: the version that no longer has it. */
-static bool is_standard(const struct checker *c, const char *name, int *gone) {
+/* Whether the table has a top-level name as one of the standard library of this Python. *gone: the
+ * version that no longer has it. */
+static bool in_table(const struct checker *c, const char *name, int *gone) {
     const json_t *entry = json_object_get(json_object_get(c->standard, "modules"), name);
+    int python = c->s->python;
+    *gone = 0;
+    if (!entry)
+        return false;
+    int since = (int)json_integer_value(json_object_get(entry, "since"));
+    int until = (int)json_integer_value(json_object_get(entry, "gone"));
+    if (python && until && python >= until) {
+        *gone = until;
+        return false;
+    }
+    return !(python && since && python < since);
+}
+
+/* Whether a key lies in a package that Python never takes from where packages are installed: its
+ * own library comes first on the path. So backports of typing, enum or dataclasses do no harm. */
+static bool is_hidden(const struct checker *c, const char *key) {
+    char top[512];
+    int gone;
+    snprintf(top, sizeof top, "%.*s", (int)strcspn(key, "/"), key);
+    return in_table(c, top, &gone);
+}
+
+/* Whether a top-level name that no package has is of the standard library. */
+static bool is_standard(const struct checker *c, const char *name, int *gone) {
+    bool known = json_object_get(json_object_get(c->standard, "modules"), name);
     *gone = 0;
     if (strcmp(name, "__main__") == 0)
         return true;
-    if (!entry) {
+    if (!known) {
         /* A newer Python than the table has more; its own folder says. */
         char path[PATH_MAX];
         if (!c->s->standard)
@@ -73,14 +100,7 @@ static bool is_standard(const struct checker *c, const char *name, int *gone) {
         return snprintf(path, sizeof path, "%s/%s/__init__.py", c->s->standard, name) < PATH_MAX &&
                nb_is_file(path);
     }
-    int since = (int)json_integer_value(json_object_get(entry, "since"));
-    int until = (int)json_integer_value(json_object_get(entry, "gone"));
-    int python = c->s->python;
-    if (python && until && python >= until) {
-        *gone = until;
-        return false;
-    }
-    return !(python && since && python < since);
+    return in_table(c, name, gone);
 }
 
 /* "a/b" of the module that an import names: absolute, or from the package of `from`. False where
@@ -108,7 +128,7 @@ static bool target_key(const struct checker *c, int32_t from, const struct nb_py
 }
 
 static void set_missing(struct resolved *r, const char *key) {
-    snprintf(r->missing, sizeof r->missing, "%s", key);
+    snprintf(r->missing, sizeof r->missing, "%.*s", (int)sizeof r->missing - 1, key);
     for (char *p = r->missing; *p; p++)
         *p = *p == '/' ? '.' : *p;
 }
@@ -147,7 +167,7 @@ static enum outcome find_name(const struct checker *c, int32_t module, uint64_t 
             continue;
         if (depth == MAX_STARS || !target_key(c, module, import, key, sizeof key))
             return UNKNOWN;
-        int32_t next = nb_index_get(&c->s->by_key, key);
+        int32_t next = !import->level && is_hidden(c, key) ? -1 : nb_index_get(&c->s->by_key, key);
         if (next < 0 || c->s->modules[next].file < 0)
             return UNKNOWN; /* of the standard library, or nowhere: another finding */
         enum outcome o = find_name(c, next, hash, depth + 1, r);
@@ -178,6 +198,15 @@ static bool walk_key(const struct checker *c, int32_t from, const char *key, str
     for (size_t n = strcspn(key, "/");; n += 1 + strcspn(key + n + 1, "/")) {
         snprintf(part, sizeof part, "%.*s", (int)n, key);
         int32_t m = nb_index_get(&c->s->by_key, part);
+        /* A folder whose __init__.py is missing is no package any more, though Python takes it for
+         * one that is spread over several folders. */
+        int32_t lost = m < 0 || c->s->modules[m].file < 0 ? nb_index_get(&c->s->by_lost, part) : -1;
+        if (lost >= 0) {
+            set_missing(r, part);
+            r->lost = lost;
+            r->outcome = NO_MODULE;
+            return false;
+        }
         if (m < 0) {
             set_missing(r, part);
             if (r->target >= 0) {
@@ -203,11 +232,30 @@ static bool walk_key(const struct checker *c, int32_t from, const char *key, str
     }
 }
 
+/* Whether a package has the name of a part of it only because it imports that part itself:
+ * `from . import part`. */
+static bool binds_by_import(const struct checker *c, int32_t package, const char *name) {
+    const struct nb_py_module *source = c->s->modules[package].source;
+    char key[512];
+    for (size_t i = 0; i < source->n_imports; i++) {
+        const struct nb_py_import *import = &source->imports[i];
+        if (import->name && strcmp(import->name, name) == 0 &&
+            target_key(c, package, import, key, sizeof key) &&
+            strcmp(key, c->s->modules[package].key) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void resolve(const struct checker *c, int32_t from, const struct nb_py_import *import,
                     struct resolved *r) {
     char key[512], sub[1024];
-    *r = (struct resolved){.outcome = FOUND, .target = -1};
+    *r = (struct resolved){.outcome = FOUND, .target = -1, .lost = -1};
     if (!target_key(c, from, import, key, sizeof key) || !key[0]) {
+        r->outcome = UNKNOWN;
+        return;
+    }
+    if (!import->level && is_hidden(c, key)) {
         r->outcome = UNKNOWN;
         return;
     }
@@ -225,11 +273,21 @@ static void resolve(const struct checker *c, int32_t from, const struct nb_py_im
     enum outcome o =
         m->file < 0 ? NO_NAME
                     : find_name(c, r->target, nb_py_hash(import->name, strlen(import->name)), 0, r);
+    int32_t lost =
+        submodule < 0 || c->s->modules[submodule].file < 0 ? nb_index_get(&c->s->by_lost, sub) : -1;
+    if (lost >= 0 &&
+        (o == NO_NAME || (o == FOUND && binds_by_import(c, r->target, import->name)))) {
+        r->lost = lost;
+        r->outcome = NO_MODULE;
+        set_missing(r, sub);
+        return;
+    }
     /* `from . import part` in a package's own __init__.py binds the name by running the module. */
     if (o == FOUND && (submodule < 0 || r->target != from))
         return;
     if (submodule >= 0) {
-        if (c->s->modules[submodule].file >= 0 && !r->lazy)
+        /* A __getattr__ that is asked for a part of the package mostly imports it. */
+        if (c->s->modules[submodule].file >= 0)
             add_run(r, submodule);
         return;
     }
@@ -317,23 +375,30 @@ static size_t queue_optional(struct checker *c, int32_t *queue) {
     return n;
 }
 
+static bool any_requested(const struct nb_stack *s) {
+    for (size_t i = 0; i < s->n_dists; i++) {
+        if (s->dists[i].requested)
+            return true;
+    }
+    return false;
+}
+
 /* What importing the packages runs: first those that were asked for by name, then those that came
  * with them, of which some are made for what is not here (matplotlib_inline, without matplotlib)
  * and nobody imports. Where none is known to be asked for, all are. */
 static void reach(struct checker *c) {
     struct nb_stack *s = c->s;
     int32_t *queue = malloc((s->n_modules + 1) * sizeof *queue);
-    bool any = false;
+    bool any = any_requested(s);
     if (!queue)
         return;
-    for (size_t i = 0; i < s->n_dists; i++)
-        any = any || s->dists[i].requested;
     for (int wanted = 1; wanted >= 0; wanted--) {
         size_t n = 0;
         for (size_t i = 0; i < s->n_modules; i++) {
             struct nb_stack_module *m = &s->modules[i];
             if (m->dist < 0 || strchr(m->key, '/') || m->file < 0 || m->reached ||
-                is_test(m->key) || (wanted && any && !s->dists[m->dist].requested))
+                is_test(m->key) || is_hidden(c, m->key) ||
+                (wanted && any && !s->dists[m->dist].requested))
                 continue;
             m->reached = true;
             m->wanted = wanted;
@@ -351,16 +416,88 @@ static bool may_have_any(const struct resolved *r) {
     return r->outcome == NO_NAME && r->dynamic && !r->lazy;
 }
 
+static const char *file_of(const struct nb_stack *s, int32_t module) {
+    return s->modules[module].file >= 0 ? s->files[s->modules[module].file].path
+                                        : s->modules[module].key;
+}
+
+/* The way from the top to a module: "torch/__init__.py, line 3 -> …". Returns the top. */
+static int32_t describe_way(const struct nb_stack *s, int32_t module, struct nb_buf *out) {
+    int32_t way[64];
+    size_t n = 0;
+    for (int32_t m = module; m >= 0 && n < 64; m = s->modules[m].from)
+        way[n++] = m;
+    for (size_t i = n; i-- > 1;)
+        nb_buf_printf(out, "%s%s, line %d", i + 1 == n ? "\nreached by " : " -> ",
+                      file_of(s, way[i]), s->modules[way[i - 1]].from_line);
+    return way[n - 1];
+}
+
+/* An import of a module that is lost is told with the files of its package (nb_stack_files), for
+ * that is the cause: many imports fail for it. */
+static void note_lost(struct checker *c, int32_t module, const struct nb_py_import *import,
+                      const struct resolved *r) {
+    const struct nb_stack_lost *lost = &c->s->lost[r->lost];
+    int32_t owner = nb_stack_owner_of_lost(c->s, lost);
+    if (owner < 0)
+        return;
+    struct nb_stack_dist *d = &c->s->dists[owner];
+    const char **message = lost->file >= 0 ? &d->foreign_message : &d->lost_message;
+    (*(lost->file >= 0 ? &d->n_foreign : &d->n_lost))++;
+    if (*message)
+        return;
+    int32_t top = module;
+    for (int i = 0; i < 64 && c->s->modules[top].from >= 0; i++)
+        top = c->s->modules[top].from;
+    struct nb_buf text = {0};
+    nb_buf_printf(&text, "import %s: ", c->s->modules[top].key);
+    nb_buf_printf(&text, "ModuleNotFoundError: No module named '%s' (%s, line %d)", r->missing,
+                  file_of(c->s, module), import->line);
+    *message = text.data ? nb_arena_string(&c->s->arena, text.data, text.len) : NULL;
+    nb_buf_free(&text);
+}
+
+/* A package that was asked for, whose own __init__.py is missing: nothing may import it here, but
+ * whoever asked for it will. */
+static void note_lost_tops(struct checker *c) {
+    struct nb_stack *s = c->s;
+    bool any = any_requested(s);
+    for (size_t i = 0; i < s->n_lost; i++) {
+        const struct nb_stack_lost *lost = &s->lost[i];
+        int32_t there = nb_index_get(&s->by_key, lost->key);
+        if (lost->file >= 0 || strchr(lost->key, '/') || is_test(lost->key) ||
+            is_hidden(c, lost->key) || (there >= 0 && s->modules[there].file >= 0))
+            continue;
+        struct nb_stack_dist *d = &s->dists[lost->dist];
+        if ((any && !d->requested) || d->n_lost++)
+            continue;
+        struct nb_buf text = {0};
+        nb_buf_printf(&text,
+                      there < 0 ? "import %s: ModuleNotFoundError: No module named '%s'"
+                                : "import %s: an empty module, for %s/__init__.py is missing",
+                      lost->key, lost->key);
+        d->lost_message = text.data ? nb_arena_string(&s->arena, text.data, text.len) : NULL;
+        nb_buf_free(&text);
+    }
+}
+
 static void collect(struct checker *c) {
     for (size_t i = 0; i < c->s->n_modules; i++) {
         const struct nb_stack_module *m = &c->s->modules[i];
-        for (size_t j = 0; m->source && m->dist >= 0 && j < m->source->n_imports; j++) {
+        if (!m->source || m->dist < 0 || is_hidden(c, m->key))
+            continue;
+        for (size_t j = 0; j < m->source->n_imports; j++) {
             const struct nb_py_import *import = &m->source->imports[j];
             struct resolved r;
             if (import->conditional || import->typing || c->n_broken == MAX_BROKEN ||
                 (!m->reached && is_test(m->key)))
                 continue;
             resolve(c, (int32_t)i, import, &r);
+            if (r.lost >= 0) {
+                if (m->wanted)
+                    note_lost(c, (int32_t)i, import, &r);
+                continue;
+            }
             bool counts = r.outcome == NO_NAME || r.outcome == NO_MODULE ||
                           (r.outcome == NO_TOP && m->reached);
             /* setuptools puts its own copy in the place of distutils. */
@@ -468,11 +605,6 @@ static void search(struct checker *c) {
 
 /* ---- findings ---- */
 
-static const char *file_of(const struct nb_stack *s, int32_t module) {
-    return s->modules[module].file >= 0 ? s->files[s->modules[module].file].path
-                                        : s->modules[module].key;
-}
-
 static const char *dist_text(const struct nb_stack *s, int32_t module, struct nb_findings *f) {
     int32_t d = s->modules[module].dist;
     return d < 0 ? "no known package"
@@ -515,18 +647,6 @@ static void describe(const struct nb_stack *s, const struct broken *b, struct nb
     if (b->what.gone)
         nb_buf_printf(out, "\nPython %d.%d no longer has it; this is Python %d.%d",
                       b->what.gone / 100, b->what.gone % 100, s->python / 100, s->python % 100);
-}
-
-/* The way from the top to a module: "torch/__init__.py, line 3 -> …". Returns the top. */
-static int32_t describe_way(const struct nb_stack *s, int32_t module, struct nb_buf *out) {
-    int32_t way[64];
-    size_t n = 0;
-    for (int32_t m = module; m >= 0 && n < 64; m = s->modules[m].from)
-        way[n++] = m;
-    for (size_t i = n; i-- > 1;)
-        nb_buf_printf(out, "%s%s, line %d", i + 1 == n ? "\nreached by " : " -> ",
-                      file_of(s, way[i]), s->modules[way[i - 1]].from_line);
-    return way[n - 1];
 }
 
 static const char *what_to_do(const struct nb_stack *s, const struct broken *b,
@@ -637,6 +757,7 @@ void nb_stack_imports(struct nb_stack *stack, struct nb_findings *f) {
     size_t reached = 0, errors = 0;
     int32_t last = -1;
     reach(&c);
+    note_lost_tops(&c);
     collect(&c);
     search(&c);
     for (size_t i = 0; i < stack->n_modules; i++)

@@ -46,8 +46,8 @@ enum nb_status nb_doctor_python(const char *what, const struct nb_python_options
                             err);
     }
     if (s == NB_OK) {
-        nb_stack_files(&stack, findings);
         nb_stack_imports(&stack, findings);
+        nb_stack_files(&stack, findings);
         nb_stack_libraries(&stack, pool, table, target, findings);
     }
     nb_stack_free(&stack);

@@ -38,6 +38,17 @@ static void add_task(struct checker *c, int32_t dist, const char *extra, int32_t
         c->tasks[c->n_tasks++] = (struct task){dist, strchr(copy, ' ') + 1, asked_by};
 }
 
+/* The folder of a package that lacks its METADATA, so that it is not installed; or NULL. */
+static const char *find_hollow(const struct nb_stack *s, const char *normal) {
+    for (size_t i = 0; i < s->n_hollow && i < NB_STACK_NAMED; i++) {
+        char name[128];
+        nb_normalize_name(s->hollow[i], strcspn(s->hollow[i], "-"), name, sizeof name);
+        if (strcmp(name, normal) == 0)
+            return s->hollow[i];
+    }
+    return NULL;
+}
+
 static void check(struct checker *c, const struct task *task, const char *text) {
     const struct nb_stack *s = c->s;
     const struct nb_stack_dist *d = &s->dists[task->dist];
@@ -57,6 +68,13 @@ static void check(struct checker *c, const struct task *task, const char *text) 
                          task->asked_by >= 0 ? s->dists[task->asked_by].name : "");
     if (!found) {
         c->n_broken++;
+        const char *hollow = find_hollow(s, r.name);
+        if (hollow)
+            evidence =
+                nb_findings_text(c->findings,
+                                 "%s\n%s is there, but has no METADATA: an installation that "
+                                 "was broken off",
+                                 evidence, hollow);
         nb_findings_add(c->findings, NB_SEVERITY_ERROR, "requirement-missing",
                         nb_findings_text(c->findings, "%s %s requires %s%s, which is not installed",
                                          d->name, d->version_text, r.name, r.specifiers),

@@ -38,6 +38,17 @@ const struct nb_stack_dist *nb_stack_owner(const struct nb_stack *stack,
     return file->record < 0 ? NULL : &stack->dists[stack->records[file->record].dist];
 }
 
+int32_t nb_stack_owner_of_lost(const struct nb_stack *stack, const struct nb_stack_lost *lost) {
+    char top[PATH_MAX];
+    if (lost->file < 0)
+        return lost->dist;
+    if (stack->files[lost->file].record >= 0)
+        return stack->records[stack->files[lost->file].record].dist;
+    snprintf(top, sizeof top, "%.*s", (int)strcspn(lost->key, "/"), lost->key);
+    int32_t m = nb_index_get(&stack->by_key, top);
+    return m < 0 ? -1 : stack->modules[m].dist;
+}
+
 /* ---- where it is ---- */
 
 static enum nb_status add_root(struct nb_stack *s, const char *path, struct nb_error *err) {
@@ -91,14 +102,17 @@ static enum nb_status add_prefix(struct nb_stack *s, const char *prefix, int pyt
         DIR *dir = opendir(lib);
         for (struct dirent *e; dir && status == NB_OK && (e = readdir(dir));) {
             int major, minor, end = 0;
-            if (sscanf(e->d_name, "python%d.%d%n", &major, &minor, &end) != 2 || e->d_name[end] ||
-                (python && major * 100 + minor != python))
+            if (sscanf(e->d_name, "python%d.%d%n", &major, &minor, &end) != 2)
+                continue;
+            bool threaded = e->d_name[end] == 't'; /* python3.13t, free-threaded (PEP 703) */
+            if (e->d_name[end + threaded] || (python && major * 100 + minor != python))
                 continue;
             static const char *const names[] = {"site-packages", "dist-packages"};
             for (size_t j = 0; j < 2 && status == NB_OK; j++) {
                 snprintf(path, sizeof path, "%.2000s/%.200s/%s", lib, e->d_name, names[j]);
                 if (nb_is_folder(path)) {
                     status = add_root(s, path, err);
+                    s->threaded = s->python ? s->threaded : threaded;
                     s->python = s->python ? s->python : major * 100 + minor;
                 }
             }
@@ -300,8 +314,11 @@ static enum nb_file_kind kind_of(const char *name) {
     size_t n = strlen(name);
     if (n > 3 && strcmp(name + n - 3, ".py") == 0)
         return NB_FILE_PYTHON;
-    const char *so = strstr(name, ".so");
-    return so && (so[3] == 0 || so[3] == '.') ? NB_FILE_LIBRARY : NB_FILE_OTHER;
+    for (const char *so = name; (so = strstr(so, ".so")); so++) {
+        if (so[3] == 0 || so[3] == '.')
+            return NB_FILE_LIBRARY;
+    }
+    return NB_FILE_OTHER;
 }
 
 /* "0/torch/__init__.py": what the table of paths knows a file by. */
@@ -356,6 +373,63 @@ static bool add_module(struct nb_stack *s, const char *key, size_t n, int32_t fi
     return true;
 }
 
+/* The suffix of this Python's extension modules: as its own have it, or else as CPython names them
+ * on this system (PEP 3149). "" if its version is not known. */
+static void find_suffix(struct nb_stack *s) {
+    char path[PATH_MAX];
+    DIR *dir = s->standard && snprintf(path, sizeof path, "%s/lib-dynload", s->standard) < PATH_MAX
+                   ? opendir(path)
+                   : NULL;
+    for (struct dirent *e; dir && !s->suffix[0] && (e = readdir(dir));) {
+        const char *tag = strstr(e->d_name, ".cpython-");
+        if (tag && strlen(tag) < sizeof s->suffix)
+            snprintf(s->suffix, sizeof s->suffix, "%s", tag);
+    }
+    if (dir)
+        closedir(dir);
+    if (!s->suffix[0] && s->python && s->markers.platform_machine[0])
+        snprintf(s->suffix, sizeof s->suffix, ".cpython-%d%d%s%s-%s-linux-gnu.so", s->python / 100,
+                 s->python % 100, s->threaded ? "t" : "", s->python < 308 ? "m" : "",
+                 s->markers.platform_machine);
+}
+
+/* Whether this Python loads a library as an extension module: by what follows its first dot. Others
+ * are of no module (".so.2"), or for another Python or system. *other: that it is one of those. */
+static bool is_extension(const struct nb_stack *s, const char *name, bool *other) {
+    const char *tag = name + strcspn(name, ".");
+    size_t n = strlen(tag);
+    *other = false;
+    if (n < 3 || strcmp(tag + n - 3, ".so") != 0)
+        return false;
+    *other = (strncmp(tag, ".cpython-", 9) == 0 || strncmp(tag, ".pypy", 5) == 0) && s->suffix[0] &&
+             strcmp(tag, s->suffix) != 0;
+    return !*other;
+}
+
+/* The key of the module that a path would be: "a/b" of a/b.py, a/b/__init__.py or a/b.….so; false
+ * if it is none. */
+static bool key_of(const struct nb_stack *s, const char *path, char *out, size_t size) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    bool other;
+    size_t n = kind_of(name) == NB_FILE_PYTHON ? strcmp(name, "__init__.py") == 0
+                                                     ? (slash ? (size_t)(slash - path) : 0)
+                                                     : strlen(path) - 3
+               : is_extension(s, name, &other) ? (size_t)(name - path) + strcspn(name, ".")
+                                               : 0;
+    return n && snprintf(out, size, "%.*s", (int)n, path) < (int)size;
+}
+
+static bool add_lost(struct nb_stack *s, const char *key, int32_t dist, int32_t file) {
+    if (nb_index_get(&s->by_lost, key) >= 0)
+        return true;
+    const char *copy = nb_arena_string(&s->arena, key, strlen(key));
+    if (!copy || !nb_room(&s->lost, s->n_lost, &s->cap_lost, sizeof *s->lost) ||
+        !nb_index_put(&s->by_lost, copy, (int32_t)s->n_lost))
+        return false;
+    s->lost[s->n_lost++] = (struct nb_stack_lost){copy, dist, file};
+    return true;
+}
+
 /* The module that a file is, if it is one. */
 static bool add_module_of(struct nb_stack *s, int32_t file) {
     const char *path = s->files[file].path, *name = strrchr(path, '/');
@@ -366,11 +440,14 @@ static bool add_module_of(struct nb_stack *s, int32_t file) {
                    add_module(s, path, (size_t)(name - path) - 1, file, true, false);
         return add_module(s, path, strlen(path) - 3, file, false, false);
     }
-    size_t n = strcspn(name, ".");
     /* "_C.cpython-311-x86_64-linux-gnu.so", "_C.abi3.so", "_C.so"; not "libtorch.so.2" */
-    if (s->files[file].kind == NB_FILE_LIBRARY && strcmp(name + strlen(name) - 3, ".so") == 0)
-        return add_module(s, path, (size_t)(name - path) + n, file, false, true);
-    return true;
+    bool other = false;
+    size_t n = (size_t)(name - path) + strcspn(name, ".");
+    if (s->files[file].kind == NB_FILE_LIBRARY && is_extension(s, name, &other))
+        return add_module(s, path, n, file, false, true);
+    char key[PATH_MAX];
+    return !other || snprintf(key, sizeof key, "%.*s", (int)n, path) >= PATH_MAX ||
+           add_lost(s, key, -1, file);
 }
 
 /* Walks a folder of a root. `path` is from the root, "" for the root itself. Links to folders are
@@ -473,9 +550,22 @@ static bool read_requires(struct nb_stack *s, const struct nb_buf *text, struct 
     return true;
 }
 
+static bool ends_in(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Whether a distribution came with the system: Debian strips libraries after their RECORD was
+ * written, and dpkg --verify knows what they should be. What is installed there by pip lies in
+ * /usr/local (Debian Python Policy, "Module Path"). */
+static bool kept_by_system(const struct nb_stack *s, const struct nb_stack_dist *d) {
+    return ends_in(s->roots[d->root], "/lib/python3/dist-packages");
+}
+
 /* One distribution, from its METADATA or PKG-INFO. What cannot be read is passed over: the folder
  * is then reported by the files that it lacks. */
-static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const char *metadata) {
+static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const char *metadata,
+                     bool egg) {
     char path[PATH_MAX], key[PATH_MAX];
     struct nb_buf text = {0};
     if (snprintf(path, sizeof path, "%s/%s", s->roots[root], metadata) >= (int)sizeof path ||
@@ -490,6 +580,7 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
                                     .version_text = header(s, &text, "Version"),
                                     .folder = nb_arena_string(&s->arena, folder, strlen(folder)),
                                     .root = (uint8_t)root,
+                                    .egg = egg,
                                     .requires_python = header(s, &text, "Requires-Python")};
         d->requires_python = d->requires_python ? d->requires_python : "";
         if (d->name && d->folder) {
@@ -504,6 +595,7 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
                 nb_read_file(key, 1 << 16, &url, NULL) == NB_OK && url.data)
                 d->editable = strstr(url.data, "\"editable\": true") != NULL;
             nb_buf_free(&url);
+            d->by_system = kept_by_system(s, d);
             ok = read_requires(s, &text, d);
             snprintf(path, sizeof path, "%s/REQUESTED", folder);
             d->requested = nb_index_get(&s->paths, path_key(root, path, key, sizeof key)) >= 0;
@@ -528,11 +620,6 @@ static bool index_names(struct nb_stack *s) {
     return true;
 }
 
-static bool ends_in(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 /* Distributions are told by their files, which the walk has found: X.dist-info/METADATA,
  * X.egg-info/PKG-INFO, or X.egg-info itself. */
 static bool find_dists(struct nb_stack *s) {
@@ -543,7 +630,13 @@ static bool find_dists(struct nb_stack *s) {
                  path);
         bool wheel = slash && ends_in(folder, ".dist-info") && strcmp(slash, "/METADATA") == 0;
         bool egg = ends_in(folder, ".egg-info") && (!slash || strcmp(slash, "/PKG-INFO") == 0);
-        if ((wheel || egg) && !add_dist(s, s->files[i].root, folder, path))
+        /* What pip puts aside while it works begins with "~", and stays if it is broken off. */
+        if ((wheel || egg) && folder[0] == '~') {
+            if (!s->n_leftovers++)
+                s->leftover = nb_arena_string(&s->arena, folder, strlen(folder));
+            continue;
+        }
+        if ((wheel || egg) && !add_dist(s, s->files[i].root, folder, path, egg))
             return false;
     }
     return index_names(s);
@@ -623,7 +716,7 @@ static bool add_record(struct nb_stack *s, int32_t dist, const char *line, const
         bool code = kind_of(path) != NB_FILE_OTHER;
         const char *copy = nb_arena_string(&s->arena, path, strlen(path));
         note(&d->missing, copy ? copy : "", code);
-        return copy != NULL;
+        return copy && (!key_of(s, path, key, sizeof key) || add_lost(s, key, dist, -1));
     }
     if (!nb_room(&s->records, s->n_records, &s->cap_records, sizeof *s->records))
         return false;
@@ -678,19 +771,35 @@ static bool read_records(struct nb_stack *s) {
     return true;
 }
 
+/* Notes a folder X.dist-info that has no METADATA: to pip nothing is installed there. */
+static bool check_hollow(struct nb_stack *s, size_t root, const char *name) {
+    char path[PATH_MAX];
+    if (name[0] == '~' ||
+        snprintf(path, sizeof path, "%s/%s/METADATA", s->roots[root], name) >= PATH_MAX ||
+        nb_is_file(path))
+        return true;
+    if (s->n_hollow++ >= NB_STACK_NAMED)
+        return true;
+    s->hollow[s->n_hollow - 1] = nb_arena_string(&s->arena, name, strlen(name));
+    return s->hollow[s->n_hollow - 1] != NULL;
+}
+
 enum nb_status nb_stack_open(const char *what, struct nb_stack *out, struct nb_error *err) {
     *out = (struct nb_stack){0};
     enum nb_status status = locate(out, what, err);
     bool ok = status == NB_OK;
+    find_suffix(out);
     for (size_t i = 0; ok && i < out->n_roots; i++) {
         DIR *dir = opendir(out->roots[i]);
         for (struct dirent *e; dir && (e = readdir(dir));) {
             if (ends_in(e->d_name, ".pth"))
                 read_pth(out, i, e->d_name);
+            if (ends_in(e->d_name, ".dist-info"))
+                ok = ok && check_hollow(out, i, e->d_name);
         }
         if (dir)
             closedir(dir);
-        ok = walk(out, i, AT_FDCWD, out->roots[i], "", 0);
+        ok = ok && walk(out, i, AT_FDCWD, out->roots[i], "", 0);
     }
     ok = ok && find_dists(out) && read_records(out);
     return status != NB_OK ? status : ok ? NB_OK : nb_fail_memory(err, out->n_files * 64, what);
@@ -702,6 +811,8 @@ void nb_stack_free(struct nb_stack *stack) {
     free(stack->records);
     free(stack->dists);
     free(stack->modules);
+    free(stack->lost);
+    nb_index_free(&stack->by_lost);
     nb_index_free(&stack->paths);
     nb_index_free(&stack->by_key);
     nb_index_free(&stack->by_name);

@@ -49,9 +49,28 @@ struct nb_stack_dist {
     size_t n_requires;
     const char *requires_python; /* "" for none */
     bool has_record, editable;
-    bool requested; /* asked for by name, not only required by another */
-    size_t n_recorded;
+    bool requested;                /* asked for by name, not only required by another */
+    bool by_system;                /* the system's own tools keep its files */
+    bool egg;                      /* told by egg-info, which has no RECORD */
+    size_t n_recorded, n_matching; /* files of its RECORD; those that are as it says */
     struct nb_stack_list missing, changed, stray;
+    struct nb_stack_list foreign;     /* extension modules that this Python does not load */
+    struct nb_stack_list damaged;     /* changed, and no Python any more */
+    struct nb_stack_list overwritten; /* as another distribution brought them */
+    int32_t overwriter;               /* … the first that did */
+    bool damage_felt;                 /* importing the packages runs a damaged module */
+    /* What imports say of files that are lost, set by nb_stack_imports: the first that fails for
+     * it, and how many do. */
+    const char *lost_message;    /* NULL: none needs a file that is missing */
+    const char *foreign_message; /* … an extension module that is for another Python */
+    size_t n_lost, n_foreign;
+};
+
+/* A module that should be there and is not, by its key. */
+struct nb_stack_lost {
+    const char *key;
+    int32_t dist; /* whose RECORD has it; for a library of another Python -1 */
+    int32_t file; /* the library that this Python does not load; -1: the file is missing */
 };
 
 /* A module: a .py, a package, a library, or a folder without __init__.py. */
@@ -73,6 +92,7 @@ struct nb_stack {
     size_t n_roots;
     const char *standard; /* the folder of the standard library; NULL: not found */
     int python;           /* 311 for 3.11; 0: not known */
+    bool threaded;        /* free-threaded: its extension modules are of their own */
     bool finders;         /* something is installed that finds modules in its own way */
     struct nb_markers markers;
     struct nb_stack_file *files;
@@ -83,6 +103,15 @@ struct nb_stack {
     size_t n_dists, cap_dists;
     struct nb_stack_module *modules;
     size_t n_modules, cap_modules;
+    struct nb_stack_lost *lost;
+    size_t n_lost, cap_lost;
+    struct nb_index by_lost; /* keys of modules that are lost */
+    char suffix[128];        /* of extension modules, ".cpython-311-x86_64-linux-gnu.so", or "" */
+    const char
+        *leftover; /* a folder that pip left when it was broken off, "~orch-2.8.0.dist-info" */
+    size_t n_leftovers;
+    const char *hollow[NB_STACK_NAMED]; /* folders X.dist-info without METADATA */
+    size_t n_hollow;
     struct nb_index paths;   /* "0/torch/__init__.py" to files; the number is the root's */
     struct nb_index by_key;  /* to modules */
     struct nb_index by_name; /* normalized names to dists */
@@ -114,14 +143,17 @@ const struct nb_stack_dist *nb_stack_find(const struct nb_stack *stack, const ch
 const struct nb_stack_dist *nb_stack_owner(const struct nb_stack *stack,
                                            const struct nb_stack_file *file);
 
+/* The distribution whose module is lost: that recorded it, or that of its package; -1: none. */
+int32_t nb_stack_owner_of_lost(const struct nb_stack *stack, const struct nb_stack_lost *lost);
+
 /* What is wrong with the requirements of what is installed. */
 void nb_stack_requirements(const struct nb_stack *stack, struct nb_findings *findings);
 
-/* What is wrong with the files. */
-void nb_stack_files(struct nb_stack *stack, struct nb_findings *findings);
-
 /* Imports that what is installed cannot satisfy. Marks what importing the packages reaches. */
 void nb_stack_imports(struct nb_stack *stack, struct nb_findings *findings);
+
+/* What is wrong with the files; after nb_stack_imports, which knows what they do harm to. */
+void nb_stack_files(struct nb_stack *stack, struct nb_findings *findings);
 
 /* Libraries that do not resolve, and the code in them for the target. */
 void nb_stack_libraries(struct nb_stack *stack, struct nb_pool *pool,
