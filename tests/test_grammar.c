@@ -44,6 +44,14 @@ static const struct verdicts cases[] = {
      "\"else\":{\"maxProperties\":1}}",
      {"{\"k\":1,\"a\":0}", "{\"k\":2}", "{}"},
      {"{\"k\":1}", "{\"k\":2,\"a\":1}"}},
+    /* What an object need not fulfil sets no bounds to it, and no order. */
+    {"{\"not\":{\"prefixItems\":[{\"maxProperties\":0}]}}",
+     {"[{\"a\":1}]", "[{\"a\":1,\"b\":1}]"},
+     {"[]", "[{}]", "[1]"}},
+    {"{\"anyOf\":[{\"items\":{\"minProperties\":3,\"properties\":{\"a\":true,\"b\":true},"
+     "\"additionalProperties\":false}},{\"minItems\":2}]}",
+     {"[{\"a\":1},1]", "[{\"b\":1},1]", "[1]"},
+     {"[{\"a\":1}]", "[{}]"}},
     {"{\"uniqueItems\":true}",
      {"[1,2,\"1\"]", "[{\"a\":1,\"b\":2},{\"a\":2,\"b\":1}]"},
      {"[1,1.0]", "[{\"a\":1,\"b\":2},{\"b\":2,\"a\":1}]", "[[],[]]", "[\"a\",\"\\u0061\"]"}},

@@ -555,7 +555,14 @@ static bool any_order(const struct nb_reader *r, const struct nb_frame *f) {
     return (r->flags & NB_READ_ANY_ORDER) || !f->shape->conjunction;
 }
 
-/* In the schema's order: the first place from frame->place on whose member must come. */
+/* Whether an object whose conjunction fails need not be the end of all. */
+static bool may_fail(struct nb_reader *r, const struct nb_frame *f) {
+    static const uint64_t first[1] = {1};
+    return !f->kills && !nb_state_doomed(r, f->parent, f->link, first);
+}
+
+/* In the schema's order: the first place from frame->place on whose member the conjunction asks
+ * for. */
 static uint32_t next_required(const struct nb_frame *f) {
     const struct nb_family *family = f->shape->family;
     if (!f->shape->conjunction)
@@ -580,13 +587,12 @@ static uint32_t count_missing(const struct nb_frame *f) {
     return n;
 }
 
-/* Whether with one more member, required or not, there can be neither too many nor too few. */
-static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool required,
-                         uint32_t place) {
+/* Whether with one more member, required or not, the conjunction can get neither too many nor too
+ * few. */
+static bool counts_fit(struct nb_reader *r, const struct nb_frame *f, bool required,
+                       uint32_t place) {
     const struct nb_shape *shape = f->shape;
     const struct nb_family *family = shape->family;
-    if (!shape->conjunction)
-        return true;
     if (shape->most != UINT32_MAX &&
         f->count + 1 + count_missing(f) - (required ? 1 : 0) > shape->most)
         return false;
@@ -611,11 +617,16 @@ static bool key_dooms(struct nb_reader *r, const struct nb_frame *f, uint32_t ra
 }
 
 bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
+static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool required,
+                         uint32_t place) {
+    return !f->shape->conjunction || counts_fit(r, f, required, place) || may_fail(r, f);
+}
+
     const struct nb_shape *shape = f->shape;
     if (nb_bit(f->extra, rank))
         return false;
     uint32_t place = shape->family->order[rank];
-    if (!any_order(r, f) && (place < f->place || place > next_required(f)))
+    if (!any_order(r, f) && (place < f->place || (place > next_required(f) && !may_fail(r, f))))
         return false;
     if (!nb_bit(shape->allowed, rank) && (f->kills || key_dooms(r, f, rank)))
         return false;
@@ -633,7 +644,7 @@ bool nb_others_possible(struct nb_reader *r, const struct nb_frame *f) {
     if (!f->shape->other_keys &&
         (f->kills || nb_state_doomed(r, f->parent, f->link, f->shape->other_false)))
         return false;
-    if (!any_order(r, f) && next_required(f) != UINT32_MAX)
+    if (!any_order(r, f) && next_required(f) != UINT32_MAX && !may_fail(r, f))
         return false;
     if (presence_dooms(r, f, NO_KEY))
         return false;
