@@ -157,8 +157,14 @@ bool nb_state_doomed(struct nb_reader *r, const struct nb_frame *parent, const s
 
 /* ---- the end of a value ---- */
 
+/* Of two numbers, one to one in each where the other is fixed: no value takes part in vain. The
+ * constants are those of MurmurHash3's 64-bit finalizer (Austin Appleby), which it is but for the
+ * first line. */
 static uint64_t mix(uint64_t h, uint64_t v) {
-    return nb_fold_u64(h ^ v, UINT64_C(0x9E3779B97F4A7C15)) + v;
+    h = (h << 29 | h >> 35) + v + UINT64_C(0x9E3779B97F4A7C15);
+    h = (h ^ h >> 33) * UINT64_C(0xFF51AFD7ED558CCD);
+    h = (h ^ h >> 33) * UINT64_C(0xC4CEB9FE1A85EC53);
+    return h ^ h >> 33;
 }
 
 static bool was_seen(const struct nb_seen *seen, uint64_t hash) {
