@@ -103,6 +103,35 @@ static void test_verdicts(void **state) {
     }
 }
 
+/* Numbers of more digits than are kept are judged where those suffice, and else not at all. */
+static void test_long_numbers(void **state) {
+    (void)state;
+    static const char tail[] = "00000000000000000000000000000000000000000000000003";
+    static const struct {
+        const char *schema, *before, *after;
+        int verdict; /* 1 valid, 0 not, -1 it cannot be told */
+    } numbers[] = {
+        {"{\"type\":\"integer\"}", "3", "", 1},    {"{\"type\":\"integer\"}", "3.", "", 0},
+        {"{\"type\":\"integer\"}", "3", ".5", -1}, {"{\"maximum\":3}", "3.", "", 0},
+        {"{\"minimum\":3}", "3.", "", 1},          {"{\"const\":3}", "3.", "", 0},
+        {"{\"multipleOf\":3}", "3", "", -1},       {"{\"uniqueItems\":true}", "[3.", "]", -1},
+        {"{\"maximum\":1e1000000}", "1e1", "", 0}, {"{\"minimum\":1e-1000000}", "1e-3", "", 0},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct nb_grammar *g = compile(numbers[i].schema, NULL, NULL);
+        struct nb_error err;
+        char text[200];
+        bool valid;
+        size_t where;
+        int n = snprintf(text, sizeof text, "%s%s%s", numbers[i].before, tail, numbers[i].after);
+        enum nb_status s = nb_grammar_validate(g, text, (size_t)n, &valid, &where, &err);
+        assert_int_equal(s, numbers[i].verdict < 0 ? NB_ERR_LIMIT : NB_OK);
+        if (s == NB_OK && valid != numbers[i].verdict)
+            fail_msg("%s: %s: %s", numbers[i].schema, text, valid ? "accepted" : "refused");
+        nb_grammar_release(g);
+    }
+}
+
 static void test_errors(void **state) {
     (void)state;
     static const struct {
@@ -119,6 +148,12 @@ static void test_errors(void **state) {
         {"{\"$ref\":\"#\"}", "#: a $ref leads back to itself", NB_ERR_FORMAT},
         {"{\"items\":{\"allOf\":[{\"$ref\":\"#/items\"}]}}", "#/items", NB_ERR_FORMAT},
         {"{\"multipleOf\":0.1234567890123456789}", "more than 18 digits", NB_ERR_UNSUPPORTED},
+        {"{\"items\":{\"exclusiveMaximum\":1e1000001}}",
+         "#/items: exclusiveMaximum: 1e1000001 has more than 38 digits, or an exponent beyond "
+         "1000000",
+         NB_ERR_UNSUPPORTED},
+        {"{\"enum\":[{\"a\":[100000000000000000000000000000000000001]}]}",
+         "#: enum: 100000000000000000000000000000000000001 has more than 38", NB_ERR_UNSUPPORTED},
         /* Of members that no answer need have, too. */
         {"{\"properties\":{\"a\":{\"pattern\":\"[\"}}}",
          "#/properties/a: pattern \"[\" is no regular expression of ECMA-262: byte 0 of the "
@@ -445,10 +480,15 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_doubts),   cmocka_unit_test(test_lenient_patterns),
-        cmocka_unit_test(test_masks),    cmocka_unit_test(test_begins),
-        cmocka_unit_test(test_shortest), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_long_numbers),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_doubts),
+        cmocka_unit_test(test_lenient_patterns),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_begins),
+        cmocka_unit_test(test_shortest),
+        cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

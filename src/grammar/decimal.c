@@ -1,7 +1,5 @@
 #include "grammar/decimal.h"
 
-#include "model/tokenizer_map.h"
-
 #include <stdio.h>
 #include <string.h>
 
@@ -59,8 +57,11 @@ struct nb_decimal nb_decimal_parse(const char *text, size_t n) {
         bool negative = text[++i] == '-';
         i += text[i] == '-' || text[i] == '+';
         for (; i < n; i++)
-            e = e < NB_DECIMAL_MAX_EXPONENT ? e * 10 + (text[i] - '0') : e;
-        e = e < NB_DECIMAL_MAX_EXPONENT ? e : NB_DECIMAL_MAX_EXPONENT;
+            e = e <= NB_DECIMAL_MAX_EXPONENT ? e * 10 + (text[i] - '0') : e;
+        if (e > NB_DECIMAL_MAX_EXPONENT) {
+            e = NB_DECIMAL_MAX_EXPONENT;
+            v.more |= v.digits != 0;
+        }
         v.exponent += (int32_t)(negative ? -e : e);
     }
     return nb_decimal_normal(v);
@@ -167,14 +168,6 @@ bool nb_decimal_to_int(struct nb_decimal v, int64_t *out) {
         return false;
     *out = v.negative ? (int64_t)(-(__int128)x) : (int64_t)x;
     return true;
-}
-
-uint64_t nb_decimal_hash(struct nb_decimal v) {
-    v = nb_decimal_normal(v);
-    uint64_t h = nb_fold_u64((uint64_t)v.digits ^ UINT64_C(0x9E3779B97F4A7C15),
-                             (uint64_t)(v.digits >> 64) ^ UINT64_C(0xD6E8FEB86659FD93));
-    return nb_fold_u64(h ^ (uint64_t)(uint32_t)v.exponent,
-                       UINT64_C(0xA0761D6478BD642F) + v.negative + 2 * v.more);
 }
 
 size_t nb_decimal_write(struct nb_decimal v, char out[64]) {

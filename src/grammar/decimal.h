@@ -16,8 +16,8 @@ struct nb_decimal {
 
 enum { NB_DECIMAL_DIGITS = 38, NB_DECIMAL_MAX_EXPONENT = 1000000 };
 
-/* Reads a JSON number's text, which must be one. Exponents beyond NB_DECIMAL_MAX_EXPONENT are taken
- * as that. */
+/* Reads a JSON number's text, which must be one. An exponent beyond NB_DECIMAL_MAX_EXPONENT is
+ * taken as that, with `more`: so `more` says that the value is not exact. */
 struct nb_decimal nb_decimal_parse(const char *text, size_t n);
 struct nb_decimal nb_decimal_from_int(int64_t value);
 
@@ -44,8 +44,6 @@ struct nb_decimal nb_decimal_add(struct nb_decimal a, struct nb_decimal b);
 
 /* The value as an integer within [INT64_MIN, INT64_MAX]; false if it is none. */
 bool nb_decimal_to_int(struct nb_decimal value, int64_t *out);
-
-uint64_t nb_decimal_hash(struct nb_decimal value);
 
 /* Writes the value as a JSON number, in plain notation where that takes at most 40 digits. Returns
  * the bytes written, at most 64; no NUL. */

@@ -195,6 +195,11 @@ enum nb_status nb_grammar_validate(struct nb_grammar *g, const char *text, size_
     *where = i;
     *valid = i == n && nb_state_can_end(&r, &state[i % 2]);
     enum nb_status s = check(g, &r, err);
+    if (s == NB_OK && r.inexact)
+        s = nb_fail(err, NB_ERR_LIMIT,
+                    "the number that ends at byte %zu has more than %d digits, or too large an "
+                    "exponent, to tell whether it is as the schema asks",
+                    i, NB_DECIMAL_DIGITS);
     nb_reader_free(&r);
     pthread_mutex_unlock(&g->lock);
     return s;

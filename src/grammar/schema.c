@@ -859,13 +859,39 @@ static struct nb_node *value_node(struct compiler *c, const struct nb_value *val
     return node;
 }
 
+/* The first number in a value that cannot be compared exactly, or NULL. */
+static const struct nb_value *find_inexact(const struct nb_value *v) {
+    if (v->kind == NB_VALUE_NUMBER)
+        return nb_decimal_parse(v->text, v->n).more ? v : NULL;
+    const struct nb_value *found = NULL;
+    for (uint32_t i = 0; i < v->n && v->kind >= NB_VALUE_ARRAY && !found; i++)
+        found = find_inexact(&v->items[i]);
+    return found;
+}
+
+static enum nb_status too_long(struct reading *r, enum keyword k, const struct nb_value *number) {
+    return unsupported(r->c, r->place,
+                       "%s: %.60s has more than %d digits, or an exponent beyond %d",
+                       keywords[k].name, number->text, NB_DECIMAL_DIGITS, NB_DECIMAL_MAX_EXPONENT);
+}
+
+static enum nb_status read_value(struct reading *r, enum keyword k, const struct nb_value *values,
+                                 uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        const struct nb_value *inexact = find_inexact(&values[i]);
+        if (inexact)
+            return too_long(r, k, inexact);
+    }
+    return add_part(r, value_node(r->c, values, n));
+}
+
 static enum nb_status read_values(struct reading *r) {
     const struct nb_value *v = r->of[K_ENUM];
     if (v && v->kind != NB_VALUE_ARRAY)
         return wrong(r, K_ENUM, "an array");
-    enum nb_status s = v ? add_part(r, value_node(r->c, v->items, v->n)) : NB_OK;
+    enum nb_status s = v ? read_value(r, K_ENUM, v->items, v->n) : NB_OK;
     if (s == NB_OK && r->of[K_CONST])
-        s = add_part(r, value_node(r->c, r->of[K_CONST], 1));
+        s = read_value(r, K_CONST, r->of[K_CONST], 1);
     return s;
 }
 
@@ -941,8 +967,11 @@ static enum nb_status read_bound(struct reading *r, enum keyword k, bool *has,
         return NB_OK;
     if (v->kind != NB_VALUE_NUMBER)
         return wrong(r, k, "a number");
+    struct nb_decimal bound = nb_decimal_parse(v->text, v->n);
+    if (bound.more)
+        return too_long(r, k, v);
     *has = true;
-    *out = nb_decimal_parse(v->text, v->n);
+    *out = bound;
     return NB_OK;
 }
 
@@ -966,7 +995,7 @@ static enum nb_status read_side(struct reading *r, enum keyword plain, enum keyw
     int order = *has ? nb_decimal_compare(other, *bound) : 0;
     if (exclusive == K_EXCLUSIVE_MAXIMUM)
         order = -order;
-    if (!*has || order >= 0) {
+    if (has_open && (!*has || order >= 0)) {
         *bound = other;
         *has = *open = true;
     }
@@ -989,10 +1018,10 @@ static enum nb_status read_numbers(struct reading *r, bool integer) {
     if (s == NB_OK)
         s = read_bound(r, K_MULTIPLE_OF, &a->has_multiple, &a->multiple_of);
     if (s == NB_OK && a->has_multiple) {
-        if (a->multiple_of.negative || (!a->multiple_of.digits && !a->multiple_of.more))
+        if (a->multiple_of.negative || !a->multiple_of.digits)
             return fail(r->c, r->place, "multipleOf is %.40s, expected a number above 0",
                         r->of[K_MULTIPLE_OF]->text);
-        if (a->multiple_of.more || a->multiple_of.digits > UINT64_C(999999999999999999)) {
+        if (a->multiple_of.digits > UINT64_C(999999999999999999)) {
             s = unsupported(r->c, r->place, "multipleOf %.60s has more than 18 digits",
                             r->of[K_MULTIPLE_OF]->text);
             a->has_multiple = false;

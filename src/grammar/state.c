@@ -300,7 +300,9 @@ static uint64_t text_hash(uint64_t hash, uint8_t byte) {
 }
 
 static uint64_t number_hash(struct nb_decimal v) {
-    return mix(nb_decimal_hash(v), 3);
+    v = nb_decimal_normal(v);
+    uint64_t hash = mix((uint64_t)v.digits, (uint64_t)(v.digits >> 64));
+    return mix(mix(hash, (uint32_t)v.exponent), v.negative + UINT64_C(3));
 }
 
 static uint64_t word_hash(enum nb_value_kind kind) {
@@ -615,6 +617,11 @@ static bool counts_fit(struct nb_reader *r, const struct nb_frame *f, bool requi
     return f->count + 1 + room >= shape->least;
 }
 
+static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool required,
+                         uint32_t place) {
+    return !f->shape->conjunction || counts_fit(r, f, required, place) || may_fail(r, f);
+}
+
 /* Whether a key that makes a root false is the end of all. */
 static bool key_dooms(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
     const struct nb_link *link = nb_link_key(r->space, f->shape, rank);
@@ -623,11 +630,6 @@ static bool key_dooms(struct nb_reader *r, const struct nb_frame *f, uint32_t ra
 }
 
 bool nb_member_possible(struct nb_reader *r, const struct nb_frame *f, uint32_t rank) {
-static bool counts_allow(struct nb_reader *r, const struct nb_frame *f, bool required,
-                         uint32_t place) {
-    return !f->shape->conjunction || counts_fit(r, f, required, place) || may_fail(r, f);
-}
-
     const struct nb_shape *shape = f->shape;
     if (nb_bit(f->extra, rank))
         return false;
@@ -1382,6 +1384,10 @@ static bool string_byte(struct nb_reader *r, struct nb_state *s, uint8_t byte) {
 
 /* ---- numbers ---- */
 
+/* Of texts; those of schemas end at NB_DECIMAL_MAX_EXPONENT, so that a text's number can be
+ * compared even if its exponent is cut off, however many zeros it has beside it. */
+enum { MOST_EXPONENT = 1000000000 };
+
 struct nb_decimal nb_state_number(const struct nb_state *s) {
     const struct nb_number *n = &s->number;
     int32_t e = n->exponent_negative ? -n->exponent : n->exponent;
@@ -1443,8 +1449,10 @@ static bool number_phase(struct nb_state *s, uint8_t byte) {
         /* fall through */
     default:
         s->phase = NB_NUMBER_EXPONENT;
-        if (digit && n->exponent < NB_DECIMAL_MAX_EXPONENT)
+        if (digit && n->exponent <= MOST_EXPONENT / 10 - 1)
             n->exponent = n->exponent * 10 + (byte - '0');
+        else if (digit)
+            n->more |= n->digits != 0;
         n->n_exponent += n->n_exponent < 255;
         return digit;
     }
@@ -1490,6 +1498,13 @@ bool nb_number_would_do(struct nb_reader *r, const struct nb_state *s, struct nb
     return !(s->kills && nb_any_bit(wrong, shape->n_words)) && would_end(r, s, s->link, wrong);
 }
 
+/* Whether the digits that were kept tell if an atom holds: it can be compared with any number of a
+ * schema, but not divided. */
+static bool number_decides(const struct nb_atom *a, struct nb_decimal v, bool written_whole) {
+    return !v.more || a->kind == NB_ATOM_NUMBERS ||
+           (!a->has_multiple && (!a->integer || written_whole || v.exponent < 0));
+}
+
 static bool end_number(struct nb_reader *r, struct nb_state *s) {
     struct nb_shape *shape = s->shape;
     if (!number_complete(s))
@@ -1501,12 +1516,16 @@ static bool end_number(struct nb_reader *r, struct nb_state *s) {
     struct nb_decimal v = {0};
     if (shape->n_atoms || s->hashes)
         v = nb_state_number(s);
-    if (s->hashes)
+    if (s->hashes) {
         hash = number_hash(v);
+        r->inexact |= v.more;
+    }
     if (shape->n_atoms) {
         bool whole = s->phase == NB_NUMBER_ZERO || s->phase == NB_NUMBER_INTEGER;
-        for (uint32_t i = 0; i < shape->n_atoms; i++)
+        for (uint32_t i = 0; i < shape->n_atoms; i++) {
             r->space->value[shape->atoms[i]->id] = nb_number_holds(shape->atoms[i], v, whole);
+            r->inexact |= !number_decides(shape->atoms[i], v, whole);
+        }
         judge(r, shape, wrong);
     } else {
         memcpy(wrong, shape->false_roots, shape->n_words * sizeof *wrong);

@@ -128,6 +128,9 @@ struct nb_reader {
     unsigned flags;
     struct nb_lazy *raw; /* NB_MODE_RAW */
     enum nb_status failed;
+    /* A number had more digits, or a larger exponent, than are kept, and what it was asked hung on
+     * them: only where any spelling is read. */
+    bool inexact;
     /* Not NULL: any end of the outermost value is taken, and the roots of its site that are false
      * are noted here, 64 of them at most. */
     uint64_t *verdict;
