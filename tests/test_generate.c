@@ -154,10 +154,39 @@ static void limits_and_callbacks(void **state) {
     assert_int_equal(g.finish, NB_FINISH_CALLER);
     assert_int_equal(g.n_tokens, 3);
     nb_generation_free(&g);
-    /* No end token before min_tokens, although this prompt's answer would end. */
-    g = generate(engine, (struct nb_generate_options){.max_tokens = 50, .min_tokens = 50});
-    assert_int_equal(g.n_tokens, 50);
+    nb_engine_close(engine);
+}
+
+/* No end token before min_tokens, where an answer would end; log probabilities are the model's all
+ * the same. */
+static void least_tokens(void **state) {
+    (void)state;
+    struct nb_engine *engine = open_demo();
+    struct nb_generate_options o = {.prompt = "\"selected_action\":null",
+                                    .prompt_bytes = 22,
+                                    .max_tokens = 50,
+                                    .logprobs = true,
+                                    .top_logprobs = 1};
+    struct nb_generation g;
+    struct nb_error err;
+    assert_ok(nb_generate(engine, &o, &g, &err), err);
+    assert_int_equal(g.finish, NB_FINISH_STOP);
+    size_t end = g.n_tokens;
+    assert_true(end < 50);
     nb_generation_free(&g);
+    o.min_tokens = 50;
+    assert_ok(nb_generate(engine, &o, &g, &err), err);
+    assert_int_equal(g.n_tokens, 50);
+    assert_true(nb_config_is_end(&engine->model.config, g.top_ids[end]));
+    assert_true(g.logprobs[end] < g.top_logprobs[end]);
+    nb_generation_free(&g);
+    nb_engine_close(engine);
+}
+
+static void refused_options(void **state) {
+    (void)state;
+    struct nb_engine *engine = open_demo();
+    struct nb_generation g;
     static const char *const empty[] = {""};
     const struct nb_generate_options bad[] = {
         {.max_tokens = -1},
@@ -216,6 +245,8 @@ int main(void) {
         cmocka_unit_test(log_probabilities),
         cmocka_unit_test(stop_strings),
         cmocka_unit_test(limits_and_callbacks),
+        cmocka_unit_test(least_tokens),
+        cmocka_unit_test(refused_options),
         cmocka_unit_test(streamed_text_is_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -245,7 +245,7 @@ static enum nb_status close_answer(struct nb_generator *g, struct nb_error *err)
     return s;
 }
 
-/* Log probabilities are the model's, not what a mask leaves of them. */
+/* Log probabilities are the model's, not what a mask or min_tokens leaves of them. */
 static enum nb_status keep_raw(struct nb_generator *g, const float *logits, struct nb_error *err) {
     size_t bytes = (size_t)g->engine->model.config.n_vocab * sizeof *g->raw;
     if (!g->raw && !(g->raw = malloc(bytes)))
@@ -279,7 +279,9 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
     g->next = NULL;
     g->n_next = 0;
     enum nb_status s = NB_OK;
-    if (g->options.logprobs && g->follower.matcher) /* also where free: some are taken away */
+    bool less = g->follower.matcher /* also where free: some are taken away */
+                || g->generated.n < (size_t)g->options.min_tokens;
+    if (g->options.logprobs && less)
         s = keep_raw(g, logits, err);
     if (s == NB_OK)
         s = mask(g, logits, &ended, err);
@@ -299,7 +301,7 @@ enum nb_status nb_generator_take(struct nb_generator *g, float *logits, struct n
         g->done = true;
         return NB_OK;
     }
-    s = note_logprobs(g, g->raw ? g->raw : logits, id, err);
+    s = note_logprobs(g, g->raw && less ? g->raw : logits, id, err);
     if (s == NB_OK)
         s = add_drawn(g, id, err);
     for (size_t i = first; i < g->generated.n && s == NB_OK && go_on && !stopped; i++) {
