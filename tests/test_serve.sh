@@ -332,7 +332,7 @@ expect "a stream that does ends with the reason" sh -c "sed -n 's/^data: {/{/p' 
 stop
 
 # Keys.
-printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=6 max_running=2\n' >"$tmp/keys"
+printf '# keys\nfirst sk-first-key\nsecond sk-second-key requests_per_minute=2 max_running=2\n' >"$tmp/keys"
 chmod 644 "$tmp/keys"
 start --model "$root/models/demo" --api-key-file "$tmp/keys" --cors https://example.com
 expect "keys that others may read are a warning" grep -q '^level=warn event=keys .*mode 0644' "$tmp/server.err"
@@ -344,7 +344,7 @@ expect "a wrong key" answers 403 '.error.code == "invalid_api_key"'
 ask /v1/models -H 'Authorization: Bearer sk-first-key'
 expect "a key" answers 200 '.data | length == 1'
 ask /v1/models -H 'X-API-Key: sk-second-key'
-expect "a key in X-API-Key" answers 200 '.data | length == 1'
+expect "a key in X-API-Key, and the first of two a minute" answers 200 '.data | length == 1'
 ask /v1/models -H 'X-API-Key: sk-second-key'
 expect "more than its limit" answers 429 '.error.type == "rate_limit_error"'
 expect "and when to come again" grep -qiE '^retry-after: [1-9]' "$tmp/headers"

@@ -38,6 +38,12 @@ struct nb_auth {
     size_t n;
 };
 
+/* What a key's bucket holds when it is full: a request at least, however few a minute may have. */
+static double burst_of(const struct key *key) {
+    double n = key->per_minute * BURST_S / 60;
+    return n < 1 ? 1 : n;
+}
+
 /* FNV-1a, never 0. */
 static uint64_t client_of(const char *name) {
     uint64_t h = 0xcbf29ce484222325u;
@@ -189,7 +195,7 @@ enum nb_status nb_auth_reload(struct nb_auth *auth, struct nb_error *err) {
         return s;
     pthread_mutex_lock(&auth->lock);
     for (size_t i = 0; i < n; i++) {
-        keys[i].tokens = keys[i].per_minute * BURST_S / 60;
+        keys[i].tokens = burst_of(&keys[i]);
         keys[i].filled_us = nb_now_us();
         for (size_t j = 0; j < auth->n; j++) {
             if (keys[i].client == auth->keys[j].client) {
@@ -241,8 +247,7 @@ enum nb_access nb_auth_enter(struct nb_auth *auth, const char *given, uint64_t *
     if (found) {
         strcpy(name, found->name);
         int64_t now = nb_now_us();
-        double most = found->per_minute * BURST_S / 60;
-        most = most < 1 ? 1 : most;
+        double most = burst_of(found);
         found->tokens += (double)(now - found->filled_us) / 6e7 * found->per_minute;
         found->tokens = found->tokens < most ? found->tokens : most;
         found->filled_us = now;
