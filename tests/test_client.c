@@ -327,6 +327,16 @@ static void guarded(void **state) {
     assert_true(q.refused);
     assert_int_equal(inner.requests, 0);
     r.resolve = to_loopback;
+    /* A name of several addresses, some of which may be reached, is. */
+    char several[128];
+    const char *to_several[] = {several, NULL};
+    snprintf(several, sizeof several, "several.example:%u:10.0.0.1,127.0.0.1", s.port);
+    q = ask(client, (struct nb_client_request){.url = url("several.example", s.port),
+                                               .guard = one,
+                                               .resolve = to_several});
+    assert_int_equal(q.status, 200);
+    assert_string_equal(q.error, "");
+    assert_false(q.refused);
     r.guard = NULL; /* the test itself works */
     q = ask(client, r);
     assert_int_equal(q.status, 200);

@@ -25,7 +25,8 @@ struct nb_transfer {
     const struct nb_guard *guard;
     char *host; /* of the URL, as libcurl understands it */
     uint16_t port;
-    const char *refused; /* why, if the guard did */
+    const char *refused; /* why, if the guard did; NULL once it has let an address pass */
+    bool passed;         /* it has */
     char error[CURL_ERROR_SIZE];
     void (*on_done)(void *context, const struct nb_client_answer *answer);
     void *context;
@@ -63,10 +64,11 @@ static curl_socket_t on_socket(void *context, curlsocktype purpose, struct curl_
     struct nb_transfer *t = context;
     if (t->guard) {
         const char *why = nb_guard_refuses(t->guard, t->host, t->port, &address->addr);
-        if (why) {
-            t->refused = why;
+        /* Of a name's several addresses one that may be reached is enough. */
+        t->passed |= !why;
+        t->refused = t->passed ? NULL : why;
+        if (why)
             return CURL_SOCKET_BAD;
-        }
     }
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
@@ -220,7 +222,7 @@ static void finish(struct nb_transfer *t, CURLcode code) {
     unlist(t);
     if (t->too_long)
         snprintf(error, sizeof error, "the answer is longer than %zu bytes", t->max_bytes);
-    else if (t->refused)
+    else if (code && t->refused)
         snprintf(error, sizeof error, "the address is not allowed: %s", t->refused);
     else if (code)
         snprintf(error, sizeof error, "%s", t->error[0] ? t->error : curl_easy_strerror(code));
