@@ -15,6 +15,7 @@
  *     POST /cancel/ID    tells its worker to stop it
  *     POST /fault?on=take|done|stream|stop|ping&kind=KIND&n=N[&retry_after=S]
  *                        the next N such requests go wrong: a status, or "garbage", "empty",
+ *                        "other" (JSON, but no job),
  *                        "nothing" (held for a second, then closed), "drop" (closed), "half" (done,
  *                        the answer breaks off), "lost" (done, closed without an answer)
  *     POST /fault?clear=1
@@ -523,6 +524,9 @@ static struct answer workers(struct MHD_Connection *c, const char *path, const s
     } else if (strcmp(f.kind, "garbage") == 0) {
         free(a.body);
         a.body = strdup("{\"id\": \"x\", \"inp\xff\x00[[[");
+    } else if (strcmp(f.kind, "other") == 0) {
+        free(a.body);
+        a.body = strdup("{\"status\": \"ok\"}");
     } else if (strcmp(f.kind, "nothing") == 0) {
         pthread_mutex_unlock(&q.lock);
         sleep(1);

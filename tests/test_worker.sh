@@ -118,7 +118,7 @@ expect "no other scheme" logged one 'job=scheme outcome=refused'
 
 # The queue misbehaves.
 sleep 0.5
-for kind in 429 400 204 500 401 garbage empty nothing drop; do
+for kind in 429 400 204 500 401 garbage other empty nothing drop; do
     fault take $kind 2 1
     job "take-$kind" "$short"
     expect "takes on after: $kind" answered "take-$kind" '.status == "COMPLETED" and .taken == 1 and .posts == 1'
@@ -146,6 +146,11 @@ expect "a result that is too long becomes an error" answered done-413 '.status =
 fault done 404
 job done-404 "$short"
 expect "a result that is not wanted is forgotten" until_ 10 logged one 'event=unwanted job=done-404 status=404'
+before=$(stats && jq .faulted "$tmp/out")
+fault take other 100000
+sleep 2.5
+expect "what is no job is not asked for without a pause" counts ".faulted - $before < 40"
+post '/fault?clear=1'
 fault stream 500 3
 job stream-500 '{"prompt": "Invoice", "max_tokens": 6, "temperature": 0, "stream": true}'
 expect "a part that is lost is in the result" answered stream-500 '.status == "COMPLETED" and (.result.output | length) > ([.stream[].output[]] | length)'

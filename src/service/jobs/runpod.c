@@ -514,23 +514,24 @@ static bool is_id(const char *id, size_t n) {
     return n > 0 && n <= MAX_ID;
 }
 
-static void take_job(struct nb_worker *w, const json_t *one) {
+/* False for what is no job, or one that is here already. */
+static bool take_job(struct nb_worker *w, const json_t *one) {
     const json_t *id = json_object_get(one, "id");
     if (!json_is_string(id) || !is_id(json_string_value(id), json_string_length(id))) {
         nb_log(NB_LOG_ERROR,
                "event=taken a job without an id, of 1 to %d printable characters: left out",
                MAX_ID);
-        return;
+        return false;
     }
     char log_id[96];
     nb_job_log_id(json_string_value(id), log_id);
     if (find_job(w, json_string_value(id))) {
         nb_log(NB_LOG_WARN, "event=again job=%s is being answered already", log_id);
-        return;
+        return false;
     }
     if (nb_deliveries_hurry(w->deliveries, json_string_value(id))) {
         nb_log(NB_LOG_WARN, "event=again job=%s its result is sent again", log_id);
-        return;
+        return false;
     }
     struct nb_error err;
     enum nb_status s;
@@ -542,6 +543,7 @@ static void take_job(struct nb_worker *w, const json_t *one) {
         start_job(w, j);
     else if (j)
         fail_job(j, &err);
+    return j != NULL;
 }
 
 /* An answer that cannot be read. If there are jobs in it they come back, and would be as bad every
@@ -575,12 +577,13 @@ static void on_taken(void *context, const struct nb_client_answer *a) {
     if (some && !jobs)
         take_unreadable(w, a);
     if (json_is_array(jobs) || json_is_object(jobs)) {
-        p->failures = p->quick = 0;
-        if (json_is_object(jobs))
-            take_job(w, jobs);
+        bool taken = json_is_object(jobs) && take_job(w, jobs);
         for (size_t i = 0; i < json_array_size(jobs); i++)
-            take_job(w, json_array_get(jobs, i));
-        if (json_is_array(jobs) && json_array_size(jobs) == 0)
+            taken |= take_job(w, json_array_get(jobs, i));
+        p->failures = 0;
+        if (taken)
+            p->quick = 0;
+        else
             pause = pause_after_nothing(p);
     } else if (a->status == 204 || a->status == 400 || (a->status == 200 && a->n == 0)) {
         /* 400: the worker is about to be put to sleep. */
