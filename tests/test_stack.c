@@ -141,6 +141,54 @@ static void assert_sound(void) {
 
 /* ---- sound stacks ---- */
 
+/* ---- libraries ---- */
+
+/* A shared library with a dynamic section: what it needs, and perhaps a cubin for sm_80. */
+static const char *rodata = ""; /* what the section of constants holds */
+static uint16_t machine;        /* that libraries are for; 0: this one */
+
+static void write_library(const char *path, const char *needed, bool code) {
+    static uint8_t file[4096];
+    static const char names[] = "\0.nv_fatbin\0.shstrtab\0.rodata";
+    memset(file, 0, sizeof file);
+    Elf64_Ehdr h = {.e_ident = {0x7F, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, 1},
+                    .e_type = ET_DYN,
+                    .e_machine = EM_X86_64,
+                    .e_phoff = 64,
+                    .e_phentsize = sizeof(Elf64_Phdr),
+                    .e_phnum = 2,
+                    .e_shoff = 2048,
+                    .e_shentsize = sizeof(Elf64_Shdr),
+                    .e_shnum = 4,
+                    .e_shstrndx = 2};
+#if defined(__aarch64__)
+    h.e_machine = EM_AARCH64;
+#endif
+    if (machine)
+        h.e_machine = machine;
+    Elf64_Phdr p[2] = {{.p_type = PT_LOAD, .p_filesz = sizeof file, .p_memsz = sizeof file},
+                       {.p_type = PT_DYNAMIC, .p_offset = 256, .p_vaddr = 256, .p_filesz = 64}};
+    Elf64_Dyn d[4] = {{DT_STRTAB, {512}}, {DT_STRSZ, {256}}, {DT_NEEDED, {1}}, {DT_NULL, {0}}};
+    Elf64_Shdr s[4] = {
+        {0},
+        {.sh_name = 1, .sh_type = SHT_PROGBITS, .sh_offset = 1024, .sh_size = 104},
+        {.sh_name = 12, .sh_type = SHT_STRTAB, .sh_offset = 1536, .sh_size = sizeof names},
+        {.sh_name = 22, .sh_type = SHT_PROGBITS, .sh_offset = 3072, .sh_size = 256}};
+    static const uint8_t fatbin[] = {0x50, 0xED, 0x55, 0xBA, 1, 0,  16, 0, 88, 0,  0, 0, 0, 0, 0,
+                                     0,    2,    0,    1,    1, 64, 0,  0, 0,  24, 0, 0, 0, 0, 0,
+                                     0,    0,    0,    0,    0, 0,  0,  0, 0,  0,  7, 0, 1, 0, 80};
+    memcpy(file, &h, sizeof h);
+    memcpy(file + 64, p, sizeof p);
+    memcpy(file + 256, d, sizeof d);
+    snprintf((char *)file + 513, 200, "%s", needed);
+    snprintf((char *)file + 3072, 256, "%s", rodata);
+    memcpy(file + 1024, fatbin, sizeof fatbin);
+    memcpy(file + 1536, names, sizeof names);
+    s[1].sh_size = code ? 104 : 0;
+    memcpy(file + 2048, s, sizeof s);
+    write_bytes(path, file, sizeof file);
+}
+
 static void test_sound(void **state) {
     (void)state;
     write_text("lazy/__init__.py", "import sys\n"
@@ -149,7 +197,7 @@ static void test_sound(void **state) {
     write_text("dyn/__init__.py", "for n in ('a', 'b'):\n    globals()[n] = 1\n");
     write_text("star/__init__.py", "from .names import *\nfrom ._c import *\n");
     write_text("star/names.py", "def starred():\n    pass\n");
-    write_text("star/_c.cpython-312-x86_64-linux-gnu.so", "INPUT(x)");
+    write_library("star/_c.cpython-312-x86_64-linux-gnu.so", "libc.so.6", false);
     write_text("user/__init__.py",
                "\"\"\"from nowhere import nothing\n\"\"\"\n"
                "from __future__ import annotations\n"
@@ -312,7 +360,7 @@ static void test_wrong_python(void **state) {
     assert_first("wrong-python", "fast 2.0 was installed for another Python", other);
     assert_non_null(strstr(findings.list[0].evidence, "No module named 'fast._fast'"));
     assert_int_equal(count(NB_SEVERITY_ERROR), 1);
-    write_text("fast/_fast.abi3.so", "INPUT(x)"); /* this one will do */
+    write_library("fast/_fast.abi3.so", "libc.so.6", false); /* this one will do */
     install("fast", "2.0", "", "fast/__init__.py", other, "fast/_fast.abi3.so", NULL);
     audit(env);
     assert_sound();
@@ -454,47 +502,6 @@ static void test_story(void **state) {
         strstr(f->title, "cannot import name 'mm_configs' from 'torch.kernel.mm_common'"));
 }
 
-/* ---- libraries ---- */
-
-/* A shared library with a dynamic section: what it needs, and perhaps a cubin for sm_80. */
-static void write_library(const char *path, const char *needed, bool code) {
-    static uint8_t file[4096];
-    static const char names[] = "\0.nv_fatbin\0.shstrtab";
-    memset(file, 0, sizeof file);
-    Elf64_Ehdr h = {.e_ident = {0x7F, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, 1},
-                    .e_type = ET_DYN,
-                    .e_machine = EM_X86_64,
-                    .e_phoff = 64,
-                    .e_phentsize = sizeof(Elf64_Phdr),
-                    .e_phnum = 2,
-                    .e_shoff = 2048,
-                    .e_shentsize = sizeof(Elf64_Shdr),
-                    .e_shnum = 3,
-                    .e_shstrndx = 2};
-#if defined(__aarch64__)
-    h.e_machine = EM_AARCH64;
-#endif
-    Elf64_Phdr p[2] = {{.p_type = PT_LOAD, .p_filesz = sizeof file, .p_memsz = sizeof file},
-                       {.p_type = PT_DYNAMIC, .p_offset = 256, .p_vaddr = 256, .p_filesz = 64}};
-    Elf64_Dyn d[4] = {{DT_STRTAB, {512}}, {DT_STRSZ, {256}}, {DT_NEEDED, {1}}, {DT_NULL, {0}}};
-    Elf64_Shdr s[3] = {
-        {0},
-        {.sh_name = 1, .sh_type = SHT_PROGBITS, .sh_offset = 1024, .sh_size = 104},
-        {.sh_name = 12, .sh_type = SHT_STRTAB, .sh_offset = 1536, .sh_size = sizeof names}};
-    static const uint8_t fatbin[] = {0x50, 0xED, 0x55, 0xBA, 1, 0,  16, 0, 88, 0,  0, 0, 0, 0, 0,
-                                     0,    2,    0,    1,    1, 64, 0,  0, 0,  24, 0, 0, 0, 0, 0,
-                                     0,    0,    0,    0,    0, 0,  0,  0, 0,  0,  7, 0, 1, 0, 80};
-    memcpy(file, &h, sizeof h);
-    memcpy(file + 64, p, sizeof p);
-    memcpy(file + 256, d, sizeof d);
-    snprintf((char *)file + 513, 200, "%s", needed);
-    memcpy(file + 1024, fatbin, sizeof fatbin);
-    memcpy(file + 1536, names, sizeof names);
-    s[1].sh_size = code ? 104 : 0;
-    memcpy(file + 2048, s, sizeof s);
-    write_bytes(path, file, sizeof file);
-}
-
 static const char extension[] = "ext/_c.cpython-312-x86_64-linux-gnu.so";
 
 static void install_extension(const char *needed) {
@@ -525,6 +532,49 @@ static void test_libraries(void **state) {
     install("ext", "1.0", "", "ext/__init__.py", extension, NULL);
     audit(env);
     assert_first("library-damaged", "is damaged", "cut off");
+}
+
+/* Several libraries that are nowhere are one finding, and what is for another machine is one. */
+static void test_wrong_libraries(void **state) {
+    (void)state;
+    write_text("ext/__init__.py", "from . import _c\n");
+    machine = EM_S390;
+    write_library(extension, "libc.so.6", false);
+    machine = 0;
+    install("ext", "1.0", "", "ext/__init__.py", extension, NULL);
+    audit(env);
+    assert_first("library-foreign", "is for processor 22", "ELF header");
+    write_text(extension, "\xcf\xfa\xed\xfe of a Mac");
+    install("ext", "1.0", "", "ext/__init__.py", extension, NULL);
+    audit(env);
+    assert_first("library-foreign", "for another system", "invalid ELF header");
+}
+
+/* Extension modules of NumPy 1 beside NumPy 2. */
+static void test_numpy_abi(void **state) {
+    (void)state;
+    write_text("numpy/__init__.py", "");
+    install("numpy", "2.0.2", "", "numpy/__init__.py", NULL);
+    rodata = "numpy.core._multiarray_umath";
+    install_extension("libc.so.6");
+    rodata = "";
+    audit(env);
+    assert_first("numpy-abi", "ext 1.0 was compiled for NumPy 1, but NumPy 2.0.2 is installed",
+                 extension);
+    install("numpy", "1.26.4", "", "numpy/__init__.py", NULL);
+    drop("numpy-2.0.2.dist-info/METADATA");
+    drop("numpy-2.0.2.dist-info/RECORD");
+    audit(env);
+    assert_null(find("numpy-abi", NB_SEVERITY_ERROR));
+    install("numpy", "2.0.2", "", "numpy/__init__.py", NULL);
+    drop("numpy-1.26.4.dist-info/METADATA");
+    drop("numpy-1.26.4.dist-info/RECORD");
+    rodata = "numpy._core and numpy.core._multiarray_umath";
+    install_extension("libc.so.6");
+    rodata = "";
+    audit(env);
+    assert_null(find("numpy-abi", NB_SEVERITY_ERROR));
+    assert_null(find("numpy-abi", NB_SEVERITY_WARNING));
 }
 
 static void test_gpu(void **state) {
@@ -819,6 +869,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_imports, begin, end),
         cmocka_unit_test_setup_teardown(test_story, begin, end),
         cmocka_unit_test_setup_teardown(test_libraries, begin, end),
+        cmocka_unit_test_setup_teardown(test_wrong_libraries, begin, end),
+        cmocka_unit_test_setup_teardown(test_numpy_abi, begin, end),
         cmocka_unit_test_setup_teardown(test_gpu, begin, end),
         cmocka_unit_test_setup_teardown(test_driver, begin, end),
         cmocka_unit_test_setup_teardown(test_hostile, begin, end),

@@ -154,6 +154,27 @@ const struct nb_elf_section *nb_elf_find(const struct nb_elf *elf, const char *n
     return NULL;
 }
 
+bool nb_elf_holds(const struct nb_elf *elf, const struct nb_elf_section *section, const char *text,
+                  size_t n) {
+    enum { CHUNK = 256 << 10, MOST = 256 << 20 };
+    uint64_t end = section->size < MOST ? section->size : MOST;
+    char *buffer = n && n <= 256 && section->type != SHT_NOBITS ? malloc(CHUNK + 256) : NULL;
+    bool found = false;
+    size_t kept = 0; /* of the chunk before: the text may begin there */
+    for (uint64_t at = 0; buffer && !found && at < end;) {
+        size_t take = end - at < CHUNK ? (size_t)(end - at) : CHUNK;
+        if (!nb_elf_read(elf, section->offset + at, buffer + kept, take))
+            break;
+        found = memmem(buffer, kept + take, text, n) != NULL;
+        size_t have = kept + take;
+        kept = have < n - 1 ? have : n - 1;
+        memmove(buffer, buffer + have - kept, kept);
+        at += take;
+    }
+    free(buffer);
+    return found;
+}
+
 /* Where in the file the byte at an address of memory is; false if no segment has it. */
 static bool file_offset(const struct nb_elf *elf, uint64_t address, uint64_t *out) {
     for (size_t i = 0; i < elf->n_segments; i++) {

@@ -45,6 +45,11 @@ bool nb_elf_read(const struct nb_elf *elf, uint64_t at, void *out, size_t n);
 
 const struct nb_elf_section *nb_elf_find(const struct nb_elf *elf, const char *name);
 
+/* Whether the bytes of a section, up to 256 MiB of them, hold text[0..n), n at most 256. Each byte
+ * is read once, 256 KiB at a time. */
+bool nb_elf_holds(const struct nb_elf *elf, const struct nb_elf_section *section, const char *text,
+                  size_t n);
+
 /* A version of symbols, "GLIBC_2.34", that is wanted of a library, or that a library has. */
 struct nb_elf_version {
     const char *file; /* wanted of: a DT_NEEDED name; NULL for those that a library has */

@@ -12,13 +12,13 @@
 /* Causes before what follows from them: a file of another version explains a name that is missing,
  * and a missing package explains its libraries. */
 static const char *const order[] = {
-    "driver-missing",       "gpu-not-mounted",    "gpu-missing",        "driver-too-old",
-    "two-versions",         "mixed-installation", "wrong-python",       "damaged-file",
-    "library-damaged",      "overwritten-file",   "changed-file",       "missing-file",
-    "stray-file",           "metadata-missing",   "leftover",           "requirement-missing",
-    "requirement-violated", "known-trap",         "import-unsatisfied", "module-missing",
-    "library-missing",      "library-version",    "library-symbol",     "gpu-without-code",
-    "cuda-unsupported",
+    "driver-missing",      "gpu-not-mounted",      "gpu-missing",      "driver-too-old",
+    "two-versions",        "mixed-installation",   "wrong-python",     "damaged-file",
+    "library-damaged",     "library-foreign",      "overwritten-file", "changed-file",
+    "missing-file",        "stray-file",           "metadata-missing", "leftover",
+    "requirement-missing", "requirement-violated", "known-trap",       "numpy-abi",
+    "import-unsatisfied",  "module-missing",       "library-missing",  "library-version",
+    "library-symbol",      "gpu-without-code",     "cuda-unsupported",
 };
 
 void nb_findings_init(struct nb_findings *findings) {

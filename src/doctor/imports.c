@@ -649,6 +649,19 @@ static void describe(const struct nb_stack *s, const struct broken *b, struct nb
                       b->what.gone / 100, b->what.gone % 100, s->python / 100, s->python % 100);
 }
 
+/* Whether a distribution names another in its requirements, whatever their markers say. */
+static bool requires(const struct nb_stack *s, int32_t dist, const char *normal) {
+    bool found = false;
+    struct nb_arena arena = {0};
+    for (size_t i = 0; dist >= 0 && !found && i < s->dists[dist].n_requires; i++) {
+        const char *text = s->dists[dist].requires[i];
+        struct nb_requirement r;
+        found = nb_requirement_parse(text, strlen(text), &arena, &r) && strcmp(r.name, normal) == 0;
+    }
+    nb_arena_free(&arena);
+    return found;
+}
+
 static const char *what_to_do(const struct nb_stack *s, const struct broken *b,
                               struct nb_findings *f) {
     int32_t mine = s->modules[b->module].dist;
@@ -659,6 +672,10 @@ static const char *what_to_do(const struct nb_stack *s, const struct broken *b,
             mine < 0 ? "release" : s->dists[mine].name, b->what.gone / 100, b->what.gone % 100,
             strcmp(b->what.missing, "distutils") == 0 ? ", or install setuptools, which brings it"
                                                       : "");
+    char normal[512];
+    nb_normalize_name(b->what.missing, strlen(b->what.missing), normal, sizeof normal);
+    if (b->what.outcome == NO_TOP && requires(s, mine, normal))
+        return nb_findings_text(f, "install %s, which %s requires", normal, s->dists[mine].name);
     if (b->what.outcome == NO_TOP)
         return nb_findings_text(f,
                                 "install the package that has the module %s; %s does not require "

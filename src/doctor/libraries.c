@@ -29,10 +29,12 @@ struct library {
     const char *name;              /* the last part of it */
     struct nb_elf_dynamic dynamic; /* strings and lists copied; nothing to read symbols with */
     struct nb_fatbin_list code;
-    char *damage; /* why it could not be read, or NULL */
-    bool foreign; /* for another kind of processor */
-    bool used;    /* importing the packages loads it */
-    int32_t by;   /* the library that needs it, on the way from an extension module; -1 */
+    char *damage;     /* why it could not be read, or NULL */
+    bool foreign;     /* for another kind of processor, or no ELF file */
+    uint16_t machine; /* that it is for; 0: it is no ELF file of 64 bits */
+    bool numpy_1;     /* an extension module that was compiled for NumPy 1, where NumPy 2 is */
+    bool used;        /* importing the packages loads it */
+    int32_t by;       /* the library that needs it, on the way from an extension module; -1 */
 };
 
 struct linker {
@@ -45,6 +47,7 @@ struct linker {
     const char *folders[MAX_SYSTEM_FOLDERS]; /* where the system looks */
     size_t n_folders;
     uint16_t machine; /* of this one: EM_X86_64, … */
+    bool numpy_2;     /* is installed */
 };
 
 /* ---- reading ---- */
@@ -84,7 +87,17 @@ static void keep_dynamic(const struct nb_elf_dynamic *from, struct nb_arena *are
     to->has = copy_versions(arena, from->has, &to->n_has);
 }
 
-static void read_library(struct library *l, uint16_t machine, bool code, struct nb_arena *arena) {
+/* Whether an image was compiled for NumPy 1: what its headers put into an extension module imports
+ * the table of functions from numpy.core._multiarray_umath; NumPy 2's try numpy._core first
+ * (numpy/core/include/numpy/__multiarray_api.h, _import_array). */
+static bool is_for_numpy_1(const struct nb_elf *elf) {
+    static const char old[] = "numpy.core._multiarray_umath", new[] = "numpy._core";
+    const struct nb_elf_section *s = nb_elf_find(elf, ".rodata");
+    return s && nb_elf_holds(elf, s, old, sizeof old) && !nb_elf_holds(elf, s, new, sizeof new - 1);
+}
+
+static void read_library(struct library *l, uint16_t machine, bool code, bool numpy_2,
+                         struct nb_arena *arena) {
     struct nb_bytes bytes;
     struct nb_error err = {0};
     struct nb_arena scratch = {0};
@@ -100,12 +113,14 @@ static void read_library(struct library *l, uint16_t machine, bool code, struct 
         l->foreign = true;
     } else if (s == NB_OK) {
         s = nb_elf_open(&bytes, 0, bytes.size, l->path, &scratch, &elf, &err);
+        l->machine = s == NB_OK ? elf.machine : 0;
         l->foreign = s == NB_ERR_UNSUPPORTED || (s == NB_OK && machine && elf.machine != machine);
         s = s == NB_ERR_UNSUPPORTED ? NB_OK : s;
         if (s == NB_OK && !l->foreign)
             s = nb_elf_dynamic(&elf, l->path, &scratch, &dynamic, &err);
         if (s == NB_OK && !l->foreign && code)
             s = nb_fatbin_read_elf(&elf, l->path, &l->code, &err);
+        l->numpy_1 = s == NB_OK && !l->foreign && numpy_2 && is_for_numpy_1(&elf);
     }
     if (s != NB_OK)
         l->damage = nb_arena_string(arena, err.message, strlen(err.message));
@@ -122,7 +137,8 @@ struct reading {
 static void read_some(void *context, int thread, size_t begin, size_t end) {
     struct reading *r = context;
     for (size_t i = begin; i < end; i++)
-        read_library(&r->linker->libraries[i], r->linker->machine, true, &r->arenas[thread]);
+        read_library(&r->linker->libraries[i], r->linker->machine, true, r->linker->numpy_2,
+                     &r->arenas[thread]);
 }
 
 static int32_t add_library(struct linker *k, int32_t file, const char *path) {
@@ -242,7 +258,7 @@ static int32_t open_path(struct linker *k, char *path) {
         return -1;
     int32_t l = add_library(k, -1, path);
     if (l >= 0)
-        read_library(&k->libraries[l], 0, false, &k->arena);
+        read_library(&k->libraries[l], 0, false, false, &k->arena);
     return l;
 }
 
@@ -338,28 +354,39 @@ static void add_way(const struct linker *k, int32_t l, struct nb_buf *out) {
         nb_buf_printf(out, "\nneeded by %s", label_of(k, &k->libraries[l]));
 }
 
-static void report_missing(struct linker *k, int32_t from, const char *name) {
+static const char *what_brings(const struct linker *k, const char *name) {
+    if (strncmp(name, "libc10", 6) == 0 || strncmp(name, "libtorch", 8) == 0)
+        return "install the torch that the importer was built for";
+    return nb_findings_text(k->f, "install what brings %s%s", name,
+                            strncmp(name, "libcu", 5) == 0 || strncmp(name, "libnv", 5) == 0
+                                ? ": the nvidia-* package that the importer requires, of the same "
+                                  "CUDA version"
+                                : "");
+}
+
+/* The libraries that one library needs and that are nowhere: in one finding. */
+static void report_missing(struct linker *k, int32_t from, const char *const *names, size_t n) {
     struct nb_buf evidence = {0};
-    int32_t elsewhere = nb_index_get(&k->by_name, name);
-    nb_buf_printf(&evidence, "%s: DT_NEEDED %s", label_of(k, &k->libraries[from]), name);
+    nb_buf_printf(&evidence, "%s: DT_NEEDED", label_of(k, &k->libraries[from]));
+    for (size_t i = 0; i < n; i++)
+        nb_buf_printf(&evidence, " %s", names[i]);
     const struct nb_elf_dynamic *d = &k->libraries[from].dynamic;
     if (d->runpath || d->rpath)
         nb_buf_printf(&evidence, "\nlooked in its %s %.600s", d->runpath ? "RUNPATH" : "RPATH",
                       d->runpath ? d->runpath : d->rpath);
-    if (elsewhere >= 0)
-        nb_buf_printf(&evidence, "\nthere is %s, but nothing leads there",
-                      label_of(k, &k->libraries[elsewhere]));
+    for (size_t i = 0; i < n; i++) {
+        int32_t elsewhere = nb_index_get(&k->by_name, names[i]);
+        if (elsewhere >= 0)
+            nb_buf_printf(&evidence, "\nthere is %s, but nothing leads there",
+                          label_of(k, &k->libraries[elsewhere]));
+    }
     add_way(k, k->libraries[from].by, &evidence);
-    nb_findings_add(
-        k->f, NB_SEVERITY_ERROR, "library-missing",
-        nb_findings_text(k->f, "%s cannot be loaded: %s is not found",
-                         k->s->files[k->libraries[from].file].path, name),
-        evidence.data,
-        nb_findings_text(k->f, "install what brings %s%s", name,
-                         strncmp(name, "libcu", 5) == 0 || strncmp(name, "libnv", 5) == 0
-                             ? ": the nvidia-* package that the importer requires, of "
-                               "the same CUDA version"
-                             : ""));
+    const char *more =
+        n > 1 ? nb_findings_text(k->f, ", nor are %zu others that it needs", n - 1) : "";
+    nb_findings_add(k->f, NB_SEVERITY_ERROR, "library-missing",
+                    nb_findings_text(k->f, "%s cannot be loaded: %s is not found%s",
+                                     k->s->files[k->libraries[from].file].path, names[0], more),
+                    evidence.data, what_brings(k, names[0]));
     nb_buf_free(&evidence);
 }
 
@@ -405,13 +432,14 @@ static void load(struct linker *k, int32_t first, size_t *missing, size_t *versi
         queue[n++] = first;
     }
     for (size_t at = 0; at < n; at++) {
+        const char *nowhere[MAX_NAMED];
+        size_t n_nowhere = 0;
         for (size_t i = 0; i < k->libraries[queue[at]].dynamic.n_needed; i++) {
             const char *name = k->libraries[queue[at]].dynamic.needed[i];
             int32_t found = find_needed(k, queue[at], name);
             if (found < 0) {
-                if (!is_drivers(name) && k->libraries[queue[at]].file >= 0 &&
-                    (*missing)++ < MAX_FINDINGS)
-                    report_missing(k, queue[at], name);
+                if (!is_drivers(name) && k->libraries[queue[at]].file >= 0 && n_nowhere < MAX_NAMED)
+                    nowhere[n_nowhere++] = name;
                 continue;
             }
             for (size_t j = 0; j < k->libraries[queue[at]].dynamic.n_wants; j++) {
@@ -426,6 +454,8 @@ static void load(struct linker *k, int32_t first, size_t *missing, size_t *versi
                 queue[n++] = found;
             }
         }
+        if (n_nowhere && (*missing)++ < MAX_FINDINGS)
+            report_missing(k, queue[at], nowhere, n_nowhere);
     }
     free(queue);
 }
@@ -576,6 +606,54 @@ static void check_torch(struct linker *k) {
     }
     nb_index_free(&defined);
     nb_arena_free(&arena);
+}
+
+/* ---- NumPy ---- */
+
+/* Whether a file of the stack is what Python loads as a module. */
+static bool is_module(const struct nb_stack *s, int32_t file) {
+    const char *path = s->files[file].path, *slash = strrchr(path, '/');
+    size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
+    char key[PATH_MAX];
+    snprintf(key, sizeof key, "%.*s", (int)(folder + strcspn(path + folder, ".")), path);
+    int32_t m = nb_index_get(&s->by_key, key);
+    return m >= 0 && s->modules[m].file == file;
+}
+
+/* Extension modules that were compiled for NumPy 1, beside NumPy 2: one finding for each package.
+ */
+static void check_numpy(struct linker *k) {
+    const struct nb_stack_dist *numpy = nb_stack_find(k->s, "numpy");
+    for (size_t d = 0; k->numpy_2 && d < k->s->n_dists; d++) {
+        const struct nb_stack_dist *dist = &k->s->dists[d];
+        struct nb_buf files = {0};
+        size_t n = 0, used = 0;
+        for (size_t i = 0; dist != numpy && i < k->n; i++) {
+            const struct library *l = &k->libraries[i];
+            if (l->file < 0 || !l->numpy_1 || !is_module(k->s, l->file) ||
+                nb_stack_owner(k->s, &k->s->files[l->file]) != dist)
+                continue;
+            used += l->used;
+            if (n++ < MAX_NAMED)
+                nb_buf_printf(&files, "%s%s", files.len ? ", " : "", k->s->files[l->file].path);
+        }
+        if (n)
+            nb_findings_add(
+                k->f, used || dist->requested ? NB_SEVERITY_ERROR : NB_SEVERITY_WARNING,
+                "numpy-abi",
+                nb_findings_text(k->f,
+                                 "%s %s was compiled for NumPy 1, but NumPy %s is installed: "
+                                 "\"numpy.core.multiarray failed to import\" or \"numpy.dtype size "
+                                 "changed\"",
+                                 dist->name, dist->version_text, numpy->version_text),
+                nb_findings_text(k->f,
+                                 "%zu of its extension modules take%s their functions from "
+                                 "numpy.core._multiarray_umath and know no numpy._core: %s%s",
+                                 n, n == 1 ? "s" : "", files.data, n > MAX_NAMED ? ", …" : ""),
+                nb_findings_text(k->f, "pip install 'numpy<2', or a release of %s made for NumPy 2",
+                                 dist->name));
+        nb_buf_free(&files);
+    }
 }
 
 /* ---- CUDA ---- */
@@ -751,6 +829,34 @@ static void judge_code(struct linker *k, const struct nb_gpu_table *table,
     }
 }
 
+static const char *machine_name(const struct linker *k, uint16_t machine) {
+    return machine == EM_X86_64    ? "x86_64"
+           : machine == EM_AARCH64 ? "aarch64"
+           : machine ? nb_findings_text(k->f, "processor %d of the ELF table", machine)
+                     : "another system, or no library at all";
+}
+
+/* Extension modules that importing the packages loads and that are for another processor: the first
+ * of each package. */
+static void report_foreign(struct linker *k, int32_t l, int32_t *last) {
+    const struct library *lib = &k->libraries[l];
+    const struct nb_stack_dist *d = nb_stack_owner(k->s, &k->s->files[lib->file]);
+    int32_t dist = d ? (int32_t)(d - k->s->dists) : -1;
+    if (lib->damage || !k->machine || dist == *last)
+        return;
+    *last = dist;
+    nb_findings_add(k->f, NB_SEVERITY_ERROR, "library-foreign",
+                    nb_findings_text(k->f, "%s is for %s, and this Python for %s", label_of(k, lib),
+                                     machine_name(k, lib->machine), machine_name(k, k->machine)),
+                    lib->machine ? "its ELF header says so: \"cannot open shared object file\""
+                                 : "it does not begin as an ELF file does: \"invalid ELF header\"",
+                    d ? nb_findings_text(k->f,
+                                         "on this machine: pip install --force-reinstall --no-deps "
+                                         "'%s==%s'",
+                                         d->name, d->version_text)
+                      : "build it for this machine");
+}
+
 static void report_damage(struct linker *k) {
     for (size_t i = 0; i < k->n; i++) {
         const struct library *l = &k->libraries[i];
@@ -776,10 +882,13 @@ void nb_stack_libraries(struct nb_stack *stack, struct nb_pool *pool,
                  : strcmp(stack->markers.platform_machine, "aarch64") == 0 ? EM_AARCH64
                                                                            : 0;
     size_t missing = 0, versions = 0, used = 0, own = 0;
+    const struct nb_stack_dist *numpy = nb_stack_find(stack, "numpy");
+    k->numpy_2 = numpy && numpy->has_version && numpy->version.release[0] >= 2;
     find_folders(k);
     read_all(k, pool);
     own = k->n;
     int cuda = torch_cuda(k);
+    int32_t foreign = -2; /* the package of the last that was told */
     for (size_t i = 0; i < stack->n_modules; i++) {
         char path[PATH_MAX];
         const struct nb_stack_module *m = &stack->modules[i];
@@ -787,7 +896,9 @@ void nb_stack_libraries(struct nb_stack *stack, struct nb_pool *pool,
             continue;
         int32_t l = nb_index_get(&k->by_path,
                                  nb_stack_path(stack, &stack->files[m->file], path, sizeof path));
-        if (l >= 0 && !k->libraries[l].foreign)
+        if (l >= 0 && k->libraries[l].foreign && m->wanted)
+            report_foreign(k, l, &foreign);
+        else if (l >= 0 && !k->libraries[l].foreign)
             load(k, l, &missing, &versions);
     }
     judge_bitsandbytes(k, cuda, &missing, &versions);
@@ -798,6 +909,7 @@ void nb_stack_libraries(struct nb_stack *stack, struct nb_pool *pool,
             check_versioned(k, (int32_t)i);
     }
     check_torch(k);
+    check_numpy(k);
     judge_driver(k, cuda, table, target);
     judge_code(k, table, target);
     if (!missing && !versions)

@@ -387,6 +387,12 @@ static void find_suffix(struct nb_stack *s) {
     }
     if (dir)
         closedir(dir);
+    /* An installation for another processor, such as a mounted image, is judged for that. */
+    int at = 0, length = 0;
+    if (sscanf(s->suffix, ".cpython-%*[0-9a-z]-%n%*[a-z0-9_]%n", &at, &length) == 0 &&
+        length > at && strncmp(s->suffix + length, "-linux", 6) == 0)
+        snprintf(s->markers.platform_machine, sizeof s->markers.platform_machine, "%.*s",
+                 length - at, s->suffix + at);
     if (!s->suffix[0] && s->python && s->markers.platform_machine[0])
         snprintf(s->suffix, sizeof s->suffix, ".cpython-%d%d%s%s-%s-linux-gnu.so", s->python / 100,
                  s->python % 100, s->threaded ? "t" : "", s->python < 308 ? "m" : "",
