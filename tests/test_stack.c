@@ -252,6 +252,104 @@ static void test_backports(void **state) {
     assert_sound();
 }
 
+/* Other ways of installing: editable, eggs, links, several folders on the path. */
+static void test_layouts(void **state) {
+    (void)state;
+    char path[1024], text[2048];
+    /* setuptools: a finder, which knows its modules by name, and no others. */
+    write_text("__editable__.proj-1.pth", "import __editable___proj_1_finder; x.install()\n");
+    write_text("__editable___proj_1_finder.py", "import sys\nMAPPING: dict[str, str] = {'proj': "
+                                                "'/nowhere/proj', 'more': '/nowhere/more'}\n"
+                                                "NAMESPACES: dict[str, list[str]] = {}\n");
+    write_text("user/__init__.py", "import proj.part, more\nimport user.__init__\n"
+                                   "from linked.inner import y\nimport egged.core\n");
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    /* a project's folder, with an environment of its own in it that does not count */
+    snprintf(path, sizeof path, "%s/project", env);
+    folder_write(path, "src.py", "x = 1\n", 6);
+    folder_write(path, ".venv/lib/other.py", "x = 1\n", 6);
+    folder_write(path, "env/pyvenv.cfg", "x = 1\n", 6);
+    folder_write(path, "env/lib/other.py", "x = 1\n", 6);
+    folder_write(path, "real/inner.py", "y = 1\n", 6);
+    /* a package that is a link to a folder elsewhere, and one that leads to itself */
+    snprintf(text, sizeof text, "%s/linked", site);
+    snprintf(path, sizeof path, "%s/project/real", env);
+    assert_int_equal(symlink(path, text), 0);
+    snprintf(text, sizeof text, "%s/project/real/loop", env);
+    assert_int_equal(symlink(".", text), 0);
+    /* an egg, as setup.py install makes it */
+    write_text("Egged-1.0-py3.12.egg/EGG-INFO/PKG-INFO", "Name: Egged\nVersion: 1.0\n");
+    write_text("Egged-1.0-py3.12.egg/EGG-INFO/requires.txt",
+               "good>=1\n\n[more]\nabsent\n\n[:python_version < \"3\"]\nnothing\n");
+    write_text("Egged-1.0-py3.12.egg/EGG-INFO/top_level.txt", "egged\n");
+    write_text("Egged-1.0-py3.12.egg/egged/__init__.py", "from .core import z\n");
+    write_text("Egged-1.0-py3.12.egg/egged/core.py", "z = 1\n");
+    snprintf(text, sizeof text, "./Egged-1.0-py3.12.egg\n%s/project\n", env);
+    write_text("easy-install.pth", text);
+    install("asks", "1.0", "Requires-Dist: egged", NULL);
+    audit(env);
+    assert_sound();
+    assert_non_null(strstr(find("stack", NB_SEVERITY_GOOD)->title, " 4 packages, 25 files"));
+    install("asks", "1.0", "Requires-Dist: egged[more]", NULL);
+    audit(env);
+    assert_first("requirement-missing", "Egged 1.0 requires absent", "asked for by asks");
+    install("asks", "1.0", "", NULL);
+    write_text("Egged-1.0-py3.12.egg/egged/core.py", "import absent\n");
+    audit(env);
+    assert_first("module-missing", "No module named 'absent'", "egged/core.py, line 1 (Egged 1.0)");
+    write_text("Egged-1.0-py3.12.egg/egged/core.py", "z = 1\n");
+    write_text("user/__init__.py", "import projector\n"); /* the finder does not know it */
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    audit(env);
+    assert_first("module-missing", "No module named 'projector'", "user/__init__.py, line 1");
+}
+
+/* An environment over another, and the user's own folder between them. */
+static void test_layers(void **state) {
+    (void)state;
+    char path[1024], other[1024], home[1024];
+    snprintf(home, sizeof home, "%s/home", env);
+    snprintf(path, sizeof path, "%s/home/.local/lib/python3.12/site-packages", env);
+    snprintf(other, sizeof other, "%s/base/lib/python3.12/site-packages", env);
+    char config[2048];
+    int n = snprintf(config, sizeof config,
+                     "home = %s/base/bin\ninclude-system-site-packages = true\nversion = 3.12.4\n",
+                     env);
+    folder_write(env, "pyvenv.cfg", config, (size_t)n);
+    /* An older good below has a module that imports what only it has; Python never sees it. */
+    folder_write(other, "good-0.9.dist-info/METADATA", "Name: good\nVersion: 0.9\n", 27);
+    folder_write(other, "good/__init__.py", "", 0);
+    folder_write(other, "good/old.py", "from good.core import gone\n", 27);
+    folder_write(other, "base/__init__.py", "", 0);
+    folder_write(path, "mine-1.dist-info/METADATA", "Name: mine\nVersion: 1\n", 23);
+    folder_write(path, "base/__init__.py", "", 0);
+    write_text("user/__init__.py", "import base\n");
+    install("user", "1.0", "Requires-Dist: mine", "user/__init__.py", NULL);
+    assert_int_equal(setenv("HOME", home, 1), 0);
+    unsetenv("PYTHONUSERBASE");
+    unsetenv("PYTHONNOUSERSITE");
+    audit(env);
+    assert_sound();
+    assert_non_null(find("shadowed-version", NB_SEVERITY_NOTE));
+    const char *roots = find("stack", NB_SEVERITY_GOOD)->evidence;
+    const char *first = strstr(roots, site), *second = strstr(roots, path),
+               *third = strstr(roots, other);
+    assert_true(first && second && third && first < second && second < third);
+    write_text("user/__init__.py", "import good.old\n");
+    install("user", "1.0", "Requires-Dist: mine", "user/__init__.py", NULL);
+    audit(env);
+    assert_first("import-unsatisfied", "No module named 'good.old'", "import good.old");
+    assert_int_equal(setenv("PYTHONNOUSERSITE", "1", 1), 0);
+    audit(env);
+    unsetenv("PYTHONNOUSERSITE");
+    assert_first("requirement-missing", "requires mine", "user-1.0");
+    assert_int_equal(setenv("PYTHONPATH", path, 1), 0);
+    audit(env);
+    unsetenv("PYTHONPATH");
+    roots = find("stack", NB_SEVERITY_GOOD)->evidence;
+    assert_ptr_equal(strstr(roots, path), roots);
+}
+
 /* ---- faults ---- */
 
 static void test_requirements(void **state) {
@@ -858,6 +956,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_sound, begin, end),
         cmocka_unit_test_setup_teardown(test_backports, begin, end),
+        cmocka_unit_test_setup_teardown(test_layouts, begin, end),
+        cmocka_unit_test_setup_teardown(test_layers, begin, end),
         cmocka_unit_test_setup_teardown(test_requirements, begin, end),
         cmocka_unit_test_setup_teardown(test_files, begin, end),
         cmocka_unit_test_setup_teardown(test_lost, begin, end),

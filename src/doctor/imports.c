@@ -124,6 +124,10 @@ static bool target_key(const struct checker *c, int32_t from, const struct nb_py
     int n = snprintf(out + used, size - used, "%s", import->module);
     for (char *p = out + used; *p; p++)
         *p = *p == '.' ? '/' : *p;
+    /* `import a.__init__` runs the package's own file. */
+    size_t length = strlen(out);
+    if (length > 9 && strcmp(out + length - 9, "/__init__") == 0)
+        out[length - 9] = 0;
     return n >= 0 && (size_t)n < size - used;
 }
 
@@ -198,6 +202,7 @@ static bool walk_key(const struct checker *c, int32_t from, const char *key, str
     for (size_t n = strcspn(key, "/");; n += 1 + strcspn(key + n + 1, "/")) {
         snprintf(part, sizeof part, "%.*s", (int)n, key);
         int32_t m = nb_index_get(&c->s->by_key, part);
+        m = m >= 0 && c->s->modules[m].hidden ? -1 : m;
         /* A folder whose __init__.py is missing is no package any more, though Python takes it for
          * one that is spread over several folders. */
         int32_t lost = m < 0 || c->s->modules[m].file < 0 ? nb_index_get(&c->s->by_lost, part) : -1;
@@ -220,7 +225,8 @@ static bool walk_key(const struct checker *c, int32_t from, const char *key, str
                 r->lazy = parent->source && parent->source->lazy;
                 return false;
             }
-            bool known = is_standard(c, part, &r->gone) || c->s->finders || brings(c, from, part);
+            bool known = is_standard(c, part, &r->gone) || c->s->finders ||
+                         nb_index_get(&c->s->found, part) >= 0 || brings(c, from, part);
             r->outcome = known ? UNKNOWN : NO_TOP;
             return false;
         }
@@ -263,6 +269,7 @@ static void resolve(const struct checker *c, int32_t from, const struct nb_py_im
         return;
     snprintf(sub, sizeof sub, "%s/%s", key, import->name);
     int32_t submodule = nb_index_get(&c->s->by_key, sub);
+    submodule = submodule >= 0 && c->s->modules[submodule].hidden ? -1 : submodule;
     const struct nb_stack_module *m = &c->s->modules[r->target];
     if (m->library || (m->file < 0 && submodule < 0)) {
         r->outcome = UNKNOWN;

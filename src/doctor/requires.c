@@ -60,6 +60,8 @@ static void check(struct checker *c, const struct task *task, const char *text) 
     /* What holds without the extra was checked without it. */
     if (task->extra[0] && nb_marker_holds(r.marker, &s->markers, ""))
         return;
+    /* Those who package for a system loosen requirements, and METADATA keeps them. */
+    enum nb_severity severity = d->by_system ? NB_SEVERITY_WARNING : NB_SEVERITY_ERROR;
     c->n_checked++;
     const struct nb_stack_dist *found = nb_stack_find(s, r.name);
     const char *evidence =
@@ -75,7 +77,7 @@ static void check(struct checker *c, const struct task *task, const char *text) 
                                  "%s\n%s is there, but has no METADATA: an installation that "
                                  "was broken off",
                                  evidence, hollow);
-        nb_findings_add(c->findings, NB_SEVERITY_ERROR, "requirement-missing",
+        nb_findings_add(c->findings, severity, "requirement-missing",
                         nb_findings_text(c->findings, "%s %s requires %s%s, which is not installed",
                                          d->name, d->version_text, r.name, r.specifiers),
                         evidence,
@@ -87,7 +89,7 @@ static void check(struct checker *c, const struct task *task, const char *text) 
         !nb_version_matches(&found->version, r.specifiers, strlen(r.specifiers), &valid) && valid) {
         c->n_broken++;
         nb_findings_add(
-            c->findings, NB_SEVERITY_ERROR, "requirement-violated",
+            c->findings, severity, "requirement-violated",
             nb_findings_text(c->findings, "%s %s requires %s%s, but %s is installed", d->name,
                              d->version_text, r.name, r.specifiers, found->version_text),
             evidence,

@@ -18,6 +18,7 @@
 enum {
     MAX_FILES = 4000000,
     MAX_DEPTH = 48,
+    MAX_LINKS = 1024, /* to folders, that are followed */
     MAX_METADATA_BYTES = 16 << 20,
     MAX_RECORD_BYTES = 256 << 20,
 };
@@ -146,6 +147,48 @@ static bool config_value(const char *text, const char *key, char *out, size_t si
     return false;
 }
 
+/* Puts the roots from `first` on before those from `to` on. */
+static void move_roots(struct nb_stack *s, size_t first, size_t to) {
+    for (size_t i = first; i < s->n_roots; i++, to++) {
+        const char *moved = s->roots[i];
+        memmove(&s->roots[to + 1], &s->roots[to], (i - to) * sizeof *s->roots);
+        s->roots[to] = moved;
+    }
+}
+
+/* Folders of packages that come before an installation's, for the user who runs this: PYTHONPATH's,
+ * and what pip install --user made (site module; PYTHONUSERBASE, PYTHONNOUSERSITE). `own` is how
+ * many roots the environment itself has, which come before the user's. */
+static enum nb_status add_users(struct nb_stack *s, size_t own, bool user, struct nb_error *err) {
+    const char *base = getenv("PYTHONUSERBASE"), *home = getenv("HOME"),
+               *no = getenv("PYTHONNOUSERSITE");
+    char path[PATH_MAX];
+    enum nb_status status = NB_OK;
+    size_t first = s->n_roots;
+    for (const char *at = getenv("PYTHONPATH"); at && *at && status == NB_OK;) {
+        size_t length = strcspn(at, ":");
+        if (length && snprintf(path, sizeof path, "%.*s", (int)length, at) < PATH_MAX &&
+            nb_is_folder(path) && has_packages(path))
+            status = add_root(s, path, err);
+        at += length + (at[length] == ':');
+    }
+    move_roots(s, first, 0);
+    own += s->n_roots - first;
+    first = s->n_roots;
+    int n = base && *base   ? snprintf(path, sizeof path, "%s", base)
+            : home && *home ? snprintf(path, sizeof path, "%s/.local", home)
+                            : PATH_MAX;
+    size_t used = n > 0 && n < PATH_MAX ? (size_t)n : sizeof path;
+    if (user && !(no && *no) && s->python && used < sizeof path &&
+        snprintf(path + used, sizeof path - used, "/lib/python%d.%d%s/site-packages",
+                 s->python / 100, s->python % 100,
+                 s->threaded ? "t" : "") < (int)(sizeof path - used) &&
+        nb_is_folder(path))
+        status = add_root(s, path, err);
+    move_roots(s, first, own);
+    return status;
+}
+
 /* An environment (PEP 405): its own packages, and those of its base where it says so. */
 static enum nb_status add_environment(struct nb_stack *s, const char *folder,
                                       struct nb_error *err) {
@@ -169,6 +212,8 @@ static enum nb_status add_environment(struct nb_stack *s, const char *folder,
             status = add_prefix(s, value, s->python, err);
             if (!system)
                 s->n_roots = own;
+            if (status == NB_OK)
+                status = add_users(s, own, system, err);
         }
     }
     nb_buf_free(&text);
@@ -237,7 +282,44 @@ static enum nb_status add_program(struct nb_stack *s, const char *what, struct n
     const char *name = strrchr(program, '/');
     if (name)
         sscanf(name, "/python%d.%d", &major, &minor);
-    return add_prefix(s, folder, major ? major * 100 + minor : 0, err);
+    enum nb_status status = add_prefix(s, folder, major ? major * 100 + minor : 0, err);
+    if (status == NB_OK && s->n_roots)
+        status = add_users(s, 0, true, err);
+    return status;
+}
+
+/* Names of the modules that a finder of an editable installation has: setuptools writes them into
+ * __editable___NAME_finder.py as MAPPING = {'module': '/its/folder', …}. False if it is not of that
+ * form. */
+static bool read_finder(struct nb_stack *s, size_t root, const char *line) {
+    const char *name = line + 7 + strspn(line + 7, " \t");
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    bool ok = snprintf(path, sizeof path, "%s/%.*s.py", s->roots[root], (int)strcspn(name, "; \t"),
+                       name) < PATH_MAX &&
+              nb_read_file(path, 1 << 20, &text, NULL) == NB_OK && text.data;
+    const char *at = ok ? strstr(text.data, "\nMAPPING") : NULL;
+    const char *spaces = ok ? strstr(text.data, "\nNAMESPACES") : NULL;
+    const char *end = at ? strchr(at + 1, '\n') : NULL;
+    at = at ? strstr(at, "= {") : NULL;
+    spaces = spaces ? strchr(spaces, '=') : NULL;
+    ok = at && end && at < end && spaces && strncmp(spaces, "= {}\n", 5) == 0;
+    for (at = ok ? at + 3 : NULL; ok && at < end && *at != '}';) {
+        /* 'module': '/its/folder', */
+        char quote = *at;
+        const char *close = quote == '\'' || quote == '"' ? strchr(at + 1, quote) : NULL;
+        ok = close && close < end && close[1] == ':';
+        if (!ok)
+            break;
+        const char *module = nb_arena_string(&s->arena, at + 1, strcspn(at + 1, ".'\""));
+        ok = module && nb_index_put(&s->found, module, 1);
+        at = close + 2 + strspn(close + 2, " ");
+        close = *at == '\'' || *at == '"' ? strchr(at + 1, *at) : NULL;
+        ok = ok && close && close < end;
+        at = ok ? close + 1 + strspn(close + 1, ", ") : end;
+    }
+    nb_buf_free(&text);
+    return ok;
 }
 
 /* Folders that .pth files of a root add (site module): lines that are paths. Lines that are code
@@ -250,14 +332,18 @@ static void read_pth(struct nb_stack *s, size_t root, const char *name) {
         char *save;
         for (char *line = strtok_r(text.data, "\r\n", &save); line;
              line = strtok_r(NULL, "\r\n", &save)) {
-            if (strncmp(line, "import", 6) == 0) {
-                s->finders = s->finders || strstr(line, "__editable__") != NULL;
+            if (strncmp(line, "import ", 7) == 0 || strncmp(line, "import\t", 7) == 0) {
+                /* setuptools' finders, and those of scikit-build-core and meson-python */
+                if (strstr(line, "editable") && !read_finder(s, root, line))
+                    s->finders = true;
             } else if (line[0] && line[0] != '#') {
                 bool absolute = line[0] == '/';
+                size_t known = s->n_roots;
                 if (absolute ? nb_is_folder(line)
                              : nb_path_join(path, sizeof path, s->roots[root], line) &&
                                    nb_is_folder(path))
-                    add_root(s, absolute ? line : path, NULL);
+                    if (add_root(s, absolute ? line : path, NULL) == NB_OK && s->n_roots > known)
+                        s->linked[s->n_roots - 1] = true;
             }
         }
     }
@@ -456,11 +542,41 @@ static bool add_module_of(struct nb_stack *s, int32_t file) {
            add_lost(s, key, -1, file);
 }
 
-/* Walks a folder of a root. `path` is from the root, "" for the root itself. Links to folders are
- * not followed, so that there are no loops. */
+/* Whether a link to a folder is to be followed: each folder once, however many lead there, so that
+ * there are no loops. */
+static bool follow_link(struct nb_stack *s, const struct stat *st) {
+    for (size_t i = 0; i < s->n_places; i++) {
+        if (s->places[i].device == st->st_dev && s->places[i].inode == st->st_ino)
+            return false;
+    }
+    if (!s->places)
+        s->places = malloc(MAX_LINKS * sizeof *s->places);
+    if (!s->places || s->n_places == MAX_LINKS) {
+        s->truncated = true;
+        return false;
+    }
+    s->places[s->n_places++] = (struct nb_stack_place){st->st_dev, st->st_ino};
+    return true;
+}
+
+/* Folders in which no module of their parent is: another environment, inside a project whose folder
+ * is on the path; what tools keep. */
+static bool is_apart(const struct nb_stack *s, size_t root, int parent, const char *name) {
+    char config[NAME_MAX + 16];
+    if (strcmp(name, "__pycache__") == 0)
+        return true;
+    if (!s->linked[root])
+        return false;
+    snprintf(config, sizeof config, "%.255s/pyvenv.cfg", name);
+    return name[0] == '.' || strcmp(name, "node_modules") == 0 ||
+           faccessat(parent, config, F_OK, 0) == 0;
+}
+
+/* Walks a folder of a root. `path` is from the root, "" for the root itself. */
 static bool walk(struct nb_stack *s, size_t root, int parent, const char *name, const char *path,
-                 int depth) {
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (depth ? O_NOFOLLOW : 0));
+                 int depth, bool link) {
+    int fd = openat(parent, name,
+                    O_RDONLY | O_DIRECTORY | O_CLOEXEC | (depth && !link ? O_NOFOLLOW : 0));
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     bool ok = true;
     if (!dir) {
@@ -479,10 +595,12 @@ static bool walk(struct nb_stack *s, size_t root, int parent, const char *name, 
                 PATH_MAX - 8 ||
             fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
             continue;
-        if (S_ISLNK(st.st_mode) && (fstatat(fd, e->d_name, &st, 0) != 0 || S_ISDIR(st.st_mode)))
+        bool linked = S_ISLNK(st.st_mode);
+        if (linked &&
+            (fstatat(fd, e->d_name, &st, 0) != 0 || (S_ISDIR(st.st_mode) && !follow_link(s, &st))))
             continue;
         if (S_ISDIR(st.st_mode)) {
-            if (strcmp(e->d_name, "__pycache__") == 0)
+            if (is_apart(s, root, fd, e->d_name))
                 continue;
             if (depth == MAX_DEPTH) {
                 s->truncated = true;
@@ -490,7 +608,7 @@ static bool walk(struct nb_stack *s, size_t root, int parent, const char *name, 
             }
             ok =
                 (strchr(e->d_name, '.') || add_module(s, child, strlen(child), -1, false, false)) &&
-                walk(s, root, fd, e->d_name, child, depth + 1);
+                walk(s, root, fd, e->d_name, child, depth + 1, linked);
         } else if (S_ISREG(st.st_mode)) {
             if (s->n_files == MAX_FILES) {
                 s->truncated = true;
@@ -568,6 +686,62 @@ static bool kept_by_system(const struct nb_stack *s, const struct nb_stack_dist 
     return ends_in(s->roots[d->root], "/lib/python3/dist-packages");
 }
 
+static bool add_requires(struct nb_stack *s, struct nb_stack_dist *d, size_t *cap,
+                         const char *text) {
+    const char *copy = nb_arena_string(&s->arena, text, strlen(text));
+    if (!copy)
+        return false;
+    if (d->n_requires == *cap) {
+        const char **larger = nb_arena_alloc(&s->arena, *cap ? 2 * *cap : 16, sizeof *larger);
+        if (!larger)
+            return false;
+        if (d->n_requires)
+            memcpy(larger, d->requires, d->n_requires * sizeof *larger);
+        d->requires = larger;
+        *cap = *cap ? 2 * *cap : 16;
+    }
+    d->requires[d->n_requires++] = copy;
+    return true;
+}
+
+/* The requirements of egg-info, which its PKG-INFO may not have: requires.txt, a line each, those
+ * after "[extra:marker]" under that condition (setuptools, "The Internal Structure of Python
+ * Eggs"). */
+static bool read_egg_requires(struct nb_stack *s, struct nb_stack_dist *d) {
+    char path[PATH_MAX], condition[600] = "", line[2400];
+    struct nb_buf text = {0};
+    bool ok = true;
+    size_t cap = 0;
+    if (snprintf(path, sizeof path, "%s/%s/requires.txt", s->roots[d->root], d->folder) >=
+            PATH_MAX ||
+        !nb_is_file(path) || nb_read_file(path, MAX_METADATA_BYTES, &text, NULL) != NB_OK ||
+        !text.data) {
+        nb_buf_free(&text);
+        return true;
+    }
+    char *save;
+    for (char *at = strtok_r(text.data, "\r\n", &save); at && ok;
+         at = strtok_r(NULL, "\r\n", &save)) {
+        at += strspn(at, " \t");
+        if (at[0] == '[') {
+            int extra = (int)strcspn(at + 1, ":]");
+            const char *marker = at[1 + extra] == ':' ? at + 2 + extra : "";
+            const char *close = strrchr(marker, ']');
+            int n = close ? (int)(close - marker) : 0;
+            snprintf(condition, sizeof condition, "%s%.*s%s%s", n ? "(" : "", n, marker,
+                     n ? ")" : "", n && extra ? " and " : "");
+            if (extra)
+                snprintf(condition + strlen(condition), sizeof condition - strlen(condition),
+                         "extra == \"%.*s\"", extra, at + 1);
+        } else if (at[0] && at[0] != '#') {
+            snprintf(line, sizeof line, "%.1600s%s%s", at, condition[0] ? " ; " : "", condition);
+            ok = add_requires(s, d, &cap, line);
+        }
+    }
+    nb_buf_free(&text);
+    return ok;
+}
+
 /* One distribution, from its METADATA or PKG-INFO. What cannot be read is passed over: the folder
  * is then reported by the files that it lacks. */
 static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const char *metadata,
@@ -602,7 +776,9 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
                 d->editable = strstr(url.data, "\"editable\": true") != NULL;
             nb_buf_free(&url);
             d->by_system = kept_by_system(s, d);
-            ok = read_requires(s, &text, d);
+            ok =
+                read_requires(s, &text, d) &&
+                (!egg || d->n_requires || strcmp(folder, metadata) == 0 || read_egg_requires(s, d));
             snprintf(path, sizeof path, "%s/REQUESTED", folder);
             d->requested = nb_index_get(&s->paths, path_key(root, path, key, sizeof key)) >= 0;
             int32_t known = nb_index_get(&s->by_name, d->normal);
@@ -635,7 +811,8 @@ static bool find_dists(struct nb_stack *s) {
         snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : (int)strlen(path),
                  path);
         bool wheel = slash && ends_in(folder, ".dist-info") && strcmp(slash, "/METADATA") == 0;
-        bool egg = ends_in(folder, ".egg-info") && (!slash || strcmp(slash, "/PKG-INFO") == 0);
+        bool egg = (ends_in(folder, ".egg-info") && (!slash || strcmp(slash, "/PKG-INFO") == 0)) ||
+                   strcmp(path, "EGG-INFO/PKG-INFO") == 0; /* the root is an egg itself */
         /* What pip puts aside while it works begins with "~", and stays if it is broken off. */
         if ((wheel || egg) && folder[0] == '~') {
             if (!s->n_leftovers++)
@@ -736,6 +913,26 @@ static bool add_record(struct nb_stack *s, int32_t dist, const char *line, const
     return true;
 }
 
+/* Without a RECORD, top_level.txt says which modules are a distribution's. */
+static void claim_tops(struct nb_stack *s, int32_t dist) {
+    const struct nb_stack_dist *d = &s->dists[dist];
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    char *save;
+    if (snprintf(path, sizeof path, "%s/%s/top_level.txt", s->roots[d->root], d->folder) <
+            PATH_MAX &&
+        nb_is_file(path) && nb_read_file(path, 1 << 20, &text, NULL) == NB_OK && text.data) {
+        for (char *at = strtok_r(text.data, "\r\n ", &save); at;
+             at = strtok_r(NULL, "\r\n ", &save)) {
+            int32_t m = nb_index_get(&s->by_key, at);
+            if (m >= 0 && s->modules[m].dist < 0 && s->modules[m].file >= 0 &&
+                s->files[s->modules[m].file].root == d->root)
+                s->modules[m].dist = dist;
+        }
+    }
+    nb_buf_free(&text);
+}
+
 static bool read_records(struct nb_stack *s) {
     for (size_t i = 0; i < s->n_dists; i++) {
         char path[PATH_MAX], full[PATH_MAX], key[PATH_MAX + 8];
@@ -765,6 +962,10 @@ static bool read_records(struct nb_stack *s) {
         if (m->file >= 0 && s->files[m->file].record >= 0)
             m->dist = s->records[s->files[m->file].record].dist;
     }
+    for (size_t i = 0; i < s->n_dists; i++) {
+        if (s->dists[i].egg)
+            claim_tops(s, (int32_t)i);
+    }
     /* What nobody recorded belongs to the package that it lies in. */
     for (size_t i = 0; i < s->n_modules; i++) {
         struct nb_stack_module *m = &s->modules[i];
@@ -790,6 +991,41 @@ static bool check_hollow(struct nb_stack *s, size_t root, const char *name) {
     return s->hollow[s->n_hollow - 1] != NULL;
 }
 
+/* Whether a package may be spread over several folders of the path though it has an __init__.py: it
+ * says so itself (pkgutil.extend_path, pkg_resources.declare_namespace). */
+static bool is_spread(const struct nb_stack *s, const struct nb_stack_module *m) {
+    char path[PATH_MAX];
+    struct nb_buf text = {0};
+    bool spread = nb_read_file(nb_stack_path(s, &s->files[m->file], path, sizeof path), 1 << 20,
+                               &text, NULL) == NB_OK &&
+                  text.data &&
+                  (strstr(text.data, "extend_path") || strstr(text.data, "declare_namespace") ||
+                   strstr(text.data, "__path__"));
+    nb_buf_free(&text);
+    return spread;
+}
+
+/* A package hides what folders further on the path have of that name: Python takes all of a package
+ * from where its __init__.py is. */
+static void hide_modules(struct nb_stack *s) {
+    for (size_t i = 0; s->n_roots > 1 && i < s->n_modules; i++) {
+        struct nb_stack_module *m = &s->modules[i];
+        char key[PATH_MAX];
+        for (size_t n = strcspn(m->key, "/"); m->file >= 0 && m->key[n];
+             n += 1 + strcspn(m->key + n + 1, "/")) {
+            snprintf(key, sizeof key, "%.*s", (int)n, m->key);
+            int32_t p = nb_index_get(&s->by_key, key);
+            const struct nb_stack_module *package = p < 0 ? NULL : &s->modules[p];
+            if (!package || package->file < 0 ||
+                s->files[package->file].root >= s->files[m->file].root || is_spread(s, package))
+                continue;
+            m->file = -1;
+            m->package = m->library = false;
+            m->hidden = true;
+        }
+    }
+}
+
 enum nb_status nb_stack_open(const char *what, struct nb_stack *out, struct nb_error *err) {
     *out = (struct nb_stack){0};
     enum nb_status status = locate(out, what, err);
@@ -805,8 +1041,10 @@ enum nb_status nb_stack_open(const char *what, struct nb_stack *out, struct nb_e
         }
         if (dir)
             closedir(dir);
-        ok = ok && walk(out, i, AT_FDCWD, out->roots[i], "", 0);
+        ok = ok && walk(out, i, AT_FDCWD, out->roots[i], "", 0, false);
     }
+    if (ok)
+        hide_modules(out);
     ok = ok && find_dists(out) && read_records(out);
     return status != NB_OK ? status : ok ? NB_OK : nb_fail_memory(err, out->n_files * 64, what);
 }
@@ -818,6 +1056,8 @@ void nb_stack_free(struct nb_stack *stack) {
     free(stack->dists);
     free(stack->modules);
     free(stack->lost);
+    free(stack->places);
+    nb_index_free(&stack->found);
     nb_index_free(&stack->by_lost);
     nb_index_free(&stack->paths);
     nb_index_free(&stack->by_key);

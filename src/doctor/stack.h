@@ -78,6 +78,7 @@ struct nb_stack_module {
     const char *key; /* "torch/_inductor/kernel" */
     int32_t file;    /* index of its .py or library; -1: a folder */
     bool package, library;
+    bool hidden; /* by a package of another folder, earlier on the path: it is not there */
     struct nb_py_module *source; /* NULL: not read */
     int32_t dist;                /* that recorded its file, or -1 */
     bool reached;                /* importing some top-level module runs it */
@@ -90,10 +91,16 @@ struct nb_stack {
     struct nb_arena arena;
     const char *roots[NB_STACK_ROOTS]; /* folders, in the order of sys.path */
     size_t n_roots;
-    const char *standard; /* the folder of the standard library; NULL: not found */
-    int python;           /* 311 for 3.11; 0: not known */
-    bool threaded;        /* free-threaded: its extension modules are of their own */
-    bool finders;         /* something is installed that finds modules in its own way */
+    const char *standard;        /* the folder of the standard library; NULL: not found */
+    int python;                  /* 311 for 3.11; 0: not known */
+    bool threaded;               /* free-threaded: its extension modules are of their own */
+    bool finders;                /* something is installed that finds modules in its own way */
+    struct nb_index found;       /* … of which these top-level modules are known by name */
+    bool linked[NB_STACK_ROOTS]; /* the folder was added by a .pth file: it may be anything */
+    struct nb_stack_place {
+        uint64_t device, inode;
+    } * places; /* [n_places] that links to folders led to */
+    size_t n_places;
     struct nb_markers markers;
     struct nb_stack_file *files;
     size_t n_files, cap_files;

@@ -218,6 +218,7 @@ static void sort_files(struct nb_stack *s) {
         char top[PATH_MAX];
         int32_t m = nb_index_get(&s->by_key, top_of(f->path, top, sizeof top));
         if (m < 0 || s->modules[m].dist < 0 || !s->modules[m].package ||
+            !s->dists[s->modules[m].dist].has_record ||
             s->files[s->modules[m].file].root != f->root)
             continue;
         f->stray = true;
@@ -480,9 +481,7 @@ static void add_twin(const struct nb_stack *s, const struct nb_stack_dist *d, st
 static void judge_twins(const struct nb_stack *s, struct nb_findings *findings) {
     for (size_t i = 0; i < s->n_dists; i++) {
         const struct nb_stack_dist *a = &s->dists[i], *b = nb_stack_find(s, a->normal);
-        if (!b || a == b ||
-            (a->root == b->root && (a->egg || b->egg) &&
-             strcmp(a->version_text, b->version_text) == 0))
+        if (!b || a == b || ((a->egg || b->egg) && strcmp(a->version_text, b->version_text) == 0))
             continue;
         bool same = a->root == b->root;
         struct nb_buf evidence = {0};
