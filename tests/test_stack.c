@@ -294,9 +294,9 @@ static void test_layouts(void **state) {
     audit(env);
     assert_first("requirement-missing", "Egged 1.0 requires absent", "asked for by asks");
     install("asks", "1.0", "", NULL);
-    write_text("Egged-1.0-py3.12.egg/egged/core.py", "import absent\n");
+    write_text("Egged-1.0-py3.12.egg/egged/core.py", "z = 1\nimport absent\n");
     audit(env);
-    assert_first("module-missing", "No module named 'absent'", "egged/core.py, line 1 (Egged 1.0)");
+    assert_first("module-missing", "No module named 'absent'", "egged/core.py, line 2 (Egged 1.0)");
     write_text("Egged-1.0-py3.12.egg/egged/core.py", "z = 1\n");
     write_text("user/__init__.py", "import projector\n"); /* the finder does not know it */
     install("user", "1.0", "", "user/__init__.py", NULL);
