@@ -417,6 +417,59 @@ static void test_begins(void **state) {
 
 /* What closes a text is as short as can be. `most` bytes are needed: nothing of `alphabet` that is
  * shorter does, by the validator. */
+/* A text is found for schemas that are not easy, and it fulfils them. */
+static void check_found(const char *schema) {
+    struct nb_grammar *g = compile(schema, NULL, NULL);
+    struct nb_matcher *m;
+    struct nb_error err;
+    struct nb_buf text = {0};
+    bool valid;
+    size_t where;
+    assert_ok(nb_matcher_open(g, &m, &err), err);
+    if (!nb_matcher_finish(m, &text))
+        fail_msg("%.300s: no text was found", schema);
+    assert_ok(nb_grammar_validate(g, text.data, text.len, &valid, &where, &err), err);
+    if (!valid)
+        fail_msg("%.300s: found %s, which is wrong", schema, text.data);
+    nb_buf_free(&text);
+    nb_matcher_close(m);
+    nb_grammar_release(g);
+}
+
+static void test_found(void **state) {
+    (void)state;
+    static const char *const schemas[] = {
+        /* What tells the branches apart is not what must come first. */
+        "{\"oneOf\":[{\"required\":[\"r\"],\"properties\":{\"r\":{\"type\":\"object\"},\"t\":{"
+        "\"const\":"
+        "\"n\"}}},{\"required\":[\"r\"],\"properties\":{\"r\":{\"type\":\"object\"},\"t\":{"
+        "\"const\":"
+        "\"g\"}}}]}",
+        "{\"type\":\"array\",\"oneOf\":[{\"prefixItems\":[{\"type\":\"object\"},{\"const\":1}],"
+        "\"minItems\":1},{\"prefixItems\":[{\"type\":\"object\"},{\"const\":2}],\"minItems\":1}]}",
+    };
+    static const char *const branches[] = {
+        "{\"type\":\"object\",\"properties\":{\"k%d\":{\"type\":\"string\"}},\"required\":[\"k%d\"]"
+        "}",
+        "{\"type\":\"object\",\"properties\":{\"t\":{\"const\":\"k%d\"},\"v%d\":{\"type\":"
+        "\"integer\"}},"
+        "\"required\":[\"t\"]}",
+    };
+    for (size_t i = 0; i < sizeof schemas / sizeof *schemas; i++)
+        check_found(schemas[i]);
+    for (size_t k = 0; k < sizeof branches / sizeof *branches; k++) {
+        struct nb_buf many = {0};
+        nb_buf_add_string(&many, "{\"oneOf\":[");
+        for (int i = 0; i < 200; i++) {
+            nb_buf_add_string(&many, i ? "," : "");
+            nb_buf_printf(&many, branches[k], i, i);
+        }
+        nb_buf_add_string(&many, "]}");
+        check_found(many.data);
+        nb_buf_free(&many);
+    }
+}
+
 static void test_shortest(void **state) {
     (void)state;
     static const struct {
@@ -480,15 +533,11 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_long_numbers),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_doubts),
-        cmocka_unit_test(test_lenient_patterns),
-        cmocka_unit_test(test_masks),
-        cmocka_unit_test(test_begins),
-        cmocka_unit_test(test_shortest),
-        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_verdicts),         cmocka_unit_test(test_long_numbers),
+        cmocka_unit_test(test_errors),           cmocka_unit_test(test_doubts),
+        cmocka_unit_test(test_lenient_patterns), cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_begins),           cmocka_unit_test(test_found),
+        cmocka_unit_test(test_shortest),         cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,13 +34,14 @@ struct completer {
 };
 
 /* What a value is to be: of its site's roots, those in `yes` true and those in `no` false. Sites
- * with more than 64 roots are not planned for. */
+ * with more roots are not planned for. */
+enum { MOST_ROOTS = 512, ROOT_WORDS = MOST_ROOTS / 64 };
 struct goal {
     const struct nb_site *site;
-    uint64_t yes, no;
+    uint64_t yes[ROOT_WORDS], no[ROOT_WORDS];
 };
 
-static bool value_for(struct completer *c, struct goal goal, int depth, struct nb_buf *out);
+static bool value_for(struct completer *c, const struct goal *goal, int depth, struct nb_buf *out);
 
 /* ---- clauses ---- */
 
@@ -111,26 +112,26 @@ static bool expand_all(struct completer *c, const nb_formula *args, uint32_t n, 
 }
 
 static bool expand_any(struct completer *c, const nb_formula *args, uint32_t n, bool holds,
-                       struct clauses *out) {
+                       uint32_t most, struct clauses *out) {
     bool good = true;
-    for (uint32_t i = 0; i < n && good; i++) {
+    for (uint32_t i = 0; i < n && good && out->n < most; i++) {
         struct clauses one;
         if (!clauses_open(&one))
             return false;
         good = expand(c, args[i], holds, &one);
-        for (uint32_t j = 0; j < one.n && good; j++)
+        for (uint32_t j = 0; j < one.n && good && out->n < most; j++)
             add_clause(out, &one.list[j]);
         free(one.list);
     }
     return good;
 }
 
-/* Exactly one: first each on its own, hoping that the others fail; then with the others planned
- * for. */
+/* Exactly one: first each on its own, hoping that the others fail; then, in the room that is left,
+ * with the others planned for. */
 static bool expand_one(struct completer *c, const nb_formula *args, uint32_t n,
                        struct clauses *out) {
-    bool good = expand_any(c, args, n, true, out);
-    for (uint32_t i = 0; i < n && good; i++) {
+    bool good = expand_any(c, args, n, true, MAX_CLAUSES * 3 / 4, out);
+    for (uint32_t i = 0; i < n && good && out->n < MAX_CLAUSES; i++) {
         struct clauses yes, no;
         if (!clauses_open(&yes))
             return false;
@@ -168,44 +169,46 @@ static bool expand(struct completer *c, nb_formula f, bool holds, struct clauses
     default:
         if ((node->op == NB_F_AND) == holds)
             return expand_all(c, node->args, node->n, holds, UINT32_MAX, out);
-        return expand_any(c, node->args, node->n, holds, out);
+        return expand_any(c, node->args, node->n, holds, MAX_CLAUSES, out);
     }
 }
 
 /* The formula of a goal for one kind. */
-static nb_formula wanted(struct completer *c, const struct nb_shape *shape, uint64_t yes,
-                         uint64_t no) {
-    nb_formula f = NB_TRUE;
-    for (uint32_t i = 0; i < shape->n_roots && i < 64; i++) {
-        nb_formula pair[2] = {f, shape->roots[i]};
-        if (no >> i & 1)
-            pair[1] = nb_formula_make(c->s, NB_F_NOT, &pair[1], 1);
-        if ((yes | no) >> i & 1)
-            f = nb_formula_make(c->s, NB_F_AND, pair, 2);
+static nb_formula wanted(struct completer *c, const struct nb_shape *shape,
+                         const struct goal *goal) {
+    nb_formula all[MOST_ROOTS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < shape->n_roots && i < MOST_ROOTS; i++) {
+        if (nb_bit(goal->yes, i))
+            all[n++] = shape->roots[i];
+        if (nb_bit(goal->no, i))
+            all[n++] = nb_formula_make(c->s, NB_F_NOT, &shape->roots[i], 1);
     }
-    return f;
+    return nb_formula_make(c->s, NB_F_AND, all, n);
 }
 
 /* ---- checking ---- */
 
 /* Whether a value's text reaches the goal. */
-static bool reaches(struct completer *c, struct goal goal, const struct nb_buf *text) {
-    uint64_t wrong = 0;
-    struct nb_site *site = (struct nb_site *)(uintptr_t)goal.site;
+static bool reaches(struct completer *c, const struct goal *goal, const struct nb_buf *text) {
+    uint64_t wrong[ROOT_WORDS] = {0};
+    struct nb_site *site = (struct nb_site *)(uintptr_t)goal->site;
     if (!site->alone && !(site->alone = nb_space_alloc(c->s, 1, sizeof *site->alone)))
         return false;
     site->alone->site = site;
     struct nb_state state[2] = {{.mode = NB_MODE_VALUE, .link = site->alone}};
     size_t i = 0;
     struct nb_reader probe = *c->r; /* judges apart, in the same arena and tables */
-    probe.verdict = &wrong;
+    probe.verdict = wrong;
     while (i < text->len &&
            nb_state_step(&probe, &state[i % 2], &state[(i + 1) % 2], (uint8_t)text->data[i]))
         i++;
     bool ended = i == text->len && nb_state_can_end(&probe, &state[i % 2]);
     probe.verdict = NULL;
     *c->r = probe;
-    return ended && !(wrong & goal.yes) && (wrong & goal.no) == goal.no;
+    for (uint32_t w = 0; w < ROOT_WORDS; w++)
+        ended &= !(wrong[w] & goal->yes[w]) && !(goal->no[w] & ~wrong[w]);
+    return ended;
 }
 
 /* ---- scalars ---- */
@@ -324,22 +327,23 @@ static struct goal goal_of(const struct nb_link *link, const struct clause *clau
     struct goal goal = {.site = link->site};
     for (uint32_t i = 0; i < link->n_effects; i++) {
         const struct nb_effect *e = &link->effects[i];
-        if (e->root >= 64)
+        if (e->root >= MOST_ROOTS)
             continue;
-        uint64_t bit = UINT64_C(1) << e->root;
         for (uint32_t k = 0; k < clause->n; k++) {
             if (clause->atoms[k] != e->atom->id)
                 continue;
-            if (e->counter != UINT32_MAX)
-                *(clause->holds[k] && contained ? &goal.yes : &goal.no) |=
-                    clause->holds[k] == contained ? bit : 0;
-            else if (clause->holds[k])
-                goal.yes |= bit;
-            else if (e->atom == broken)
-                goal.no |= bit;
+            if (e->counter == UINT32_MAX) {
+                if (clause->holds[k])
+                    nb_set_bit(goal.yes, e->root);
+                else if (e->atom == broken)
+                    nb_set_bit(goal.no, e->root);
+            } else if (clause->holds[k] == contained) {
+                nb_set_bit(contained ? goal.yes : goal.no, e->root);
+            }
         }
     }
-    goal.no &= ~goal.yes;
+    for (uint32_t w = 0; w < ROOT_WORDS; w++)
+        goal.no[w] &= ~goal.yes[w];
     return goal;
 }
 
@@ -348,13 +352,13 @@ static struct goal member_goal(const struct nb_shape *shape, const struct nb_lin
                                const struct clause *clause, const struct nb_atom *broken,
                                bool contained) {
     struct goal goal = goal_of(link, clause, broken, contained);
-    if (!shape->conjunction)
-        return goal;
-    for (uint32_t i = 0; i < link->n_effects; i++) {
-        if (link->effects[i].counter == UINT32_MAX && link->effects[i].root < 64)
-            goal.yes |= UINT64_C(1) << link->effects[i].root;
+    for (uint32_t i = 0; i < link->n_effects && shape->conjunction; i++) {
+        const struct nb_effect *e = &link->effects[i];
+        if (e->counter == UINT32_MAX && e->root < MOST_ROOTS) {
+            nb_set_bit(goal.yes, e->root);
+            goal.no[e->root / 64] &= ~goal.yes[e->root / 64];
+        }
     }
-    goal.no &= ~goal.yes;
     return goal;
 }
 
@@ -405,14 +409,23 @@ static bool array_text(struct completer *c, const struct plan *p, int depth, str
             return false;
         struct goal goal =
             member_goal(p->shape, link, p->clause, breaks ? p->broken : NULL, contained > 0);
-        if (breaks && !goal.no && !(count < least || contained))
+        bool breaking = breaks && nb_any_bit(goal.no, ROOT_WORDS),
+             prefix = count < p->shape->family->n_prefix;
+        if (breaks && !breaking && !prefix && count >= least && !contained)
             break;
         if (comma)
             nb_buf_add(out, ",", 1);
-        if (!value_for(c, goal, depth + 1, out))
+        bool made = value_for(c, &goal, depth + 1, out);
+        if (!made && breaking && (prefix || p->broken->max < UINT64_MAX)) {
+            /* Then another one breaks the atom, or their number does. */
+            breaking = false;
+            goal = member_goal(p->shape, link, p->clause, NULL, contained > 0);
+            made = value_for(c, &goal, depth + 1, out);
+        }
+        if (!made)
             return false;
         comma = true;
-        breaks = false;
+        breaks &= !breaking;
         contained -= contained > 0;
         count++;
     }
@@ -473,7 +486,7 @@ static bool add_member(struct completer *c, const struct plan *p, const char *ke
     nb_buf_add_json_string(out, key, n);
     nb_buf_add(out, ":", 1);
     *comma = true;
-    return value_for(c, goal, depth + 1, out);
+    return value_for(c, &goal, depth + 1, out);
 }
 
 /* Members with keys that no atom names: short ones that the schema allows. */
@@ -548,7 +561,10 @@ static bool object_members(struct completer *c, const struct plan *p, uint64_t *
         bool breaking = false;
         if (breaks) {
             link = nb_link_key(c->s, p->shape, rank);
-            breaking = link && goal_of(link, p->clause, p->broken, false).no;
+            if (link) {
+                struct goal goal = goal_of(link, p->clause, p->broken, false);
+                breaking = nb_any_bit(goal.no, ROOT_WORDS);
+            }
         }
         uint32_t missing = 0;
         for (uint32_t w = 0; w < f->n_words; w++)
@@ -560,16 +576,26 @@ static bool object_members(struct completer *c, const struct plan *p, uint64_t *
         bool had = comma;
         if (!link)
             link = nb_link_key(c->s, p->shape, rank);
-        if (add_member(c, p, f->keys.keys[rank].text, f->keys.keys[rank].n, link,
-                       breaking ? p->broken : NULL, &comma, depth, out)) {
-            breaks &= !breaking;
-            count++;
-        } else if (needed) {
-            return false;
-        } else {
+        const struct nb_value_key *key = &f->keys.keys[rank];
+        bool made = add_member(c, p, key->text, key->n, link, breaking ? p->broken : NULL, &comma,
+                               depth, out);
+        if (!made) {
             out->len = before;
             comma = had;
+        } else if (breaking) {
+            breaks = false;
         }
+        if (!made && breaking && (needed || count + missing < least)) {
+            /* Then another one breaks the atom. */
+            made = add_member(c, p, key->text, key->n, link, NULL, &comma, depth, out);
+            if (!made) {
+                out->len = before;
+                comma = had;
+            }
+        }
+        if (!made && needed)
+            return false;
+        count += made;
         keys[rank / 64] &= ~(UINT64_C(1) << rank % 64);
     }
     uint64_t others = count < least ? least - count : 0;
@@ -620,7 +646,7 @@ static bool try_containers(struct completer *c, struct nb_shape *shape,
 
 struct keeping {
     struct completer *c;
-    struct goal goal;
+    const struct goal *goal;
     struct nb_buf *best;
     char open;
 };
@@ -641,13 +667,13 @@ static bool keep_if_good(void *context, const struct nb_buf *text) {
 
 /* ---- values ---- */
 
-static bool kind_for(struct completer *c, struct goal goal, enum nb_value_kind kind, int depth,
-                     struct nb_buf *best) {
+static bool kind_for(struct completer *c, const struct goal *goal, enum nb_value_kind kind,
+                     int depth, struct nb_buf *best) {
     static const char *const words[] = {"null", "false", "true"};
-    struct nb_shape *shape = nb_shape_of(c->s, goal.site, kind);
+    struct nb_shape *shape = nb_shape_of(c->s, goal->site, kind);
     if (!shape)
         return false;
-    nb_formula want = wanted(c, shape, goal.yes, goal.no);
+    nb_formula want = wanted(c, shape, goal);
     if (want == NB_FALSE)
         return false;
     struct nb_buf text = {0};
@@ -673,12 +699,12 @@ static bool kind_for(struct completer *c, struct goal goal, enum nb_value_kind k
 }
 
 /* Appends a short value that reaches the goal. */
-static bool value_for(struct completer *c, struct goal goal, int depth, struct nb_buf *out) {
+static bool value_for(struct completer *c, const struct goal *goal, int depth, struct nb_buf *out) {
     static const enum nb_value_kind order[] = {NB_VALUE_NUMBER, NB_VALUE_STRING, NB_VALUE_NULL,
                                                NB_VALUE_TRUE,   NB_VALUE_FALSE,  NB_VALUE_ARRAY,
                                                NB_VALUE_OBJECT};
     struct nb_buf best = {0};
-    if (depth > MAX_DEPTH || ++c->work > c->most_work || goal.site->n_roots > 64)
+    if (depth > MAX_DEPTH || ++c->work > c->most_work || goal->site->n_roots > MOST_ROOTS)
         return false;
     for (int i = 0; i < NB_N_KINDS && best.len != 1; i++) {
         /* Whatever is within brackets takes longer to find than what is not. */
@@ -729,27 +755,28 @@ static bool go_on_with(void *context, const struct nb_buf *text) {
     return go_on(g->c, g->state, text->data, text->len, g->depth, g->out);
 }
 
-/* The goals that are worth a try for a value with so many roots: all true; then each alone; then
- * none. */
+/* The goals that are worth a try for a value with so many roots: all true; then each alone; all but
+ * one; then none. */
 static struct goal nth_goal(const struct nb_site *site, uint32_t i) {
-    uint64_t all = site->n_roots >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << site->n_roots) - 1;
-    if (i == 0)
-        return (struct goal){site, all, 0};
-    if (i <= site->n_roots)
-        return (struct goal){site, UINT64_C(1) << (i - 1), 0};
-    if (i <= 2 * site->n_roots)
-        return (struct goal){site, all & ~(UINT64_C(1) << (i - 1 - site->n_roots)),
-                             UINT64_C(1) << (i - 1 - site->n_roots)};
-    return (struct goal){site, 0, all};
+    uint32_t n = site->n_roots;
+    struct goal goal = {.site = site};
+    for (uint32_t k = 0; k < n; k++) {
+        if (i == 0 || k + 1 == i || (i > n && i <= 2 * n && k + 1 + n != i))
+            nb_set_bit(goal.yes, k);
+        else if (i > n && (i > 2 * n || k + 1 + n == i))
+            nb_set_bit(goal.no, k);
+    }
+    return goal;
 }
 
 static bool finish_value(struct completer *c, const struct nb_state *s, const struct nb_link *link,
                          int depth, struct nb_buf *out) {
-    if (link->site->n_roots > 64)
+    if (link->site->n_roots > MOST_ROOTS)
         return false;
     for (uint32_t i = 0; i < 2 * link->site->n_roots + 2; i++) {
         struct nb_buf text = {0};
-        bool good = value_for(c, nth_goal(link->site, i), 0, &text) && !text.failed &&
+        struct goal goal = nth_goal(link->site, i);
+        bool good = value_for(c, &goal, 0, &text) && !text.failed &&
                     go_on(c, s, text.data, text.len, depth, out);
         nb_buf_free(&text);
         if (good || c->work > c->most_work)
@@ -768,12 +795,12 @@ static bool finish_container(struct completer *c, const struct nb_state *s, int 
     if (s->mode != NB_MODE_KEY &&
         go_on(c, s, shape->kind == NB_VALUE_ARRAY ? "]" : "}", 1, depth, out))
         return true;
-    if (shape->n_roots > 64)
+    if (shape->n_roots > MOST_ROOTS)
         return false;
     const struct nb_site site = {.n_roots = shape->n_roots};
     for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= c->most_work; i++) {
         struct goal goal = nth_goal(&site, i);
-        nb_formula want = wanted(c, shape, goal.yes, goal.no);
+        nb_formula want = wanted(c, shape, &goal);
         if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, go_on_with, &going))
             return true;
     }

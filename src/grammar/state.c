@@ -405,7 +405,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
     if (!top) {
         out->mode = NB_MODE_DONE;
         if (r->verdict)
-            *r->verdict = link->site->n_roots ? wrong[0] : 0;
+            memcpy(r->verdict, wrong, NB_WORDS(link->site->n_roots) * sizeof *wrong);
         return !fails || r->verdict;
     }
     if (fails && link->all_kill && top->kills)

@@ -132,7 +132,7 @@ struct nb_reader {
      * them: only where any spelling is read. */
     bool inexact;
     /* Not NULL: any end of the outermost value is taken, and the roots of its site that are false
-     * are noted here, 64 of them at most. */
+     * are noted here: room for all of them. */
     uint64_t *verdict;
 
     struct nb_arena arena;
