@@ -447,6 +447,15 @@ static void test_found(void **state) {
         "\"g\"}}}]}",
         "{\"type\":\"array\",\"oneOf\":[{\"prefixItems\":[{\"type\":\"object\"},{\"const\":1}],"
         "\"minItems\":1},{\"prefixItems\":[{\"type\":\"object\"},{\"const\":2}],\"minItems\":1}]}",
+        /* What must not hold can fail in several ways. */
+        "{\"type\":\"array\",\"not\":{\"uniqueItems\":true},\"prefixItems\":[{\"type\":\"null\"}]}",
+        "{\"type\":\"array\",\"not\":{\"contains\":{\"const\":1},\"maxContains\":2,\"minContains\":"
+        "0}}",
+        "{\"type\":\"array\",\"not\":{\"prefixItems\":[{},{\"type\":\"null\"}]}}",
+        "{\"type\":\"object\",\"not\":{\"dependentRequired\":{\"a\":[\"b\"],\"c\":[\"d\"]}},"
+        "\"properties\":{\"a\":false}}",
+        "{\"type\":\"object\",\"not\":{\"maxProperties\":2},\"properties\":{\"a\":{\"type\":"
+        "\"null\"}}}",
     };
     static const char *const branches[] = {
         "{\"type\":\"object\",\"properties\":{\"k%d\":{\"type\":\"string\"}},\"required\":[\"k%d\"]"

@@ -321,7 +321,7 @@ static bool number_for(struct completer *c, const struct nb_shape *shape, nb_for
 /* ---- containers ---- */
 
 /* Which of a link's roots a clause wants true and false. Counted ones (contains) only where
- * `contained` says so. */
+ * `contained` says so: then they are true for an atom that is to be broken, too. */
 static struct goal goal_of(const struct nb_link *link, const struct clause *clause,
                            const struct nb_atom *broken, bool contained) {
     struct goal goal = {.site = link->site};
@@ -337,7 +337,7 @@ static struct goal goal_of(const struct nb_link *link, const struct clause *clau
                     nb_set_bit(goal.yes, e->root);
                 else if (e->atom == broken)
                     nb_set_bit(goal.no, e->root);
-            } else if (clause->holds[k] == contained) {
+            } else if (contained ? clause->holds[k] || e->atom == broken : !clause->holds[k]) {
                 nb_set_bit(contained ? goal.yes : goal.no, e->root);
             }
         }
@@ -368,9 +368,34 @@ struct plan {
     const struct nb_frame *frame;
     bool comma; /* something stands before the next member or item */
     const struct clause *clause;
-    const struct nb_atom
-        *broken; /* an atom that must not hold, and shall fail by a member's value */
+    const struct nb_atom *broken; /* an atom that must not hold, and shall be made to fail */
+    enum way {
+        BY_VALUE, /* of a member or an item */
+        BY_COUNT, /* of all of them */
+        BY_REPEAT,
+        BY_CONTAINED, /* too many of those that `contains` counts */
+        BY_DEPENDENCY,
+    } way;
+    const struct nb_dependency *dependency; /* its key comes, and not what that needs */
 };
+
+/* Makes a plan for the i-th way to break its atom; false if there are not so many. */
+static bool nth_way(struct plan *p, uint32_t i) {
+    const struct nb_atom *a = p->broken;
+    enum way ways[4] = {BY_VALUE};
+    uint32_t n = 1;
+    if (a && a->max != UINT64_MAX)
+        ways[n++] = BY_COUNT;
+    if (a && a->unique)
+        ways[n++] = BY_REPEAT;
+    if (a && a->contains && a->max_contains != UINT64_MAX)
+        ways[n++] = BY_CONTAINED;
+    if (i >= n && (!a || i - n >= a->n_dependencies))
+        return false;
+    p->way = i < n ? ways[i] : BY_DEPENDENCY;
+    p->dependency = i < n ? NULL : &a->dependencies[i - n];
+    return true;
+}
 
 static const struct nb_atom *find_atom(const struct nb_shape *shape, uint32_t id) {
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
@@ -385,30 +410,38 @@ static bool array_text(struct completer *c, const struct plan *p, int depth, str
     bool comma = p->comma;
     for (uint32_t i = 0; i < p->clause->n; i++) {
         const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
-        if (!a || !p->clause->holds[i])
+        bool exceeds = a && a == p->broken && p->way == BY_CONTAINED;
+        if (!a || !(p->clause->holds[i] || exceeds))
             continue;
-        least = a->min > least ? a->min : least;
+        least = a->min > least && !exceeds ? a->min : least;
         if (a->contains) {
             uint32_t k = 0;
             while (p->shape->atoms[k] != a)
                 k++;
             uint32_t counter = p->shape->family->counter[p->shape->in_family[k]];
             uint64_t has = p->frame ? p->frame->extra[counter] : 0;
-            if (a->min_contains > has && a->min_contains - has > contained)
-                contained = a->min_contains - has;
+            uint64_t asked = exceeds ? a->max_contains + 1 : a->min_contains;
+            if (asked > has && asked - has > contained)
+                contained = asked - has;
         }
     }
-    if (p->broken && p->broken->max < UINT64_MAX && p->broken->max >= least)
+    if (p->broken && p->way <= BY_COUNT && p->broken->max < UINT64_MAX && p->broken->max >= least)
         least = p->broken->max + 1;
-    bool breaks = p->broken != NULL;
+    /* Two of the shortest are alike, where there are no prefixes. */
+    if (p->way == BY_REPEAT) {
+        uint64_t from = p->shape->family->n_prefix;
+        least = least > from + 2 ? least : from + 2;
+        least = least > count + 2 ? least : count + 2;
+    }
+    bool breaks = p->broken && p->way == BY_VALUE;
     while (count < least || contained || breaks) {
         if (count > 4096 || out->len > MAX_TEXT)
             return false;
         const struct nb_link *link = nb_link_item(c->s, p->shape, count);
         if (!link)
             return false;
-        struct goal goal =
-            member_goal(p->shape, link, p->clause, breaks ? p->broken : NULL, contained > 0);
+        const struct nb_atom *broken = breaks || p->way == BY_CONTAINED ? p->broken : NULL;
+        struct goal goal = member_goal(p->shape, link, p->clause, broken, contained > 0);
         bool breaking = breaks && nb_any_bit(goal.no, ROOT_WORDS),
              prefix = count < p->shape->family->n_prefix;
         if (breaks && !breaking && !prefix && count >= least && !contained)
@@ -545,18 +578,24 @@ static bool object_members(struct completer *c, const struct plan *p, uint64_t *
                            struct nb_buf *out) {
     const struct nb_family *f = p->shape->family;
     uint64_t count = p->frame ? p->frame->count : 0, least = 0;
-    bool comma = p->comma, breaks = p->broken != NULL;
+    bool comma = p->comma, breaks = p->broken && p->way == BY_VALUE;
     for (uint32_t i = 0; i < p->clause->n; i++) {
         const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
         if (a && p->clause->holds[i] && a->min > least)
             least = a->min;
     }
+    const struct nb_dependency *d = p->dependency;
+    int32_t avoid = d ? nb_trie_find(&f->keys, d->needs.text, d->needs.n) : -1;
+    if (d)
+        want_key(f, &d->key, keys);
+    if (p->broken && p->way == BY_COUNT && p->broken->max >= least)
+        least = p->broken->max + 1;
     needed_keys(p, keys);
     for (uint32_t place = 0; place < f->keys.n; place++) {
         uint32_t rank = f->by_order[place];
-        if (has_key(p->frame, rank))
-            continue;
         bool needed = nb_bit(keys, rank);
+        if (has_key(p->frame, rank) || (rank == (uint32_t)avoid && !needed))
+            continue;
         const struct nb_link *link = NULL;
         bool breaking = false;
         if (breaks) {
@@ -629,15 +668,17 @@ static bool try_containers(struct completer *c, struct nb_shape *shape,
         for (uint32_t k = 0; k <= clause->n && !done; k++) {
             if (k && clause->holds[k - 1])
                 continue;
-            if (++c->work > c->most_work || c->s->failed)
-                break;
-            struct plan plan = {shape, frame, comma, clause,
-                                k ? find_atom(shape, clause->atoms[k - 1]) : NULL};
-            struct nb_buf text = {0};
-            bool good = shape->kind == NB_VALUE_ARRAY ? array_text(c, &plan, depth, &text)
-                                                      : object_text(c, &plan, depth, &text);
-            done = good && !text.failed && try(context, &text);
-            nb_buf_free(&text);
+            struct plan plan = {.shape = shape, .frame = frame, .comma = comma, .clause = clause};
+            plan.broken = k ? find_atom(shape, clause->atoms[k - 1]) : NULL;
+            for (uint32_t way = 0; nth_way(&plan, way) && !done; way++) {
+                if (++c->work > c->most_work || c->s->failed)
+                    break;
+                struct nb_buf text = {0};
+                bool good = shape->kind == NB_VALUE_ARRAY ? array_text(c, &plan, depth, &text)
+                                                          : object_text(c, &plan, depth, &text);
+                done = good && !text.failed && try(context, &text);
+                nb_buf_free(&text);
+            }
         }
     }
     free(clauses.list);
