@@ -277,6 +277,9 @@ static void test_gpu_table(void **state) {
     assert_int_equal(nb_gpu_find(&t, "", &g, &err), NB_ERR_ARGUMENT);
     assert_int_equal(nb_gpu_architecture(&t, 120)->first_cuda, 12080);
     assert_string_equal(nb_cuda_driver(&t, 12040)->driver, "550.54.14");
+    /* A CUDA that is newer than the table needs what its major version needs. */
+    assert_string_equal(nb_cuda_driver(&t, 13990)->minimum, "580.65.06");
+    assert_null(nb_cuda_driver(&t, 14000));
     nb_gpu_table_free(&t);
     static const char *const bad[] = {"[]", "{\"gpus\": [{\"name\": \"x\"}]}",
                                       "{\"gpus\": [{\"name\": 1}]}",

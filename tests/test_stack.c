@@ -368,6 +368,18 @@ static void test_requirements(void **state) {
     install("asks", "1.0", "Requires-Dist: needs[Big]", NULL);
     audit(env);
     assert_first("requirement-missing", "needs 1.0 requires absent", "asked for by asks");
+    /* One finding for a package that several require, and once for each that does. */
+    install("needs", "1.0",
+            "Requires-Dist: absent==2 ; extra == 'a'\nRequires-Dist: absent==2 ; "
+            "extra == 'b'",
+            NULL);
+    install("asks", "1.0", "Requires-Dist: needs[a,b]\nRequires-Dist: absent", NULL);
+    audit(env);
+    assert_first("requirement-missing", "which is not installed; 1 other requires it, too",
+                 "Requires-Dist: absent==2");
+    assert_string_equal(findings.list[0].fix, "pip install 'absent==2'");
+    assert_int_equal(count(NB_SEVERITY_ERROR), 1);
+    install("asks", "1.0", "", NULL);
     install("needs", "1.0", "Requires-Python: <3.12", NULL);
     audit(env);
     assert_first("requirement-violated", "requires Python <3.12", "Requires-Python");
@@ -620,9 +632,26 @@ static void test_libraries(void **state) {
     write_library("nvidia/cublas/lib/libcublas.so.99", "libc.so.6", false);
     audit(env);
     assert_null(find("library-missing", NB_SEVERITY_ERROR));
-    install_extension("libcuda.so.1"); /* the driver's */
+    /* One that its package brought, and that several need, is one finding. */
+    drop("nvidia/cublas/lib/libcublas.so.99");
+    write_library("ext/libinner.so", "libcublas.so.99", false);
+    write_library(extension, "libcublas.so.99", false);
+    write_text("ext/__init__.py", "from . import _c, libinner\n");
+    install("ext", "1.0", "", "ext/__init__.py", extension, "ext/libinner.so", NULL);
+    write_library("nvidia/cublas/lib/libcublas.so.99", "libc.so.6", false);
+    install("cublas", "9.9", "", "nvidia/cublas/lib/libcublas.so.99", NULL);
+    drop("nvidia/cublas/lib/libcublas.so.99");
     audit(env);
-    assert_sound();
+    assert_first("library-missing", "libcublas.so.99 is not found",
+                 "libcublas.so.99 is in the RECORD of cublas 9.9, but not on the disk");
+    assert_int_equal(count(NB_SEVERITY_ERROR), 1);
+    assert_non_null(strstr(findings.list[0].fix, "'cublas==9.9'"));
+    install_extension("libcuda.so.1"); /* the driver's */
+    drop("cublas-9.9.dist-info/METADATA");
+    drop("cublas-9.9.dist-info/RECORD");
+    drop("ext/libinner.so");
+    audit(env);
+    assert_null(find("library-missing", NB_SEVERITY_ERROR));
     write_bytes(extension,
                 "\x7f"
                 "ELF\2\1\1",

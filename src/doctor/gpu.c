@@ -228,9 +228,11 @@ const struct nb_gpu_architecture *nb_gpu_architecture(const struct nb_gpu_table 
 }
 
 const struct nb_cuda_driver *nb_cuda_driver(const struct nb_gpu_table *table, int cuda) {
+    const struct nb_cuda_driver *best = NULL;
     for (size_t i = 0; i < table->n_drivers; i++) {
-        if (table->drivers[i].cuda == cuda)
-            return &table->drivers[i];
+        const struct nb_cuda_driver *d = &table->drivers[i];
+        if (d->cuda / 1000 == cuda / 1000 && d->cuda <= cuda && (!best || d->cuda > best->cuda))
+            best = d;
     }
-    return NULL;
+    return best;
 }

@@ -61,6 +61,9 @@ enum nb_status nb_gpu_find(const struct nb_gpu_table *table, const char *name,
 /* NULL if the table does not have it. */
 const struct nb_gpu_architecture *nb_gpu_architecture(const struct nb_gpu_table *table,
                                                       int capability);
+
+/* The row of a CUDA version, or of the newest before it of the same major version: all of those run
+ * with one minimum driver. NULL if there is none. */
 const struct nb_cuda_driver *nb_cuda_driver(const struct nb_gpu_table *table, int cuda);
 
 /* "12.4" to 12040; 0 if it is no such version. */

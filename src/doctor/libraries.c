@@ -43,6 +43,7 @@ struct linker {
     struct nb_arena arena;
     struct library *libraries;
     size_t n, cap;
+    struct nb_index nowhere;          /* names of libraries that were told as missing */
     struct nb_index by_path, by_name; /* to libraries; by_name: of the stack only, the first */
     const char *folders[MAX_SYSTEM_FOLDERS]; /* where the system looks */
     size_t n_folders;
@@ -355,6 +356,10 @@ static void add_way(const struct linker *k, int32_t l, struct nb_buf *out) {
 }
 
 static const char *what_brings(const struct linker *k, const char *name) {
+    int32_t gone = nb_index_get(&k->s->gone, name);
+    if (gone >= 0)
+        return nb_findings_text(k->f, "pip install --force-reinstall --no-deps '%s==%s'",
+                                k->s->dists[gone].name, k->s->dists[gone].version_text);
     if (strncmp(name, "libc10", 6) == 0 || strncmp(name, "libtorch", 8) == 0)
         return "install the torch that the importer was built for";
     return nb_findings_text(k->f, "install what brings %s%s", name,
@@ -376,6 +381,10 @@ static void report_missing(struct linker *k, int32_t from, const char *const *na
                       d->runpath ? d->runpath : d->rpath);
     for (size_t i = 0; i < n; i++) {
         int32_t elsewhere = nb_index_get(&k->by_name, names[i]);
+        int32_t gone = nb_index_get(&k->s->gone, names[i]);
+        if (gone >= 0)
+            nb_buf_printf(&evidence, "\n%s is in the RECORD of %s %s, but not on the disk",
+                          names[i], k->s->dists[gone].name, k->s->dists[gone].version_text);
         if (elsewhere >= 0)
             nb_buf_printf(&evidence, "\nthere is %s, but nothing leads there",
                           label_of(k, &k->libraries[elsewhere]));
@@ -438,7 +447,9 @@ static void load(struct linker *k, int32_t first, size_t *missing, size_t *versi
             const char *name = k->libraries[queue[at]].dynamic.needed[i];
             int32_t found = find_needed(k, queue[at], name);
             if (found < 0) {
-                if (!is_drivers(name) && k->libraries[queue[at]].file >= 0 && n_nowhere < MAX_NAMED)
+                if (!is_drivers(name) && k->libraries[queue[at]].file >= 0 &&
+                    n_nowhere < MAX_NAMED && nb_index_get(&k->nowhere, name) < 0 &&
+                    nb_index_put(&k->nowhere, name, 1))
                     nowhere[n_nowhere++] = name;
                 continue;
             }
@@ -922,6 +933,7 @@ void nb_stack_libraries(struct nb_stack *stack, struct nb_pool *pool,
     for (size_t i = 0; i < k->n; i++)
         nb_fatbin_free(&k->libraries[i].code);
     free(k->libraries);
+    nb_index_free(&k->nowhere);
     nb_index_free(&k->by_path);
     nb_index_free(&k->by_name);
     nb_arena_free(&k->arena);

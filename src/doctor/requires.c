@@ -1,4 +1,5 @@
 /* Requirements of what is installed, held against what is installed. */
+#include "base/buf.h"
 #include "base/room.h"
 #include "doctor/stack.h"
 
@@ -16,10 +17,23 @@ struct task {
     int32_t asked_by;  /* the distribution that named the extra; -1: none */
 };
 
+/* A package that is not installed, and who requires it. */
+struct absent {
+    const char *name, *specifiers; /* those that pin a version, or else the first */
+    const char *title;             /* who requires it first */
+    struct nb_buf evidence;
+    size_t n;     /* distributions that do */
+    int32_t last; /* of them */
+    enum nb_severity severity;
+};
+
 struct checker {
     const struct nb_stack *s;
     struct nb_arena arena;
-    struct nb_index seen; /* "dist extra" */
+    struct nb_index seen;    /* "dist extra" */
+    struct nb_index by_name; /* to absent */
+    struct absent *absent;
+    size_t n_absent, cap_absent;
     struct task *tasks;
     size_t n_tasks, cap_tasks;
     struct nb_findings *findings;
@@ -49,6 +63,58 @@ static const char *find_hollow(const struct nb_stack *s, const char *normal) {
     return NULL;
 }
 
+static void add_absent(struct checker *c, int32_t dist, const struct nb_requirement *r,
+                       const char *evidence, enum nb_severity severity) {
+    const struct nb_stack_dist *d = &c->s->dists[dist];
+    int32_t known = nb_index_get(&c->by_name, r->name);
+    if (known < 0) {
+        const char *name = nb_arena_string(&c->arena, r->name, strlen(r->name));
+        if (!name || !nb_room(&c->absent, c->n_absent, &c->cap_absent, sizeof *c->absent) ||
+            !nb_index_put(&c->by_name, name, (int32_t)c->n_absent)) {
+            c->findings->failed = true;
+            return;
+        }
+        known = (int32_t)c->n_absent++;
+        c->absent[known] = (struct absent){
+            .name = name,
+            .specifiers = r->specifiers,
+            .title = nb_findings_text(c->findings, "%s %s requires %s%s, which is not installed",
+                                      d->name, d->version_text, r->name, r->specifiers),
+            .last = -1,
+            .severity = severity};
+    }
+    struct absent *a = &c->absent[known];
+    if (a->last == dist) /* for several of its extras, perhaps */
+        return;
+    a->last = dist;
+    a->severity = severity < a->severity ? severity : a->severity;
+    if (strncmp(r->specifiers, "==", 2) == 0 && strncmp(a->specifiers, "==", 2) != 0)
+        a->specifiers = r->specifiers;
+    if (a->n++ < NB_STACK_NAMED)
+        nb_buf_printf(&a->evidence, "%s%s", a->evidence.len ? "\n" : "", evidence);
+}
+
+static void report_absent(struct checker *c) {
+    for (size_t i = 0; i < c->n_absent; i++) {
+        struct absent *a = &c->absent[i];
+        const char *hollow = find_hollow(c->s, a->name);
+        if (a->n > NB_STACK_NAMED)
+            nb_buf_printf(&a->evidence, "\nand %zu more", a->n - NB_STACK_NAMED);
+        if (hollow)
+            nb_buf_printf(&a->evidence,
+                          "\n%s is there, but has no METADATA: an installation that was broken off",
+                          hollow);
+        const char *title =
+            a->n == 1 ? a->title
+                      : nb_findings_text(c->findings, "%s; %zu other%s require%s it, too", a->title,
+                                         a->n - 1, a->n == 2 ? "" : "s", a->n == 2 ? "s" : "");
+        nb_findings_add(
+            c->findings, a->severity, "requirement-missing", title, a->evidence.data,
+            nb_findings_text(c->findings, "pip install '%s%s'", a->name, a->specifiers));
+        nb_buf_free(&a->evidence);
+    }
+}
+
 static void check(struct checker *c, const struct task *task, const char *text) {
     const struct nb_stack *s = c->s;
     const struct nb_stack_dist *d = &s->dists[task->dist];
@@ -70,18 +136,7 @@ static void check(struct checker *c, const struct task *task, const char *text) 
                          task->asked_by >= 0 ? s->dists[task->asked_by].name : "");
     if (!found) {
         c->n_broken++;
-        const char *hollow = find_hollow(s, r.name);
-        if (hollow)
-            evidence =
-                nb_findings_text(c->findings,
-                                 "%s\n%s is there, but has no METADATA: an installation that "
-                                 "was broken off",
-                                 evidence, hollow);
-        nb_findings_add(c->findings, severity, "requirement-missing",
-                        nb_findings_text(c->findings, "%s %s requires %s%s, which is not installed",
-                                         d->name, d->version_text, r.name, r.specifiers),
-                        evidence,
-                        nb_findings_text(c->findings, "pip install '%s%s'", r.name, r.specifiers));
+        add_absent(c, task->dist, &r, evidence, severity);
         return;
     }
     bool valid = true;
@@ -144,12 +199,15 @@ void nb_stack_requirements(const struct nb_stack *stack, struct nb_findings *fin
         for (size_t j = 0; j < d->n_requires; j++)
             check(&c, &task, d->requires[j]);
     }
+    report_absent(&c);
     if (!c.n_broken)
         nb_findings_add(findings, NB_SEVERITY_GOOD, "requirements",
                         nb_findings_text(findings, "all %zu requirements of %zu packages hold",
                                          c.n_checked, stack->n_dists),
                         NULL, NULL);
     nb_index_free(&c.seen);
+    nb_index_free(&c.by_name);
+    free(c.absent);
     nb_arena_free(&c.arena);
     free(c.tasks);
 }

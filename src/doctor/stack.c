@@ -899,6 +899,9 @@ static bool add_record(struct nb_stack *s, int32_t dist, const char *line, const
         bool code = kind_of(path) != NB_FILE_OTHER;
         const char *copy = nb_arena_string(&s->arena, path, strlen(path));
         note(&d->missing, copy ? copy : "", code);
+        if (copy && kind_of(path) == NB_FILE_LIBRARY &&
+            !nb_index_put(&s->gone, strrchr(copy, '/') ? strrchr(copy, '/') + 1 : copy, dist))
+            return false;
         return copy && (!key_of(s, path, key, sizeof key) || add_lost(s, key, dist, -1));
     }
     if (!nb_room(&s->records, s->n_records, &s->cap_records, sizeof *s->records))
@@ -1058,6 +1061,7 @@ void nb_stack_free(struct nb_stack *stack) {
     free(stack->lost);
     free(stack->places);
     nb_index_free(&stack->found);
+    nb_index_free(&stack->gone);
     nb_index_free(&stack->by_lost);
     nb_index_free(&stack->paths);
     nb_index_free(&stack->by_key);

@@ -113,7 +113,8 @@ struct nb_stack {
     struct nb_stack_lost *lost;
     size_t n_lost, cap_lost;
     struct nb_index by_lost; /* keys of modules that are lost */
-    char suffix[128];        /* of extension modules, ".cpython-311-x86_64-linux-gnu.so", or "" */
+    struct nb_index gone; /* names of libraries that a RECORD has and the disk has not, to dists */
+    char suffix[128];     /* of extension modules, ".cpython-311-x86_64-linux-gnu.so", or "" */
     const char
         *leftover; /* a folder that pip left when it was broken off, "~orch-2.8.0.dist-info" */
     size_t n_leftovers;
