@@ -341,6 +341,29 @@ static void cancelling(void **state) {
     nb_engine_close(engine);
 }
 
+/* Work on the scheduler's thread that is waited for. */
+struct call {
+    void (*fn)(void *context);
+    void *context;
+    struct result over;
+};
+
+static void run_call(void *context) {
+    struct call *c = context;
+    struct nb_generation none = {0};
+    c->fn(c->context);
+    on_done(&c->over, &(struct nb_answer){.generation = &none});
+}
+
+static void call(struct nb_scheduler *scheduler, void (*fn)(void *context), void *context) {
+    struct call c = {.fn = fn, .context = context};
+    struct nb_error err;
+    result_open(&c.over);
+    assert_ok(nb_scheduler_post(scheduler, run_call, &c, 0, NULL, &err), err);
+    wait_for(&c.over);
+    result_close(&c.over);
+}
+
 static void add_one(void *context) {
     ++*(int *)context;
 }
@@ -362,7 +385,7 @@ static void refusals(void **state) {
     assert_int_equal(nb_scheduler_submit(scheduler, &request, NULL, &err), NB_ERR_ARGUMENT);
 
     int called = 0;
-    assert_ok(nb_scheduler_call(scheduler, add_one, &called, &err), err);
+    call(scheduler, add_one, &called);
     assert_int_equal(called, 1);
 
     /* Closing ends what is there, each once. */
@@ -389,7 +412,7 @@ static void refusals(void **state) {
     assert_true(nb_scheduler_drain(scheduler, 0));
     request.options.n_prompt_ids = 1;
     assert_int_equal(nb_scheduler_submit(scheduler, &request, NULL, &err), NB_ERR_STOPPED);
-    assert_int_equal(nb_scheduler_call(scheduler, add_one, &called, &err), NB_ERR_STOPPED);
+    assert_int_equal(nb_scheduler_post(scheduler, add_one, &called, 0, NULL, &err), NB_ERR_STOPPED);
     nb_scheduler_close(scheduler);
     result_close(&r);
     nb_engine_close(engine);
@@ -537,7 +560,7 @@ static void append_many(void *context) {
     }
     nb_sequence_close(&sequence);
     if (c->status == NB_OK && c->again-- > 0)
-        c->status = nb_scheduler_post(c->scheduler, append_many, c, &err);
+        c->status = nb_scheduler_post(c->scheduler, append_many, c, 0, NULL, &err);
 }
 
 /* A request answers while work of others takes long, and while such work never ends; what either
@@ -556,17 +579,17 @@ static void calls_let_requests_go_on(void **state) {
     struct nb_generate_options options = request.options;
     options.on_token = NULL;
     assert_ok(nb_generate(alone, &options, &expected, &err), err);
-    struct long_call own = {.engine = alone, .n_tokens = 60}, call = {.scheduler = scheduler,
-                                                                      .engine = engine,
-                                                                      .request = &request,
-                                                                      .other = &result,
-                                                                      .n_tokens = 60};
+    struct long_call own = {.engine = alone, .n_tokens = 60}, long_one = {.scheduler = scheduler,
+                                                                          .engine = engine,
+                                                                          .request = &request,
+                                                                          .other = &result,
+                                                                          .n_tokens = 60};
     append_many(&own);
     assert_int_equal(own.status, NB_OK);
-    assert_ok(nb_scheduler_call(scheduler, append_many, &call, &err), err);
-    assert_int_equal(call.status, NB_OK);
-    assert_int_equal(call.between, 60);
-    assert_true(call.score == own.score);
+    call(scheduler, append_many, &long_one);
+    assert_int_equal(long_one.status, NB_OK);
+    assert_int_equal(long_one.between, 60);
+    assert_true(long_one.score == own.score);
     wait_for(&result);
     assert_int_equal(result.generation.n_tokens, expected.n_tokens);
     assert_memory_equal(result.generation.token_ids, expected.token_ids,
@@ -581,7 +604,7 @@ static void calls_let_requests_go_on(void **state) {
     for (int i = 0; i < 2; i++) {
         endless[i] = (struct long_call){
             .scheduler = scheduler, .engine = engine, .n_tokens = 1, .again = 5000};
-        assert_ok(nb_scheduler_post(scheduler, append_many, &endless[i], &err), err);
+        assert_ok(nb_scheduler_post(scheduler, append_many, &endless[i], 0, NULL, &err), err);
     }
     assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
     wait_for(&result);
@@ -594,6 +617,70 @@ static void calls_let_requests_go_on(void **state) {
     nb_engine_close(alone);
 }
 
+/* Work without end, until its appends fail. */
+struct endless {
+    struct nb_engine *engine;
+    atomic_int appended;
+    enum nb_status status;
+    struct nb_error err;
+    struct result over;
+};
+
+static void append_always(void *context) {
+    struct endless *e = context;
+    struct nb_sequence sequence;
+    struct nb_generation none = {0};
+    int32_t id = 5;
+    e->status = nb_sequence_open(e->engine, &sequence, &e->err);
+    while (e->status == NB_OK) {
+        nb_sequence_truncate(&sequence, 100);
+        e->status = nb_sequence_append(&sequence, &id, 1, 0, NULL, &e->err);
+        e->appended += e->status == NB_OK;
+    }
+    nb_sequence_close(&sequence);
+    on_done(&e->over, &(struct nb_answer){.generation = &none});
+}
+
+/* Work ends when it is cancelled, while it runs or waits; when it takes too long; and when the
+ * scheduler stops, whatever still waits. */
+static void calls_end(void **state) {
+    (void)state;
+    enum { N = 6 };
+    struct nb_error err;
+    struct nb_engine *engine = open_engine(256, 2);
+    struct nb_scheduler *scheduler = open_scheduler(engine, (struct nb_scheduler_options){0});
+    static struct endless all[N];
+    static const double timeouts_ms[N] = {[2] = 20};
+    static const char *const whys[N] = {"cancelled", "cancelled", "longer than 20 ms",
+                                        "stopping",  "stopping",  "stopping"};
+    uint64_t ids[N];
+    for (int i = 0; i < N; i++) {
+        all[i] = (struct endless){.engine = engine};
+        result_open(&all[i].over);
+        assert_ok(
+            nb_scheduler_post(scheduler, append_always, &all[i], timeouts_ms[i], &ids[i], &err),
+            err);
+    }
+    while (!atomic_load(&all[0].appended))
+        usleep(1000);
+    nb_scheduler_cancel(scheduler, ids[1]); /* it waits */
+    nb_scheduler_cancel(scheduler, ids[0]);
+    for (int i = 0; i < 3; i++)
+        wait_for(&all[i].over);
+    while (!atomic_load(&all[3].appended))
+        usleep(1000);
+    nb_scheduler_close(scheduler);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(all[i].over.n_done, 1);
+        assert_int_equal(all[i].status, NB_ERR_STOPPED);
+        assert_non_null(strstr(all[i].err.message, whys[i]));
+        assert_true(i % 3 == 0 || i == 2 || !all[i].appended);
+        result_close(&all[i].over);
+    }
+    assert_int_equal(nb_pages_available(&engine->pages), engine->pages.n_pages);
+    nb_engine_close(engine);
+}
+
 /* Work of one's own takes pages from requests, which go on later as if nothing had happened. */
 static void calls_get_pages(void **state) {
     (void)state;
@@ -604,7 +691,7 @@ static void calls_get_pages(void **state) {
     struct result results[N];
     struct prompt prompts[N];
     uint64_t random = 7;
-    struct long_call call = {.scheduler = scheduler, .engine = engine, .n_tokens = 250};
+    struct long_call long_one = {.scheduler = scheduler, .engine = engine, .n_tokens = 250};
     for (int i = 0; i < N; i++) {
         result_open(&results[i]);
         make_prompt(&prompts[i], 100, &random);
@@ -613,8 +700,8 @@ static void calls_get_pages(void **state) {
             .options = prompts[i].options, .on_done = on_done, .context = &results[i]};
         assert_ok(nb_scheduler_submit(scheduler, &request, NULL, &err), err);
     }
-    assert_ok(nb_scheduler_call(scheduler, append_many, &call, &err), err);
-    assert_int_equal(call.status, NB_OK);
+    call(scheduler, append_many, &long_one);
+    assert_int_equal(long_one.status, NB_OK);
     for (int i = 0; i < N; i++) {
         wait_for(&results[i]);
         assert_string_equal(results[i].message, "");
@@ -647,6 +734,7 @@ int main(void) {
         cmocka_unit_test(clients_share),
         cmocka_unit_test(no_request_starves),
         cmocka_unit_test(calls_let_requests_go_on),
+        cmocka_unit_test(calls_end),
         cmocka_unit_test(calls_get_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -209,6 +209,20 @@ done
 sleep 1.2
 expect "clients that went away leave nothing running" until_ 5 idles
 expect "they are in the log" grep -q 'path=/v1/completions status=0' "$tmp/server.err"
+jq -n '{text: ("Invoice 17 of ACME, 12 March 2024, total 99.00 EUR. " * 12)}' >"$tmp/body"
+classify_ms() {
+    begun=$(date +%s%N)
+    ask /v1/classify -d @"$tmp/body"
+    ms=$((($(date +%s%N) - begun) / 1000000))
+}
+classify_ms
+alone=$ms
+for i in $(seq 20); do
+    curl -s -m 0.3 -o /dev/null "$url/v1/classify" -d @"$tmp/body" &
+done
+sleep 1
+classify_ms
+expect "nor do twenty documents: $ms ms for the next one, $alone ms before" [ "$status$((ms < 6 * alone + 1000))" = 2001 ]
 
 # What operators see.
 ask /metrics

@@ -532,8 +532,9 @@ enum nb_status nb_sequence_append(struct nb_sequence *sequence, const int32_t *t
             part.n_logits = 0;
         }
         if (e->meanwhile)
-            e->meanwhile(e->meanwhile_context, nb_sequence_pages_for(sequence, part.n));
-        s = nb_engine_step(e, &part, 1, logits, err);
+            s = e->meanwhile(e->meanwhile_context, nb_sequence_pages_for(sequence, part.n), err);
+        if (s == NB_OK)
+            s = nb_engine_step(e, &part, 1, logits, err);
         done += part.n;
     } while (s == NB_OK && done < n);
     if (s != NB_OK)

@@ -32,8 +32,9 @@ struct nb_engine {
 
     /* Whoever else has sequences on this engine, while one is appended to by itself: called before
      * each step of nb_sequence_append, on its thread, to run steps of its own and to leave `pages`
-     * pages available if it can. NULL: nobody. */
-    void (*meanwhile)(void *context, size_t pages);
+     * pages available if it can. A failure is the append's: NB_ERR_STOPPED where what appends is to
+     * end. NULL: nobody. */
+    enum nb_status (*meanwhile)(void *context, size_t pages, struct nb_error *err);
     void *meanwhile_context;
 };
 

@@ -23,19 +23,26 @@ enum {
     WORTH_WAITING = 64,        /* tokens of a prompt that another is about to have read */
 };
 
+/* When something is over, done or not. */
+struct limit {
+    uint64_t id;       /* by which it is cancelled */
+    bool cancelled;    /* under the lock */
+    double timeout_ms; /* 0: none */
+    int64_t deadline;  /* microseconds, of that */
+};
+
 /* A request on its way. */
 struct item {
     struct item *next; /* of those that wait */
-    uint64_t id;
+    struct limit limit;
     struct nb_request request;
     struct nb_generator generator;
     struct nb_sequence sequence; /* open while it runs */
     struct nb_tokens tokens; /* all that belong into the sequence: the prompt, and what was drawn */
     size_t chunk;            /* of them in this step */
     size_t scored_from;      /* of a request for scores: the first token that gets one */
-    bool cancelled;          /* under the lock */
     bool begun;              /* has been in a step, so that it goes on before others begin */
-    int64_t submitted, deadline; /* microseconds; deadline 0: none */
+    int64_t submitted;       /* microseconds */
     size_t cached_tokens;
     int64_t first_step, first_token;
 };
@@ -43,9 +50,9 @@ struct item {
 /* Something to be run between steps. */
 struct call {
     struct call *next;
+    struct limit limit;
     void (*fn)(void *context);
     void *context;
-    bool *done; /* NULL: nobody waits for it */
 };
 
 struct nb_scheduler {
@@ -56,11 +63,13 @@ struct nb_scheduler {
 
     pthread_mutex_t lock;       /* of all that follows, to the next comment */
     pthread_cond_t wake;        /* for the thread: there is something to do */
-    pthread_cond_t idle;        /* for others: a call is done, or nothing is left */
+    pthread_cond_t idle;        /* for others: nothing is left */
     struct item *first, **last; /* of those that wait */
     size_t n_waiting, n_running;
     struct call *calls, **last_call;
-    size_t n_calls; /* those that run now among them */
+    size_t n_calls; /* the one that runs now among them */
+    struct call
+        *call; /* that one, which may hold pages, too; NULL: none. Set by the thread alone */
     uint64_t last_id;
     bool started, stop, draining;
     struct nb_scheduler_stats stats;
@@ -71,7 +80,6 @@ struct nb_scheduler {
     struct item **in_step;      /* [max_running] the item of each part */
     double decode_us;           /* a step without prompts takes, lately */
     double prompt_token_us;     /* a token of a prompt adds, lately */
-    bool in_call;               /* which may hold pages, too */
 };
 
 static struct timespec after_ms(double ms) {
@@ -253,7 +261,7 @@ static void admit(struct nb_scheduler *s) {
         enum nb_status status = begin(s, item, &err);
         if (status == NB_OK) {
             s->running[s->n_running++] = item;
-        } else if (status == NB_ERR_LIMIT && (s->n_running || s->in_call)) {
+        } else if (status == NB_ERR_LIMIT && (s->n_running || s->call)) {
             put_back(s, item);
             break;
         } else {
@@ -265,9 +273,21 @@ static void admit(struct nb_scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-/* Under the lock: whether an item is to end now. */
-static bool is_over(const struct nb_scheduler *s, const struct item *item, int64_t now) {
-    return item->cancelled || s->stop || (item->deadline && now > item->deadline);
+static struct limit limit_from(int64_t now, double timeout_ms) {
+    return (struct limit){.timeout_ms = timeout_ms,
+                          .deadline = timeout_ms > 0 ? now + (int64_t)(timeout_ms * 1000) : 0};
+}
+
+/* Under the lock: whether what has this limit is to end now. */
+static bool is_over(const struct nb_scheduler *s, const struct limit *limit, int64_t now) {
+    return limit->cancelled || s->stop || (limit->deadline && now > limit->deadline);
+}
+
+/* Why, where it was not cancelled. */
+static enum nb_status ended_early(const struct limit *limit, bool stop, struct nb_error *err) {
+    return stop ? nb_fail(err, NB_ERR_STOPPED, "the program is stopping")
+                : nb_fail(err, NB_ERR_STOPPED, "the answer took longer than %.0f ms",
+                          limit->timeout_ms);
 }
 
 /* Ends what was cancelled or took too long. */
@@ -277,7 +297,7 @@ static void end_cancelled(struct nb_scheduler *s) {
     pthread_mutex_lock(&s->lock);
     bool stop = s->stop;
     for (struct item **at = &s->first; *at;) {
-        if (!is_over(s, *at, now)) {
+        if (!is_over(s, &(*at)->limit, now)) {
             at = &(*at)->next;
             continue;
         }
@@ -286,7 +306,7 @@ static void end_cancelled(struct nb_scheduler *s) {
         ended = item;
     }
     for (size_t i = s->n_running; i-- > 0;) {
-        if (!is_over(s, s->running[i], now))
+        if (!is_over(s, &s->running[i]->limit, now))
             continue;
         s->running[i]->next = ended;
         ended = s->running[i];
@@ -299,10 +319,8 @@ static void end_cancelled(struct nb_scheduler *s) {
         struct nb_error err;
         enum nb_status status = NB_OK;
         item->generator.finish = NB_FINISH_CALLER;
-        if (!item->cancelled)
-            status = stop ? nb_fail(&err, NB_ERR_STOPPED, "the program is stopping")
-                          : nb_fail(&err, NB_ERR_STOPPED, "the answer took longer than %.0f ms",
-                                    item->request.timeout_ms);
+        if (!item->limit.cancelled)
+            status = ended_early(&item->limit, stop, &err);
         answer(s, item, status, &err);
     }
 }
@@ -389,7 +407,7 @@ static void make_room(struct nb_scheduler *s) {
             const struct item *item = s->running[i];
             need += item->chunk ? nb_sequence_pages_for(&item->sequence, item->chunk) : 0;
         }
-        if (need <= nb_pages_available(&s->engine->pages) || s->n_running < (s->in_call ? 1 : 2))
+        if (need <= nb_pages_available(&s->engine->pages) || s->n_running < (s->call ? 1 : 2))
             return;
         preempt(s);
     }
@@ -532,11 +550,18 @@ static void advance(struct nb_scheduler *s) {
 }
 
 /* Steps of requests between those of a call: see nb_engine. */
-static void meanwhile(void *context, size_t pages) {
+static enum nb_status meanwhile(void *context, size_t pages, struct nb_error *err) {
     struct nb_scheduler *s = context;
+    const struct limit *limit = &s->call->limit;
     advance(s);
     while (s->n_running && nb_pages_available(&s->engine->pages) < pages)
         preempt(s);
+    pthread_mutex_lock(&s->lock);
+    bool stop = s->stop, cancelled = limit->cancelled, over = is_over(s, limit, nb_now_us());
+    pthread_mutex_unlock(&s->lock);
+    if (over && cancelled)
+        return nb_fail(err, NB_ERR_STOPPED, "it was cancelled");
+    return over ? ended_early(limit, stop, err) : NB_OK;
 }
 
 /* One at a time: those that keep coming must not keep requests waiting. */
@@ -548,22 +573,19 @@ static void run_call(struct nb_scheduler *s) {
         if (!s->calls)
             s->last_call = &s->calls;
     }
+    s->call = call;
     pthread_mutex_unlock(&s->lock);
     if (!call)
         return;
     s->engine->meanwhile = meanwhile;
     s->engine->meanwhile_context = s;
-    s->in_call = true;
     call->fn(call->context);
-    s->in_call = false;
     s->engine->meanwhile = NULL;
     pthread_mutex_lock(&s->lock);
+    s->call = NULL;
     s->n_calls--;
-    if (call->done)
-        *call->done = true;
-    free(call);
-    pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
+    free(call);
 }
 
 /* Waits for something to do; false when the scheduler is to end. */
@@ -668,8 +690,7 @@ static enum nb_status make_item(struct nb_scheduler *s, const struct nb_request 
         return nb_fail_memory(err, sizeof *item, "a request");
     item->request = *request;
     item->submitted = nb_now_us();
-    if (request->timeout_ms > 0)
-        item->deadline = item->submitted + (int64_t)(request->timeout_ms * 1000);
+    item->limit = limit_from(item->submitted, request->timeout_ms);
     enum nb_status status = nb_generator_open(s->engine, &request->options, &item->generator, err);
     if (status != NB_OK) {
         free(item);
@@ -698,6 +719,15 @@ static enum nb_status make_item(struct nb_scheduler *s, const struct nb_request 
     return NB_OK;
 }
 
+/* Under the lock: whether one more may, where n wait. */
+static enum nb_status may_wait(const struct nb_scheduler *s, size_t n, struct nb_error *err) {
+    if (s->draining)
+        return nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
+    if (n >= s->max_waiting)
+        return nb_fail(err, NB_ERR_BUSY, "%zu requests are waiting already; try again later", n);
+    return NB_OK;
+}
+
 enum nb_status nb_scheduler_submit(struct nb_scheduler *s, const struct nb_request *request,
                                    uint64_t *id, struct nb_error *err) {
     struct item *item = NULL;
@@ -705,15 +735,11 @@ enum nb_status nb_scheduler_submit(struct nb_scheduler *s, const struct nb_reque
     if (status != NB_OK)
         return status;
     pthread_mutex_lock(&s->lock);
-    if (s->draining)
-        status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
-    else if (s->n_waiting >= s->max_waiting)
-        status = nb_fail(err, NB_ERR_BUSY, "%zu requests are waiting already; try again later",
-                         s->n_waiting);
+    status = may_wait(s, s->n_waiting, err);
     if (status == NB_OK) {
-        item->id = ++s->last_id;
+        item->limit.id = ++s->last_id;
         if (id)
-            *id = item->id;
+            *id = item->limit.id;
         *s->last = item;
         s->last = &item->next;
         s->n_waiting++;
@@ -725,51 +751,45 @@ enum nb_status nb_scheduler_submit(struct nb_scheduler *s, const struct nb_reque
     return status;
 }
 
+static void cancel(struct limit *limit, uint64_t id) {
+    limit->cancelled |= limit->id == id;
+}
+
 void nb_scheduler_cancel(struct nb_scheduler *s, uint64_t id) {
     pthread_mutex_lock(&s->lock);
     for (struct item *item = s->first; item; item = item->next)
-        item->cancelled |= item->id == id;
+        cancel(&item->limit, id);
     for (size_t i = 0; i < s->n_running; i++)
-        s->running[i]->cancelled |= s->running[i]->id == id;
+        cancel(&s->running[i]->limit, id);
+    for (struct call *call = s->calls; call; call = call->next)
+        cancel(&call->limit, id);
+    if (s->call)
+        cancel(&s->call->limit, id);
     pthread_mutex_unlock(&s->lock);
 }
 
-static enum nb_status add_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
-                               bool wait, struct nb_error *err) {
-    bool done = false;
+enum nb_status nb_scheduler_post(struct nb_scheduler *s, void (*fn)(void *context), void *context,
+                                 double timeout_ms, uint64_t *id, struct nb_error *err) {
     struct call *call = calloc(1, sizeof *call);
     if (!call)
         return nb_fail_memory(err, sizeof *call, "a request");
-    *call = (struct call){.fn = fn, .context = context, .done = wait ? &done : NULL};
-    enum nb_status status = NB_OK;
+    *call =
+        (struct call){.fn = fn, .context = context, .limit = limit_from(nb_now_us(), timeout_ms)};
     pthread_mutex_lock(&s->lock);
-    if (s->draining)
-        status = nb_fail(err, NB_ERR_STOPPED, "the program is stopping and takes no more requests");
-    else if (s->n_calls >= s->max_waiting)
-        status = nb_fail(err, NB_ERR_BUSY, "%zu requests are waiting already; try again later",
-                         s->n_calls);
+    enum nb_status status = may_wait(s, s->n_calls, err);
     if (status == NB_OK) {
+        call->limit.id = ++s->last_id;
+        if (id)
+            *id = call->limit.id;
         *s->last_call = call;
         s->last_call = &call->next;
         s->n_calls++;
         pthread_cond_signal(&s->wake);
-        while (wait && !done)
-            pthread_cond_wait(&s->idle, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
     if (status != NB_OK)
         free(call);
     return status;
-}
-
-enum nb_status nb_scheduler_call(struct nb_scheduler *s, void (*fn)(void *context), void *context,
-                                 struct nb_error *err) {
-    return add_call(s, fn, context, true, err);
-}
-
-enum nb_status nb_scheduler_post(struct nb_scheduler *s, void (*fn)(void *context), void *context,
-                                 struct nb_error *err) {
-    return add_call(s, fn, context, false, err);
 }
 
 bool nb_scheduler_drain(struct nb_scheduler *s, double timeout_ms) {

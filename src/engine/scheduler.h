@@ -72,19 +72,20 @@ void nb_scheduler_close(struct nb_scheduler *scheduler);
 enum nb_status nb_scheduler_submit(struct nb_scheduler *scheduler, const struct nb_request *request,
                                    uint64_t *id, struct nb_error *err);
 
-/* Ends a request, if it is not over, with what it has: NB_OK and NB_FINISH_CALLER. */
+/* Ends a request, if it is not over, with what it has: NB_OK and NB_FINISH_CALLER; or what was
+ * posted. */
 void nb_scheduler_cancel(struct nb_scheduler *scheduler, uint64_t id);
 
-/* Runs fn on the scheduler's thread, one at a time: for work that uses the engine itself. While it
- * appends to sequences of its own (nb_sequence_append), steps of requests go on in between, and
- * those give it pages where they run out; callbacks of requests may thus be called while fn runs.
- * nb_scheduler_call returns when it has run, and is not for callbacks; nb_scheduler_post returns at
- * once. NB_ERR_STOPPED, and fn will not run, while draining; NB_ERR_BUSY if too much waits
- * already. */
-enum nb_status nb_scheduler_call(struct nb_scheduler *scheduler, void (*fn)(void *context),
-                                 void *context, struct nb_error *err);
+/* Has fn run on the scheduler's thread, once, one such piece of work at a time: for what uses the
+ * engine itself. While it appends to sequences of its own (nb_sequence_append), steps of requests
+ * go on in between, and those give it pages where they run out; callbacks of requests may thus be
+ * called while fn runs. Once it was cancelled (by *id, which is set before fn runs; NULL is
+ * allowed), is not over timeout_ms from now (0: no limit), or the scheduler stops, its appends fail
+ * with NB_ERR_STOPPED. NB_ERR_STOPPED, and fn will not run, while draining; NB_ERR_BUSY if too much
+ * waits already. */
 enum nb_status nb_scheduler_post(struct nb_scheduler *scheduler, void (*fn)(void *context),
-                                 void *context, struct nb_error *err);
+                                 void *context, double timeout_ms, uint64_t *id,
+                                 struct nb_error *err);
 
 /* Takes no more requests, and waits until all are answered: true, or false after timeout_ms. */
 bool nb_scheduler_drain(struct nb_scheduler *scheduler, double timeout_ms);

@@ -12,13 +12,16 @@ struct work {
     struct nb_service *service;
     struct nb_exchange *exchange;
     uint64_t client;
+    uint64_t id; /* of the scheduler's */
     json_t *body;
+    struct nb_classifier *classifier;
     char *labels, *context, *schema; /* what the body says of them, as JSON; NULL: nothing */
 };
 
 static void free_work(struct work *w) {
     nb_auth_leave(w->service->auth, w->client);
     nb_exchange_release(w->exchange);
+    nb_classifier_close(w->classifier);
     json_decref(w->body);
     free(w->labels);
     free(w->context);
@@ -35,25 +38,31 @@ static struct nb_named_text named(const char *text, const char *name) {
     return (struct nb_named_text){text, text ? strlen(text) : 0, name};
 }
 
-static enum nb_status answer(struct work *w, struct nb_classification *out, struct nb_error *err) {
+/* The caller's schema and the rest, on the caller's thread: steps of requests do not wait for it.
+ */
+static enum nb_status open_classifier(struct work *w, struct nb_error *err) {
     const struct nb_classify_options options = {.labels = named(w->labels, "labels"),
                                                 .context = named(w->context, "context"),
                                                 .schema = named(w->schema, "schema")};
-    const json_t *text = text_of(w->body);
-    struct nb_classifier *c;
-    enum nb_status s = nb_classifier_open(w->service->engine, &options, &c, err);
-    if (s == NB_OK)
-        s = nb_classifier_text(c, json_string_value(text), json_string_length(text), out, err);
-    nb_classifier_close(c);
-    return s;
+    return nb_classifier_open(w->service->engine, &options, &w->classifier, err);
 }
 
-/* On the scheduler's thread. */
+static void on_gone(struct nb_exchange *exchange) {
+    const struct work *w = exchange->context;
+    nb_scheduler_cancel(w->service->scheduler, w->id);
+}
+
+/* On the scheduler's thread. A client that went while this waited is noticed first. */
 static void run(void *context) {
     struct work *w = context;
     struct nb_classification result;
     struct nb_error err;
-    if (answer(w, &result, &err) == NB_OK) {
+    const json_t *text = text_of(w->body);
+    nb_exchange_watch(w->exchange, on_gone);
+    enum nb_status s = nb_classifier_text(w->classifier, json_string_value(text),
+                                          json_string_length(text), &result, &err);
+    nb_exchange_watch(w->exchange, NULL);
+    if (s == NB_OK) {
         char *json = nb_classification_json(&result, NULL, w->service->options.model_name);
         if (json)
             nb_exchange_answer(w->exchange, 200, "application/json", json, strlen(json), NULL);
@@ -121,6 +130,7 @@ void nb_route_classify(struct nb_service *service, struct nb_exchange *x, uint64
     }
     *w = (struct work){.service = service, .exchange = x, .client = client};
     nb_exchange_retain(x);
+    x->context = w;
     if (nb_json_parse(x->body, x->body_bytes, "body", &w->body, &err) != NB_OK) {
         nb_answer_error(x, 400, err.message, NULL, NULL);
         free_work(w);
@@ -128,7 +138,9 @@ void nb_route_classify(struct nb_service *service, struct nb_exchange *x, uint64
         int status = nb_status_of(&err);
         nb_answer_error(x, status == 400 ? 422 : status, err.message, param, NULL);
         free_work(w);
-    } else if (nb_scheduler_post(service->scheduler, run, w, &err) != NB_OK) {
+    } else if (open_classifier(w, &err) != NB_OK ||
+               nb_scheduler_post(service->scheduler, run, w, service->options.timeout_s * 1000,
+                                 &w->id, &err) != NB_OK) {
         nb_answer_failure(x, &err);
         free_work(w);
     }
