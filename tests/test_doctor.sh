@@ -88,6 +88,34 @@ echo '-r loop.txt' >"$tmp/loop.txt"
 run doctor --requirements "$tmp/loop.txt"
 expect "lists that name each other" both 1 'lists that name each other'
 
+cat >"$tmp/ranges.txt" <<'T'
+a>=2
+a<2
+b>=2.4,!=2.4.*
+b~=2.5
+c==1.0.post1
+c>=1,<2
+d>=0.19,<0.20
+d==0.20.*
+e @ https://host/e-2.0%2Bcu121-py3-none-any.whl
+e<2
+T
+run doctor --requirements "$tmp/ranges.txt" --json
+expect "ranges that exclude each other, and only those" json '[.findings[] | select(.code == "requirement-violated") | .title[0:1]] == ["a", "d", "e"]'
+printf 'torch @ https://host/torch-2.3.1%%2Bcu121-cp311-cp311-linux_x86_64.whl\n' >"$tmp/wheel.txt"
+run doctor --requirements "$tmp/wheel.txt" --gpu "RTX 5090" --json
+expect "the version of a wheel that is named" json '.findings | any(.code == "gpu-without-code" and (.title | test("CUDA 12.1")))'
+printf '\357\273\277numpy==1.0\n-rrest.txt\n-climits.txt\n' >"$tmp/mark.txt"
+printf 'numpy==2.0\r\nbitsandbytes==0.42.0\r\n' | iconv -f ascii -t utf-16le | sed '1s/^/\xff\xfe/' >"$tmp/rest.txt"
+echo 'triton==3.3.0' >"$tmp/limits.txt"
+run doctor --requirements "$tmp/mark.txt" --json
+expect "byte order marks, UTF-16, and -r without a space" json '.findings | any(.code == "requirement-violated" and (.evidence | test("mark.txt, line 1") and test("rest.txt, line 1")))'
+expect "a constraint alone asks for nothing" json '.findings | all(.code != "known-trap")'
+echo triton >>"$tmp/limits.txt"
+printf '\ntriton\n' >>"$tmp/mark.txt"
+run doctor --requirements "$tmp/mark.txt" --json
+expect "until something does" json '.findings | any(.code == "known-trap" and (.title | test("triton.ops")))'
+
 # The plan.
 run plan "$tiny" --json
 expect "plan --json" json '.weights_known and .weights_bytes > 0 and .kv_bytes_per_token == 256 and .total_bytes == .allocated_bytes + .driver_bytes and (.gpus | length) > 50'
