@@ -188,6 +188,10 @@ for field in '"prompt": "\377"' '"prompt": "a", "model": "\377"' '"prompt": "a",
     where=$((${where:-0} + 1))
     expect "what is no UTF-8, field $where" answers 400 '.error.message | contains("unable to decode byte")'
 done
+expect "HEAD is a GET without a body" [ "$(curl -s -m 10 -I "$url/healthz" | tr -d '\r' | awk 'NR == 1 { print $2 } tolower($1) == "content-length:" { print $2 }' | tr '\n' ' ')" = "200 15 " ]
+ask /v1/completions -H 'Content-Length: 2' -H 'Transfer-Encoding: chunked' -d '{"prompt": "a"}'
+expect "a length and chunks" answers 400 '.error.message | contains("expected one of them")'
+
 # What is too large to be enforced will not be smaller when it comes again.
 ask /v1/completions -d '{"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "^((((a{100}){100}){100}){100})$"}}}}'
 expect "a pattern that is too large" answers 422 '.error.code == null and (.error.message | length > 10)'
@@ -369,6 +373,21 @@ ask /v1/completions -H 'X-API-Key: sk-wrong-key' -d @"$tmp/body"
 expect "a wrong one" answers 403 '.error.code == "invalid_api_key"'
 ask /v1/completions -d @"$tmp/body"
 expect "none" answers 401 '.error.code == "missing_api_key"'
+before=$(resident_kb)
+head -c 7000000 /dev/zero | tr '\0' ' ' >"$tmp/long"
+for i in $(seq 12); do
+    (cat "$tmp/long"; sleep 2) | curl -s -m 10 -o /dev/null -H 'Expect:' -H 'Content-Length: 7000001' -T - -X POST "$url/v1/completions" &
+    uploads="${uploads:-} $!"
+done
+sleep 1.5
+expect "bodies without a key are not kept: $(($(resident_kb) - before)) kB for 84 MB" [ $(($(resident_kb) - before)) -lt 20000 ]
+wait $uploads
+ask /v1/completions -d @"$tmp/long"
+expect "who sends one is told all the same" answers 401 '.error.code == "missing_api_key"'
+ask /v1/completions -H 'Expect: 100-continue' -d @"$tmp/long"
+expect "or before it is sent" answers 401 '.error.code == "missing_api_key"'
+ask /v1/none -d @"$tmp/long"
+expect "a long body to nowhere" answers 404 '.error.message'
 ask /healthz
 expect "health needs no key" answers 200 '.status == "ok"'
 ask /v1/models -X OPTIONS

@@ -225,25 +225,41 @@ static bool same_key(const char *given, size_t n, const char *key) {
     return !different;
 }
 
-enum nb_access nb_auth_enter(struct nb_auth *auth, const char *given, uint64_t *client,
-                             char name[64], unsigned *retry_after_s) {
-    *client = 0;
-    *retry_after_s = 0;
-    name[0] = 0;
-    if (!auth->path)
-        return NB_ACCESS_OK;
-    if (!given || !*given)
-        return NB_ACCESS_NO_KEY;
-    size_t n = strlen(given);
-    if (n > MAX_KEY_BYTES)
-        return NB_ACCESS_BAD_KEY;
-    pthread_mutex_lock(&auth->lock);
+/* Under the lock: the key that was given, among all. */
+static struct key *find(struct nb_auth *auth, const char *given, enum nb_access *access) {
     struct key *found = NULL;
+    size_t n = given ? strlen(given) : 0;
+    *access = n ? NB_ACCESS_BAD_KEY : NB_ACCESS_NO_KEY;
+    if (!n || n > MAX_KEY_BYTES)
+        return NULL;
     for (size_t i = 0; i < auth->n; i++) { /* all of them, also after one fits */
         if (same_key(given, n, auth->keys[i].key))
             found = &auth->keys[i];
     }
-    enum nb_access access = found ? NB_ACCESS_OK : NB_ACCESS_BAD_KEY;
+    *access = found ? NB_ACCESS_OK : NB_ACCESS_BAD_KEY;
+    return found;
+}
+
+enum nb_access nb_auth_look(struct nb_auth *auth, const char *given) {
+    enum nb_access access = NB_ACCESS_OK;
+    if (!auth->path)
+        return access;
+    pthread_mutex_lock(&auth->lock);
+    find(auth, given, &access);
+    pthread_mutex_unlock(&auth->lock);
+    return access;
+}
+
+enum nb_access nb_auth_enter(struct nb_auth *auth, const char *given, uint64_t *client,
+                             char name[64], unsigned *retry_after_s) {
+    enum nb_access access = NB_ACCESS_OK;
+    *client = 0;
+    *retry_after_s = 0;
+    name[0] = 0;
+    if (!auth->path)
+        return access;
+    pthread_mutex_lock(&auth->lock);
+    struct key *found = find(auth, given, &access);
     if (found) {
         strcpy(name, found->name);
         int64_t now = nb_now_us();

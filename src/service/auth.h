@@ -38,4 +38,8 @@ enum nb_access nb_auth_enter(struct nb_auth *auth, const char *key, uint64_t *cl
                              unsigned *retry_after_s);
 void nb_auth_leave(struct nb_auth *auth, uint64_t client);
 
+/* Whether there is such a key, and nothing more: NB_ACCESS_OK, NB_ACCESS_NO_KEY or
+ * NB_ACCESS_BAD_KEY. Likewise. */
+enum nb_access nb_auth_look(struct nb_auth *auth, const char *key);
+
 #endif

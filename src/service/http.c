@@ -48,7 +48,9 @@ struct exchange {
 
     /* The connection's own. */
     struct nb_buf body;
-    size_t excess;   /* bytes of the body that were thrown away */
+    bool unwanted;   /* answered by its head: */
+    size_t unkept;   /* bytes of the body that were not kept, */
+    size_t excess;   /* and of one that is too long */
     int refused;     /* a status to answer with, before any handler */
     const char *why; /* for a refusal */
     bool dispatched;
@@ -290,6 +292,12 @@ static void check_head(struct exchange *x) {
     const char *length = nb_exchange_header(&x->public, "Content-Length");
     if (!length)
         return;
+    if (nb_exchange_header(&x->public, "Transfer-Encoding")) {
+        /* Who stands between may have read it by the other one: RFC 9112, 6.3. */
+        x->refused = 400;
+        x->why = "Content-Length and Transfer-Encoding: expected one of them";
+        return;
+    }
     char *end;
     errno = 0;
     unsigned long long n = strtoull(length, &end, 10);
@@ -306,13 +314,17 @@ static void check_head(struct exchange *x) {
 static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n) {
     size_t bytes = *n;
     *n = 0;
-    if (bytes > x->http->options.max_body_bytes - x->body.len || x->excess) {
+    if (bytes > x->http->options.max_body_bytes - x->body.len - x->unkept || x->excess) {
         x->excess += bytes;
         if (!x->refused) {
             x->refused = 413;
             x->why = "the body is longer than the limit";
         }
         return x->excess > MAX_EXTRA_BYTES ? MHD_NO : MHD_YES;
+    }
+    if (x->unwanted) {
+        x->unkept += bytes;
+        return MHD_YES;
     }
     nb_buf_add(&x->body, data, bytes);
     if (x->body.failed) {
@@ -362,6 +374,8 @@ static void handle_long(void *context, struct nb_errand *errand) {
  * already. */
 static enum MHD_Result dispatch(struct exchange *x) {
     x->dispatched = true;
+    if (x->unwanted)
+        return go_on(x);
     if (x->refused)
         return refuse(x, x->refused, x->why);
     x->public.body = x->body.data ? x->body.data : "";
@@ -389,7 +403,12 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         note(http, connection, false);
         check_head(x);
         /* A body that is too long is refused before it is sent. */
-        return x->refused ? refuse(x, x->refused, x->why) : MHD_YES;
+        if (x->refused)
+            return refuse(x, x->refused, x->why);
+        x->unwanted =
+            http->options.admit && !http->options.admit(http->options.context, &x->public);
+        /* Who sends a body without asking first does not listen before it is sent. */
+        return x->unwanted && nb_exchange_header(&x->public, "Expect") ? go_on(x) : MHD_YES;
     }
     if (*n)
         return take_body(x, data, n);

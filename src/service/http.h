@@ -27,6 +27,9 @@ struct nb_http_options {
     unsigned threads;
     const char *allow_origin; /* CORS: an origin or "*"; NULL: none */
 
+    /* Looks at a request of which the head is there: false if it has answered by that alone; then
+     * the body is not kept, and `handle` does not see the request. May be NULL. */
+    bool (*admit)(void *context, struct nb_exchange *exchange);
     /* Answers a request, or keeps it. */
     void (*handle)(void *context, struct nb_exchange *exchange);
     /* A request is over: the status it got, bytes of the answer (0 and 0 if the client went

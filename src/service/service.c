@@ -230,7 +230,9 @@ static const struct route *find_route(const char *method, const char *path, bool
         if (strcmp(path, routes[i].path) != 0)
             continue;
         *known = true;
-        if (strcmp(method, routes[i].method) == 0)
+        bool head =
+            strcmp(method, "HEAD") == 0; /* a GET, of whose answer the server leaves the body */
+        if (strcmp(head ? "GET" : method, routes[i].method) == 0)
             return &routes[i];
     }
     return NULL;
@@ -244,25 +246,30 @@ static const char *key_of(const struct nb_exchange *x) {
     return nb_exchange_header(x, "X-API-Key");
 }
 
+/* False, and the request is answered, where its key is none or not known. */
+static bool is_known(struct nb_exchange *x, enum nb_access access) {
+    if (access == NB_ACCESS_NO_KEY)
+        nb_answer_error(x, 401,
+                        "no API key: send \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"",
+                        NULL, "missing_api_key");
+    else if (access == NB_ACCESS_BAD_KEY)
+        nb_answer_error(x, 403, "this API key is not known here", NULL, "invalid_api_key");
+    else
+        return true;
+    return false;
+}
+
 /* Lets a request in; false after answering it. */
 static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client) {
     char name[64], text[96], headers[48];
     unsigned retry_s;
-    switch (nb_auth_enter(s->auth, key_of(x), client, name, &retry_s)) {
-    case NB_ACCESS_OK:
+    enum nb_access access = nb_auth_enter(s->auth, key_of(x), client, name, &retry_s);
+    if (!is_known(x, access))
+        return false;
+    if (access == NB_ACCESS_OK) {
         if (name[0])
             nb_log(NB_LOG_DEBUG, "request=%s key=%s", x->id, name);
         return true;
-    case NB_ACCESS_NO_KEY:
-        nb_answer_error(x, 401,
-                        "no API key: send \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"",
-                        NULL, "missing_api_key");
-        return false;
-    case NB_ACCESS_BAD_KEY:
-        nb_answer_error(x, 403, "this API key is not known here", NULL, "invalid_api_key");
-        return false;
-    case NB_ACCESS_TOO_MANY:
-        break;
     }
     snprintf(text, sizeof text, "this key's limit is reached; try again in %u s", retry_s);
     snprintf(headers, sizeof headers, "Retry-After: %u\r\n", retry_s);
@@ -276,9 +283,11 @@ static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client)
 /* The path is known, but not with this method. */
 static void answer_method(struct nb_exchange *x) {
     char headers[48];
-    const char *method = "GET";
-    for (size_t i = 0; i < N_ROUTES; i++)
-        method = strcmp(x->path, routes[i].path) == 0 ? routes[i].method : method;
+    const char *method = "GET, HEAD";
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        if (strcmp(x->path, routes[i].path) == 0 && strcmp(routes[i].method, "GET") != 0)
+            method = routes[i].method;
+    }
     snprintf(headers, sizeof headers, "Allow: %s, OPTIONS\r\n", method);
     char *body = error_body(405, "this path does not take that method", NULL, NULL);
     nb_exchange_answer(x, 405, "application/json", body ? body : "{}", body ? strlen(body) : 2,
@@ -286,22 +295,32 @@ static void answer_method(struct nb_exchange *x) {
     free(body);
 }
 
-void nb_service_handle(struct nb_service *s, struct nb_exchange *x) {
+/* What needs no more than a request's head: its route, or NULL after answering it. */
+static const struct route *admit(struct nb_service *s, struct nb_exchange *x) {
     bool known;
     const struct route *route = find_route(x->method, x->path, &known);
-    uint64_t client = 0;
     x->private_paths = s->private_paths;
-    if (!route && strcmp(x->method, "OPTIONS") == 0 && known)
-        nb_exchange_answer(x, 204, "text/plain", "", 0, NULL);
-    else if (!route && known)
-        answer_method(x);
-    else if (!route)
+    if (route)
+        return route->open || is_known(x, nb_auth_look(s->auth, key_of(x))) ? route : NULL;
+    if (!known)
         nb_answer_error(x, 404, "there is no such path", NULL, NULL);
-    else if (route->open)
-        route->run(s, x, 0);
-    else if (enter(s, x, &client))
+    else if (strcmp(x->method, "OPTIONS") == 0)
+        nb_exchange_answer(x, 204, "text/plain", "", 0, NULL);
+    else
+        answer_method(x);
+    return NULL;
+}
+
+void nb_service_handle(struct nb_service *s, struct nb_exchange *x) {
+    const struct route *route = admit(s, x);
+    uint64_t client = 0;
+    if (route && (route->open || enter(s, x, &client)))
         route->run(s, x, client);
     nb_exchange_release(x);
+}
+
+static bool on_head(void *context, struct nb_exchange *x) {
+    return admit(context, x) != NULL;
 }
 
 static void handle(void *context, struct nb_exchange *x) {
@@ -365,6 +384,7 @@ static enum nb_status start(struct nb_service *s, struct nb_error *err) {
         .idle_timeout_s = s->options.idle_s,
         .threads = HTTP_THREADS,
         .allow_origin = s->options.allow_origin,
+        .admit = on_head,
         .handle = handle,
         .log = on_log,
         .refuse = on_refuse,
