@@ -456,6 +456,30 @@ static void test_found(void **state) {
         "\"properties\":{\"a\":false}}",
         "{\"type\":\"object\",\"not\":{\"maxProperties\":2},\"properties\":{\"a\":{\"type\":"
         "\"null\"}}}",
+        "{\"type\":\"object\",\"not\":{\"propertyNames\":{\"maxLength\":3}}}",
+        "{\"type\":\"object\",\"not\":{\"patternProperties\":{\"^xyz\":{\"type\":\"number\"}}}}",
+        /* Keys that only a language of them tells. */
+        "{\"type\":\"object\",\"minProperties\":2,\"propertyNames\":{\"format\":\"date\"}}",
+        "{\"type\":\"object\",\"minProperties\":2,\"propertyNames\":{\"enum\":[\"x\",\"y\"]}}",
+        "{\"type\":\"object\",\"minProperties\":3,\"propertyNames\":{\"pattern\":\"^\\u00e9[0-9]{2}"
+        "$\"}}",
+        "{\"type\":\"object\",\"minProperties\":2,\"propertyNames\":{\"minLength\":40}}",
+        /* Items that must differ. */
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":150}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":150,\"items\":{\"type\":\"string\"}"
+        "}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":3,\"items\":{\"type\":\"string\","
+        "\"format\":\"date\"}}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":3,\"items\":{\"enum\":[\"b\",\"c\",["
+        "1]]}}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":5,\"items\":{\"type\":\"integer\","
+        "\"multipleOf\":7,\"maximum\":-3}}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":5,\"items\":{\"type\":\"number\","
+        "\"minimum\":0.5,\"maximum\":0.6}}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":3,\"items\":{\"type\":\"object\","
+        "\"required\":[\"id\"],\"additionalProperties\":false,\"properties\":{\"id\":{\"type\":"
+        "\"integer\"}}}}",
+        "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":3,\"items\":{\"type\":\"array\"}}",
     };
     static const char *const branches[] = {
         "{\"type\":\"object\",\"properties\":{\"k%d\":{\"type\":\"string\"}},\"required\":[\"k%d\"]"

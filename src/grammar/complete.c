@@ -3,7 +3,9 @@
  * the automaton itself, so that this file need not be right in all cases, only often. */
 #include "grammar/complete.h"
 
+#include "grammar/grow.h"
 #include "grammar/shape.h"
+#include "grammar/walk.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,7 @@ enum {
     MAX_LITERALS = 40,
     MAX_DEPTH = 24, /* of values within values */
     MAX_TEXT = 1 << 20,
+    MOST_WALKED = 4000, /* strings, on the way to one that will do */
 };
 
 struct clause {
@@ -39,6 +42,16 @@ enum { MOST_ROOTS = 512, ROOT_WORDS = MOST_ROOTS / 64 };
 struct goal {
     const struct nb_site *site;
     uint64_t yes[ROOT_WORDS], no[ROOT_WORDS];
+    const struct others *others; /* NULL: it may be what another is */
+};
+
+/* The items that one more must differ from, by their hashes: those of a text that is there, and
+ * those that were planned behind them. */
+struct others {
+    const struct nb_seen *seen;
+    uint64_t n_seen;
+    uint64_t *hashes; /* [n] */
+    uint32_t n, cap;
 };
 
 static bool value_for(struct completer *c, const struct goal *goal, int depth, struct nb_buf *out);
@@ -211,29 +224,113 @@ static bool reaches(struct completer *c, const struct goal *goal, const struct n
     return ended;
 }
 
+/* ---- items that differ ---- */
+
+static bool hash_text(const char *text, size_t n, uint64_t *hash) {
+    struct nb_arena arena = {0};
+    struct nb_value value;
+    struct nb_error err;
+    bool good = nb_value_parse(text, n, "text", &arena, &value, &err) == NB_OK;
+    if (good)
+        *hash = nb_hash_value(&value);
+    nb_arena_free(&arena);
+    return good;
+}
+
+static bool is_new(const struct goal *goal, const char *text, size_t n) {
+    const struct others *o = goal->others;
+    uint64_t hash;
+    if (!o)
+        return true;
+    if (!hash_text(text, n, &hash) || nb_seen_has(o->seen, hash))
+        return false;
+    for (uint32_t i = 0; i < o->n; i++) {
+        if (o->hashes[i] == hash)
+            return false;
+    }
+    return true;
+}
+
+static bool add_other(struct others *o, const char *text, size_t n) {
+    uint64_t hash;
+    if (!hash_text(text, n, &hash) || !nb_grow(&o->hashes, o->n, 1, &o->cap, sizeof *o->hashes))
+        return false;
+    o->hashes[o->n++] = hash;
+    return true;
+}
+
+static uint32_t count_others(const struct goal *goal) {
+    uint64_t n = goal->others ? goal->others->n_seen + goal->others->n : 0;
+    return n < 4096 ? (uint32_t)n : 4096;
+}
+
 /* ---- scalars ---- */
 
+/* Strings by length, until one is new. */
+struct stringing {
+    struct completer *c;
+    const struct goal *goal;
+    struct nb_lazy *lazy; /* NULL: any string */
+    struct nb_buf *out;
+};
+
+static uint32_t next_of_string(void *context, uint32_t state, uint8_t byte) {
+    struct stringing *s = context;
+    if (!s->lazy)
+        return 0;
+    uint32_t to = nb_lazy_next(s->lazy, state, byte);
+    return to ? to : NB_WALK_DEAD;
+}
+
+static bool take_string(void *context, uint32_t state, const char *text, size_t n) {
+    struct stringing *s = context;
+    if (s->lazy && !s->lazy->accepts[state])
+        return false;
+    s->c->work++;
+    nb_buf_clear(s->out);
+    nb_buf_add_json_string(s->out, text, n);
+    return !s->out->failed && is_new(s->goal, s->out->data, s->out->len);
+}
+
+/* The shortest of a set that is new. */
+static bool set_string(const struct nb_shape *shape, const struct goal *goal, struct nb_buf *out) {
+    struct nb_buf text = {0};
+    bool found = false;
+    for (uint32_t i = 0; i < shape->set.n; i++) {
+        nb_buf_clear(&text);
+        nb_buf_add_json_string(&text, shape->set.keys[i].text, shape->set.keys[i].n);
+        if (text.failed || (found && text.len >= out->len) || !is_new(goal, text.data, text.len))
+            continue;
+        nb_buf_clear(out);
+        nb_buf_add(out, text.data, text.len);
+        found = true;
+    }
+    nb_buf_free(&text);
+    return found;
+}
+
+/* Into *out, which is empty. */
 static bool string_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
-                       struct nb_buf *out) {
+                       const struct goal *goal, struct nb_buf *out) {
     char *text;
     size_t n;
-    if (want == NB_TRUE) {
-        nb_buf_add(out, "\"\"", 2);
-        return true;
+    struct nb_language *l = NULL;
+    if (shape->string == NB_STRING_SET && want == shape->roots[0] && shape->set.n)
+        return set_string(shape, goal, out);
+    if (want != NB_TRUE) {
+        l = nb_language_of(c->s, want);
+        if (!l || !l->start || nb_lazy_shortest(l->lazy, l->start, &text, &n, NULL) != NB_OK)
+            return false;
+        nb_buf_add_json_string(out, text, n);
+        free(text);
+    } else {
+        nb_buf_add_json_string(out, "", 0);
     }
-    if (shape->string == NB_STRING_SET && want == shape->roots[0] && shape->set.n) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < shape->set.n; i++)
-            best = shape->set.keys[i].n < shape->set.keys[best].n ? i : best;
-        nb_buf_add_json_string(out, shape->set.keys[best].text, shape->set.keys[best].n);
+    if (is_new(goal, out->data, out->len))
         return true;
-    }
-    struct nb_language *l = nb_language_of(c->s, want);
-    if (!l || !l->start || nb_lazy_shortest(l->lazy, l->start, &text, &n, NULL) != NB_OK)
-        return false;
-    nb_buf_add_json_string(out, text, n);
-    free(text);
-    return true;
+    struct stringing s = {c, goal, l ? l->lazy : NULL, out};
+    struct nb_walk walk = {&s, next_of_string, take_string, count_others(goal) + 2, MOST_WALKED};
+    return nb_walk_strings(&walk, l ? l->start : 0);
 }
 
 static bool number_does(struct completer *c, const struct nb_shape *shape, nb_formula want,
@@ -250,11 +347,12 @@ static bool number_does(struct completer *c, const struct nb_shape *shape, nb_fo
 
 /* Keeps the shorter of what is in `best` and v. */
 static void try_number(struct completer *c, const struct nb_shape *shape, nb_formula want,
-                       struct nb_decimal v, char best[64], size_t *n_best) {
+                       const struct goal *goal, struct nb_decimal v, char best[64],
+                       size_t *n_best) {
     char text[64];
     size_t n = nb_decimal_write(v, text);
     c->work++;
-    if ((!*n_best || n < *n_best) && number_does(c, shape, want, v)) {
+    if ((!*n_best || n < *n_best) && number_does(c, shape, want, v) && is_new(goal, text, n)) {
         memcpy(best, text, n);
         *n_best = n;
     }
@@ -262,57 +360,86 @@ static void try_number(struct completer *c, const struct nb_shape *shape, nb_for
 
 /* v and what lies just beside it. */
 static void try_around(struct completer *c, const struct nb_shape *shape, nb_formula want,
-                       struct nb_decimal v, char best[64], size_t *n_best) {
+                       const struct goal *goal, struct nb_decimal v, char best[64],
+                       size_t *n_best) {
     static const int32_t steps[] = {0, -1, -3};
-    try_number(c, shape, want, v, best, n_best);
+    try_number(c, shape, want, goal, v, best, n_best);
     for (int i = 0; i < 3; i++) {
         /* v plus and minus a step, by way of multiples of the step */
         struct nb_decimal step = {.digits = 1, .exponent = steps[i]}, up, down;
         struct nb_decimal minus = v;
         minus.negative = !v.negative && v.digits;
         if (nb_decimal_next_multiple(v, step, &up)) {
-            try_number(c, shape, want, up, best, n_best);
+            try_number(c, shape, want, goal, up, best, n_best);
             struct nb_decimal above = nb_decimal_add(up, step);
-            try_number(c, shape, want, above, best, n_best);
+            try_number(c, shape, want, goal, above, best, n_best);
         }
         if (nb_decimal_next_multiple(minus, step, &down)) {
             down = nb_decimal_add(down, step);
             down.negative = !down.negative && down.digits;
-            try_number(c, shape, want, down, best, n_best);
+            try_number(c, shape, want, goal, down, best, n_best);
+        }
+    }
+}
+
+/* From v on upwards, or downwards, in steps of three sizes, as many as there are items to differ
+ * from. */
+static void try_along(struct completer *c, const struct nb_shape *shape, nb_formula want,
+                      const struct goal *goal, struct nb_decimal v, bool up, char best[64],
+                      size_t *n_best) {
+    static const int32_t steps[] = {0, -1, -3};
+    uint32_t most = goal->others ? count_others(goal) + 2 : 0;
+    for (int i = 0; i < 3; i++) {
+        struct nb_decimal step = {.digits = 1, .exponent = steps[i], .negative = !up}, at = v;
+        for (uint32_t k = 0; k < most && !*n_best; k++) {
+            try_number(c, shape, want, goal, at, best, n_best);
+            at = nb_decimal_add(at, step);
         }
     }
 }
 
 static bool number_for(struct completer *c, const struct nb_shape *shape, nb_formula want,
-                       struct nb_buf *out) {
+                       const struct goal *goal, struct nb_buf *out) {
     char best[64];
     size_t n = 0;
+    /* Where items are to differ, so many came before. */
+    uint32_t came = count_others(goal);
+    for (int64_t i = came; i < came + 10 && came; i++)
+        try_number(c, shape, want, goal, nb_decimal_from_int(i), best, &n);
     for (int64_t i = 0; i < 10; i++)
-        try_number(c, shape, want, nb_decimal_from_int(i), best, &n);
+        try_number(c, shape, want, goal, nb_decimal_from_int(i), best, &n);
     for (uint32_t i = 0; i < shape->n_atoms && n != 1; i++) {
         const struct nb_atom *a = shape->atoms[i];
-        for (uint32_t k = 0; k < a->n && k < 256 && a->kind == NB_ATOM_NUMBERS; k++)
-            try_around(c, shape, want, a->numbers[k], best, &n);
+        for (uint32_t k = 0; k < a->n && k < 256 + came && a->kind == NB_ATOM_NUMBERS; k++)
+            try_around(c, shape, want, goal, a->numbers[k], best, &n);
         if (a->has_least)
-            try_around(c, shape, want, a->least, best, &n);
+            try_around(c, shape, want, goal, a->least, best, &n);
         if (a->has_most)
-            try_around(c, shape, want, a->most, best, &n);
+            try_around(c, shape, want, goal, a->most, best, &n);
+        if (a->has_least)
+            try_along(c, shape, want, goal, a->least, true, best, &n);
+        if (a->has_most)
+            try_along(c, shape, want, goal, a->most, false, best, &n);
         if (!a->has_multiple)
             continue;
-        struct nb_decimal v, from[3] = {a->multiple_of, a->least, a->most};
-        for (int k = 0; k < 3; k++) {
+        struct nb_decimal v, from[4] = {a->multiple_of, a->least, a->most, a->most};
+        for (int k = 0; k < 4; k++) {
+            /* The last time downwards: upwards from the negative, and negative again. */
+            from[k].negative ^= k == 3 && from[k].digits;
             if (!nb_decimal_next_multiple(from[k], a->multiple_of, &v))
                 continue;
-            for (int step = 0; step < 8; step++) {
-                try_number(c, shape, want, v, best, &n);
+            for (uint32_t step = 0; step < 8 + came; step++) {
+                struct nb_decimal at = v;
+                at.negative ^= k == 3 && at.digits;
+                try_number(c, shape, want, goal, at, best, &n);
                 v = nb_decimal_add(v, a->multiple_of);
             }
         }
     }
     if (!n) {
-        try_number(c, shape, want, nb_decimal_parse("0.5", 3), best, &n);
-        try_number(c, shape, want, nb_decimal_parse("-1", 2), best, &n);
-        try_number(c, shape, want, nb_decimal_parse("1e9", 3), best, &n);
+        try_number(c, shape, want, goal, nb_decimal_parse("0.5", 3), best, &n);
+        try_number(c, shape, want, goal, nb_decimal_parse("-1", 2), best, &n);
+        try_number(c, shape, want, goal, nb_decimal_parse("1e9", 3), best, &n);
     }
     nb_buf_add(out, best, n);
     return n;
@@ -377,7 +504,28 @@ struct plan {
         BY_DEPENDENCY,
     } way;
     const struct nb_dependency *dependency; /* its key comes, and not what that needs */
+    uint32_t extra;                         /* members or items more than must be */
+    /* Not NULL: the value that is the vary_at-th to be planned differs from these. Where it is in
+     * the text is noted: n_varied bytes from `varied` on. */
+    struct others *vary;
+    uint32_t vary_at, planned;
+    size_t varied, n_varied;
 };
+
+/* The value of a member or an item. */
+static bool plan_value(struct completer *c, struct plan *p, struct goal goal, int depth,
+                       struct nb_buf *out) {
+    bool varies = p->vary && p->planned++ == p->vary_at;
+    size_t before = out->len;
+    if (varies)
+        goal.others = p->vary;
+    bool made = value_for(c, &goal, depth + 1, out);
+    if (varies && made) {
+        p->varied = before;
+        p->n_varied = out->len - before;
+    }
+    return made;
+}
 
 /* Makes a plan for the i-th way to break its atom; false if there are not so many. */
 static bool nth_way(struct plan *p, uint32_t i) {
@@ -405,7 +553,18 @@ static const struct nb_atom *find_atom(const struct nb_shape *shape, uint32_t id
     return NULL;
 }
 
-static bool array_text(struct completer *c, const struct plan *p, int depth, struct nb_buf *out) {
+/* Whether no two items may be the same. */
+static bool asks_unique(const struct plan *p) {
+    for (uint32_t i = 0; i < p->clause->n && p->way != BY_REPEAT; i++) {
+        const struct nb_atom *a = find_atom(p->shape, p->clause->atoms[i]);
+        if (a && a->unique && p->clause->holds[i])
+            return true;
+    }
+    return false;
+}
+
+static bool array_items(struct completer *c, struct plan *p, struct others *others, int depth,
+                        struct nb_buf *out) {
     uint64_t count = p->frame ? p->frame->count : 0, least = 0, contained = 0;
     bool comma = p->comma;
     for (uint32_t i = 0; i < p->clause->n; i++) {
@@ -433,6 +592,7 @@ static bool array_text(struct completer *c, const struct plan *p, int depth, str
         least = least > from + 2 ? least : from + 2;
         least = least > count + 2 ? least : count + 2;
     }
+    least = (least > count ? least : count) + p->extra;
     bool breaks = p->broken && p->way == BY_VALUE;
     while (count < least || contained || breaks) {
         if (count > 4096 || out->len > MAX_TEXT)
@@ -442,20 +602,23 @@ static bool array_text(struct completer *c, const struct plan *p, int depth, str
             return false;
         const struct nb_atom *broken = breaks || p->way == BY_CONTAINED ? p->broken : NULL;
         struct goal goal = member_goal(p->shape, link, p->clause, broken, contained > 0);
+        goal.others = others;
         bool breaking = breaks && nb_any_bit(goal.no, ROOT_WORDS),
              prefix = count < p->shape->family->n_prefix;
         if (breaks && !breaking && !prefix && count >= least && !contained)
             break;
         if (comma)
             nb_buf_add(out, ",", 1);
-        bool made = value_for(c, &goal, depth + 1, out);
+        size_t before = out->len;
+        bool made = plan_value(c, p, goal, depth, out);
         if (!made && breaking && (prefix || p->broken->max < UINT64_MAX)) {
             /* Then another one breaks the atom, or their number does. */
             breaking = false;
             goal = member_goal(p->shape, link, p->clause, NULL, contained > 0);
-            made = value_for(c, &goal, depth + 1, out);
+            goal.others = others;
+            made = plan_value(c, p, goal, depth, out);
         }
-        if (!made)
+        if (!made || (others && !add_other(others, out->data + before, out->len - before)))
             return false;
         comma = true;
         breaks &= !breaking;
@@ -464,6 +627,17 @@ static bool array_text(struct completer *c, const struct plan *p, int depth, str
     }
     nb_buf_add(out, "]", 1);
     return true;
+}
+
+static bool array_text(struct completer *c, struct plan *p, int depth, struct nb_buf *out) {
+    struct others others = {0};
+    if (p->frame) {
+        others.seen = p->frame->seen;
+        others.n_seen = p->frame->count;
+    }
+    bool good = array_items(c, p, asks_unique(p) ? &others : NULL, depth, out);
+    free(others.hashes);
+    return good;
 }
 
 /* Whether a key is in the part of an object that is there. */
@@ -508,7 +682,7 @@ static void needed_keys(const struct plan *p, uint64_t *keys) {
     }
 }
 
-static bool add_member(struct completer *c, const struct plan *p, const char *key, size_t n,
+static bool add_member(struct completer *c, struct plan *p, const char *key, size_t n,
                        const struct nb_link *link, const struct nb_atom *broken, bool *comma,
                        int depth, struct nb_buf *out) {
     if (!link || out->len > MAX_TEXT)
@@ -519,62 +693,97 @@ static bool add_member(struct completer *c, const struct plan *p, const char *ke
     nb_buf_add_json_string(out, key, n);
     nb_buf_add(out, ":", 1);
     *comma = true;
-    return value_for(c, &goal, depth + 1, out);
+    return plan_value(c, p, goal, depth, out);
 }
 
 /* Members with keys that no atom names: short ones that the schema allows. */
-static bool add_others(struct completer *c, const struct plan *p, uint64_t n, bool breaks,
-                       bool *comma, int depth, struct nb_buf *out) {
+struct adding {
+    struct completer *c;
+    struct plan *p;
+    uint64_t missing; /* so many more */
+    bool breaks;      /* the next one is to break the plan's atom */
+    bool made;        /* all that was asked for */
+    bool empty;       /* the key that has no characters may come, too */
+    bool *comma;
+    int depth;
+    struct nb_buf *out;
+};
+
+static uint32_t next_of_key(void *context, uint32_t state, uint8_t byte) {
+    const struct adding *a = context;
+    const struct plan *p = a->p;
     struct nb_machine *m = &p->shape->family->machine;
-    uint64_t made = 0;
-    for (uint32_t i = 0; i < 26 * 27 && made < n; i++) {
-        char key[2] = {(char)('a' + i % 26), (char)('a' + (i / 26 - 1) % 26)};
-        size_t len = i < 26 ? 1 : 2;
-        if (nb_trie_find(&p->shape->family->keys, key, len) >= 0)
-            continue;
-        uint32_t state = m->n ? nb_machine_start(c->s, m) : 0;
-        for (size_t k = 0; m->n && k < len; k++)
-            state = nb_machine_next(c->s, m, state, (uint8_t)key[k]);
-        const struct nb_link *link = nb_link_other(c->s, p->shape, state);
-        if (!link || (link->dead && p->shape->conjunction))
-            continue;
-        size_t before = out->len;
-        bool had = *comma;
-        if (add_member(c, p, key, len, link, breaks ? p->broken : NULL, comma, depth, out)) {
-            made++;
-            breaks = false;
-        } else {
-            out->len = before;
-            *comma = had;
-            if (++c->work > c->most_work)
-                return false;
-        }
-    }
-    /* Keys that patterns ask for. */
-    for (uint32_t k = 0; k < p->shape->family->n_patterns && made < n; k++) {
-        char *key;
-        size_t len;
-        if (nb_lazy_shortest(m->lazy, m->starts[k], &key, &len, NULL) != NB_OK)
-            continue;
-        uint32_t state = nb_machine_start(c->s, m);
-        for (size_t i = 0; i < len; i++)
-            state = nb_machine_next(c->s, m, state, (uint8_t)key[i]);
-        size_t before = out->len;
-        bool had = *comma;
-        if (nb_trie_find(&p->shape->family->keys, key, len) < 0 &&
-            add_member(c, p, key, len, nb_link_other(c->s, p->shape, state),
-                       breaks ? p->broken : NULL, comma, depth, out)) {
-            made++;
-        } else {
-            out->len = before;
-            *comma = had;
-        }
-        free(key);
-    }
-    return made == n;
+    if (!m->n)
+        return 0;
+    uint32_t to = nb_machine_next(a->c->s, m, state, byte);
+    bool dead = a->c->s->failed || a->c->work > a->c->most_work ||
+                (p->shape->conjunction && !nb_shape_other_alive(a->c->s, p->shape, to));
+    return dead ? NB_WALK_DEAD : to;
 }
 
-static bool object_members(struct completer *c, const struct plan *p, uint64_t *keys, int depth,
+/* Whether a key makes the atom of the plan fail, by itself or by its value. */
+static bool key_breaks(const struct plan *p, const struct nb_link *link) {
+    struct goal goal = goal_of(link, p->clause, p->broken, false);
+    return nb_any_bit(goal.no, ROOT_WORDS) || !find_atom(link->after, p->broken->id);
+}
+
+/* Whether a key, whatever its value, makes an atom fail that must hold. */
+static bool key_spoils(const struct plan *p, const struct nb_link *link) {
+    for (uint32_t i = 0; i < p->clause->n; i++) {
+        uint32_t id = p->clause->atoms[i];
+        if (p->clause->holds[i] && find_atom(p->shape, id) && !find_atom(link->after, id))
+            return true;
+    }
+    return link->dead && p->shape->conjunction;
+}
+
+static bool take_key(void *context, uint32_t state, const char *text, size_t n) {
+    struct adding *a = context;
+    struct plan *p = a->p;
+    if (++a->c->work > a->c->most_work)
+        return true;
+    if ((!n && !a->empty) || nb_trie_find(&p->shape->family->keys, text, n) >= 0 ||
+        (p->frame && nb_seen_has(p->frame->seen, nb_hash_string(text, n))))
+        return false;
+    const struct nb_link *link = nb_link_other(a->c->s, p->shape, state);
+    if (!link || key_spoils(p, link) || (a->breaks && !key_breaks(p, link)))
+        return false;
+    size_t before = a->out->len;
+    bool had = *a->comma;
+    if (!add_member(a->c, p, text, n, link, a->breaks ? p->broken : NULL, a->comma, a->depth,
+                    a->out)) {
+        a->out->len = before;
+        *a->comma = had;
+        return false;
+    }
+    a->missing -= a->missing > 0;
+    a->made = a->breaks || !a->missing;
+    return a->made;
+}
+
+static bool add_others(struct completer *c, struct plan *p, uint64_t n, bool breaks, bool *comma,
+                       int depth, struct nb_buf *out) {
+    struct nb_machine *m = &p->shape->family->machine;
+    struct adding a = {c, p, n, breaks, false, false, comma, depth, out};
+    uint64_t each = n + 2 + (p->frame ? p->frame->count : 0) + p->shape->family->keys.n;
+    struct nb_walk walk = {&a, next_of_key, take_key, each < 4096 ? (uint32_t)each : 4096,
+                           MOST_WALKED};
+    uint32_t start = m->n ? nb_machine_start(c->s, m) : 0;
+    for (int pass = 0; pass < 2 && !a.made && breaks; pass++) {
+        a.empty = pass > 0;
+        nb_walk_strings(&walk, start);
+    }
+    if (breaks && !a.made)
+        return false;
+    a.breaks = a.made = false;
+    for (int pass = 0; pass < 2 && a.missing; pass++) {
+        a.empty = pass > 0;
+        nb_walk_strings(&walk, start);
+    }
+    return !a.missing;
+}
+
+static bool object_members(struct completer *c, struct plan *p, uint64_t *keys, int depth,
                            struct nb_buf *out) {
     const struct nb_family *f = p->shape->family;
     uint64_t count = p->frame ? p->frame->count : 0, least = 0;
@@ -590,6 +799,7 @@ static bool object_members(struct completer *c, const struct plan *p, uint64_t *
         want_key(f, &d->key, keys);
     if (p->broken && p->way == BY_COUNT && p->broken->max >= least)
         least = p->broken->max + 1;
+    least = p->extra ? (least > count ? least : count) + p->extra : least;
     needed_keys(p, keys);
     for (uint32_t place = 0; place < f->keys.n; place++) {
         uint32_t rank = f->by_order[place];
@@ -643,7 +853,7 @@ static bool object_members(struct completer *c, const struct plan *p, uint64_t *
     return !others || add_others(c, p, others, breaks, &comma, depth, out);
 }
 
-static bool object_text(struct completer *c, const struct plan *p, int depth, struct nb_buf *out) {
+static bool object_text(struct completer *c, struct plan *p, int depth, struct nb_buf *out) {
     uint64_t *keys = calloc(p->shape->family->n_words + 1, sizeof *keys);
     bool good = keys && object_members(c, p, keys, depth, out);
     free(keys);
@@ -651,12 +861,43 @@ static bool object_text(struct completer *c, const struct plan *p, int depth, st
     return good;
 }
 
-/* Calls `try` with texts that may end a container as `want` asks, until it takes one. */
+/* Calls `try` with texts that may end a container as `want` asks, until it takes one: first such as
+ * have no more in them than must be, then with up to most_extra members or items more. */
 typedef bool (*try_fn)(void *context, const struct nb_buf *text);
 
+/* Follows a plan; and where the text is not taken, again, up to most_varied times, with another
+ * value in one of its first places. */
+static bool try_plan(struct completer *c, struct plan *plan, uint32_t most_varied, int depth,
+                     try_fn try, void *context) {
+    enum { PLACES = 4 };
+    struct others others = {0};
+    bool done = false;
+    uint32_t each = most_varied ? most_varied + 1 : 0;
+    for (uint32_t i = 0; i <= each * PLACES && !done; i++) {
+        struct nb_buf text = {0};
+        if (++c->work > c->most_work || c->s->failed)
+            break;
+        plan->vary = i ? &others : NULL;
+        plan->vary_at = i ? (i - 1) / each : 0;
+        plan->planned = 0;
+        plan->n_varied = 0;
+        if (i && (i - 1) % each == 0)
+            others.n = 0;
+        bool good = plan->shape->kind == NB_VALUE_ARRAY ? array_text(c, plan, depth, &text)
+                                                        : object_text(c, plan, depth, &text);
+        done = good && !text.failed && try(context, &text);
+        if (i && !done &&
+            (!plan->n_varied || !add_other(&others, text.data + plan->varied, plan->n_varied)))
+            i += each - 1 - (i - 1) % each; /* on to the next place */
+        nb_buf_free(&text);
+    }
+    free(others.hashes);
+    return done;
+}
+
 static bool try_containers(struct completer *c, struct nb_shape *shape,
-                           const struct nb_frame *frame, bool comma, nb_formula want, int depth,
-                           try_fn try, void *context) {
+                           const struct nb_frame *frame, bool comma, nb_formula want,
+                           uint32_t most_extra, int depth, try_fn try, void *context) {
     struct clauses clauses;
     if (!clauses_open(&clauses))
         return false;
@@ -670,14 +911,9 @@ static bool try_containers(struct completer *c, struct nb_shape *shape,
                 continue;
             struct plan plan = {.shape = shape, .frame = frame, .comma = comma, .clause = clause};
             plan.broken = k ? find_atom(shape, clause->atoms[k - 1]) : NULL;
-            for (uint32_t way = 0; nth_way(&plan, way) && !done; way++) {
-                if (++c->work > c->most_work || c->s->failed)
-                    break;
-                struct nb_buf text = {0};
-                bool good = shape->kind == NB_VALUE_ARRAY ? array_text(c, &plan, depth, &text)
-                                                          : object_text(c, &plan, depth, &text);
-                done = good && !text.failed && try(context, &text);
-                nb_buf_free(&text);
+            for (uint32_t way = 0; nth_way(&plan, way / (most_extra + 1)) && !done; way++) {
+                plan.extra = way % (most_extra + 1);
+                done = try_plan(c, &plan, most_extra, depth, try, context);
             }
         }
     }
@@ -697,7 +933,8 @@ static bool keep_if_good(void *context, const struct nb_buf *text) {
     struct nb_buf whole = {0};
     nb_buf_add(&whole, &k->open, 1);
     nb_buf_add(&whole, text->data, text->len);
-    bool good = !whole.failed && reaches(k->c, k->goal, &whole);
+    bool good =
+        !whole.failed && is_new(k->goal, whole.data, whole.len) && reaches(k->c, k->goal, &whole);
     if (good && (!k->best->len || whole.len < k->best->len)) {
         nb_buf_clear(k->best);
         nb_buf_add(k->best, whole.data, whole.len);
@@ -720,15 +957,16 @@ static bool kind_for(struct completer *c, const struct goal *goal, enum nb_value
     struct nb_buf text = {0};
     bool good = false;
     if (kind <= NB_VALUE_TRUE) {
-        good = want == NB_TRUE;
         nb_buf_add_string(&text, words[kind]);
+        good = want == NB_TRUE && !text.failed && is_new(goal, text.data, text.len);
     } else if (kind == NB_VALUE_NUMBER) {
-        good = number_for(c, shape, want, &text);
+        good = number_for(c, shape, want, goal, &text);
     } else if (kind == NB_VALUE_STRING) {
-        good = string_for(c, shape, want, &text);
+        good = string_for(c, shape, want, goal, &text);
     } else {
         struct keeping keeping = {c, goal, best, kind == NB_VALUE_ARRAY ? '[' : '{'};
-        try_containers(c, shape, NULL, false, want, depth, keep_if_good, &keeping);
+        uint32_t extra = count_others(goal) < 8 ? count_others(goal) : 8;
+        try_containers(c, shape, NULL, false, want, extra, depth, keep_if_good, &keeping);
         return best->len;
     }
     if (good && !text.failed && (!best->len || text.len < best->len)) {
@@ -811,12 +1049,13 @@ static struct goal nth_goal(const struct nb_site *site, uint32_t i) {
 }
 
 static bool finish_value(struct completer *c, const struct nb_state *s, const struct nb_link *link,
-                         int depth, struct nb_buf *out) {
+                         const struct others *others, int depth, struct nb_buf *out) {
     if (link->site->n_roots > MOST_ROOTS)
         return false;
     for (uint32_t i = 0; i < 2 * link->site->n_roots + 2; i++) {
         struct nb_buf text = {0};
         struct goal goal = nth_goal(link->site, i);
+        goal.others = others;
         bool good = value_for(c, &goal, 0, &text) && !text.failed &&
                     go_on(c, s, text.data, text.len, depth, out);
         nb_buf_free(&text);
@@ -842,7 +1081,7 @@ static bool finish_container(struct completer *c, const struct nb_state *s, int 
     for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= c->most_work; i++) {
         struct goal goal = nth_goal(&site, i);
         nb_formula want = wanted(c, shape, &goal);
-        if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, go_on_with, &going))
+        if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, 0, go_on_with, &going))
             return true;
     }
     return false;
@@ -852,7 +1091,8 @@ static bool finish_container(struct completer *c, const struct nb_state *s, int 
 static bool finish_item(struct completer *c, const struct nb_state *s, int depth,
                         struct nb_buf *out) {
     const struct nb_link *link = nb_link_item(c->s, s->top->shape, s->top->count);
-    return link && finish_value(c, s, link, depth, out);
+    struct others others = {.seen = s->top->seen, .n_seen = s->top->count};
+    return link && finish_value(c, s, link, nb_state_once(c->r, s) ? &others : NULL, depth, out);
 }
 
 /* After a comma that asks for a member: any that may come. */
@@ -1083,7 +1323,8 @@ static bool finish(struct completer *c, const struct nb_state *s, int depth, str
     case NB_MODE_DONE:
         return true;
     case NB_MODE_VALUE:
-        return s->link ? finish_value(c, s, s->link, depth, out) : finish_item(c, s, depth, out);
+        return s->link ? finish_value(c, s, s->link, NULL, depth, out)
+                       : finish_item(c, s, depth, out);
     case NB_MODE_ITEM:
     case NB_MODE_MEMBER:
     case NB_MODE_AFTER:

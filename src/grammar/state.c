@@ -167,7 +167,7 @@ static uint64_t mix(uint64_t h, uint64_t v) {
     return h ^ h >> 33;
 }
 
-static bool was_seen(const struct nb_seen *seen, uint64_t hash) {
+bool nb_seen_has(const struct nb_seen *seen, uint64_t hash) {
     for (uint64_t bits = hash; seen && seen->hash != hash; bits >>= 1)
         seen = seen->child[bits & 1];
     return seen;
@@ -309,7 +309,7 @@ static uint64_t word_hash(enum nb_value_kind kind) {
     return mix(kind, 11);
 }
 
-static uint64_t hash_bytes(const char *text, size_t n) {
+uint64_t nb_hash_string(const char *text, size_t n) {
     uint64_t hash = 0;
     for (size_t i = 0; i < n; i++)
         hash = text_hash(hash, (uint8_t)text[i]);
@@ -322,24 +322,23 @@ static uint64_t container_hash(uint64_t hash, enum nb_value_kind kind) {
 }
 
 bool nb_number_repeats(const struct nb_state *s, struct nb_decimal v) {
-    return was_seen(s->top->seen, number_hash(v));
+    return nb_seen_has(s->top->seen, number_hash(v));
 }
 
-/* As a reader hashes it while it reads. */
-static uint64_t hash_of(const struct nb_value *v) {
+uint64_t nb_hash_value(const struct nb_value *v) {
     uint64_t h = 0;
     switch (v->kind) {
     case NB_VALUE_NUMBER:
         return number_hash(nb_decimal_parse(v->text, v->n));
     case NB_VALUE_STRING:
-        return hash_bytes(v->text, v->n);
+        return nb_hash_string(v->text, v->n);
     case NB_VALUE_ARRAY:
         for (uint32_t i = 0; i < v->n; i++)
-            h = mix(h, hash_of(&v->items[i]));
+            h = mix(h, nb_hash_value(&v->items[i]));
         return container_hash(h, v->kind);
     case NB_VALUE_OBJECT:
         for (uint32_t i = 0; i < v->n; i++)
-            h += mix(hash_bytes(v->keys[i].text, v->keys[i].n), hash_of(&v->items[i]));
+            h += mix(nb_hash_string(v->keys[i].text, v->keys[i].n), nb_hash_value(&v->items[i]));
         return container_hash(h, v->kind);
     default:
         return word_hash(v->kind);
@@ -368,7 +367,7 @@ static bool some_unseen(const struct nb_shape *shape, const struct nb_node *node
     for (uint32_t i = 0; i < node->n && !left; i++) {
         const struct nb_value *v = node->nodes[i]->value;
         left = v && v->kind == shape->kind && is_open(shape, node->nodes[i]) &&
-               !was_seen(seen, hash_of(v));
+               !nb_seen_has(seen, nb_hash_value(v));
     }
     return left;
 }
@@ -423,7 +422,7 @@ static bool end_value(struct nb_reader *r, struct nb_state *out, const struct nb
         if (shape && link->counts)
             shape = count_contained(r, f, shape, link, wrong);
         if (shape && shape->unique) {
-            if (was_seen(f->seen, hash))
+            if (nb_seen_has(f->seen, hash))
                 shape = fail_unique(r, shape);
             else if (!(f->seen = add_seen(r, f->seen, hash)))
                 return false;
@@ -778,7 +777,7 @@ static bool find_left(struct left *l, uint32_t at, uint32_t node, uint64_t hash)
             return true; /* around and around: there are any number of them */
     }
     bool named = node && f->keys.nodes[node].ends;
-    if (!named && others_allow(l->r, l->frame, at, true) && !was_seen(l->frame->seen, hash))
+    if (!named && others_allow(l->r, l->frame, at, true) && !nb_seen_has(l->frame->seen, hash))
         return true;
     l->path[l->n++] = at;
     for (int byte = 0; byte < 256; byte++) {
@@ -848,7 +847,7 @@ static bool end_key(struct nb_reader *r, struct nb_state *out) {
     bool named = out->node && node->ends;
     if (named ? !nb_member_possible(r, top, node->ends - 1)
               : !nb_others_possible(r, top) || !others_allow(r, top, out->at, true) ||
-                    was_seen(top->seen, out->hash))
+                    nb_seen_has(top->seen, out->hash))
         return false;
     link = named ? nb_link_key(r->space, shape, node->ends - 1)
                  : nb_link_other(r->space, shape, out->at);
@@ -1058,7 +1057,7 @@ bool nb_string_alive(struct nb_reader *r, const struct nb_state *s, uint32_t to)
 static bool new_below(const struct nb_trie *set, uint32_t node, uint64_t hash,
                       const struct nb_frame *array) {
     const struct nb_trie_node *at = &set->nodes[node];
-    if (at->end - at->first > array->count || (at->ends && !was_seen(array->seen, hash)))
+    if (at->end - at->first > array->count || (at->ends && !nb_seen_has(array->seen, hash)))
         return true;
     for (uint32_t c = at->child; c; c = set->nodes[c].sibling) {
         if (new_below(set, c, text_hash(hash, set->nodes[c].byte), array))
@@ -1688,7 +1687,7 @@ static bool begin_value(struct nb_reader *r, const struct nb_state *in, struct n
         out->word = 1;
         if (!would_end(r, out, link, shape->false_roots))
             return false;
-        return !nb_state_once(r, out) || !was_seen(out->top->seen, word_hash(kind));
+        return !nb_state_once(r, out) || !nb_seen_has(out->top->seen, word_hash(kind));
     }
 }
 

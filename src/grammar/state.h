@@ -24,6 +24,12 @@ struct nb_seen {
     const struct nb_seen *child[2];
 };
 
+bool nb_seen_has(const struct nb_seen *seen, uint64_t hash);
+
+/* Hashes as a reader makes them: of a key or a string, and of any value. */
+uint64_t nb_hash_string(const char *text, size_t n);
+uint64_t nb_hash_value(const struct nb_value *value);
+
 /* An open array or object. Equal ones are one, so that they can be told by their address. */
 struct nb_frame {
     const struct nb_frame *parent; /* NULL: the outermost */
