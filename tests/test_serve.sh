@@ -259,6 +259,15 @@ expect "it is draining" grep -q draining "$tmp/ready"
 expect "what runs is answered" jq -es 'map(.usage.completion_tokens) == [900, 600]' "$tmp/long" "$tmp/first"
 expect "SIGTERM drains: the answer" jq_holds '.usage.completion_tokens == 200' "$tmp/last"
 
+# SIGTERM while it loads.
+"$nibble" serve --port 0 --synthetic mixtral-8x7b:1 >"$tmp/loading.out" 2>"$tmp/loading.err" &
+loading=$!
+until_ 10 grep -q . "$tmp/loading.err"
+kill -TERM $loading
+wait $loading
+code=$?
+expect "SIGTERM ends what is loading" [ "$code$(cat "$tmp/loading.out")" = 0 ]
+
 # Functions to call: the embedded model behind a chat template.
 chat_model "$tmp/chat"
 start --model "$tmp/chat" --max-sequences 4

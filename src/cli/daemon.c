@@ -74,7 +74,18 @@ static sigset_t signals_of_daemons(void) {
     return signals;
 }
 
-void nb_daemon_start(void) {
+static void *end_on_signal(void *context) {
+    (void)context;
+    sigset_t signals = signals_of_daemons();
+    int got = 0;
+    sigdelset(&signals, SIGHUP); /* the keys are yet to be read */
+    while (sigwait(&signals, &got) != 0)
+        ;
+    nb_log(NB_LOG_INFO, "event=end before the model was loaded");
+    _exit(NB_EXIT_OK);
+}
+
+void nb_daemon_start(struct nb_daemon *d) {
     enum nb_log_level level = NB_LOG_INFO;
     nb_log_level_find(getenv("NIBBLE_LOG"), &level);
     nb_log_set(level, print_log, NULL);
@@ -83,6 +94,15 @@ void nb_daemon_start(void) {
     nb_cli_catch_lost_mapping();
     sigset_t signals = signals_of_daemons();
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    d->loads = pthread_create(&d->loading, NULL, end_on_signal, NULL) == 0;
+}
+
+void nb_daemon_loaded(struct nb_daemon *d) {
+    if (!d->loads)
+        return;
+    pthread_cancel(d->loading);
+    pthread_join(d->loading, NULL);
+    d->loads = false;
 }
 
 void nb_daemon_wait(enum nb_status (*reload)(void *context, struct nb_error *err), void *context) {

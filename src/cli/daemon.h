@@ -5,6 +5,8 @@
 #include "service/service.h"
 
 #include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
 
 /* Folders of prompts and schemas that come with the program, where options name none. */
 struct nb_daemon_folders {
@@ -17,11 +19,20 @@ void nb_daemon_find_folders(struct nb_daemon_folders *folders, struct nb_service
 enum nb_status nb_daemon_check_folders(const struct nb_service_options *options,
                                        struct nb_error *err);
 
+/* Ends the program on a signal while it loads. */
+struct nb_daemon {
+    pthread_t loading;
+    bool loads; /* there is such a thread */
+};
+
 /* Before any thread is started: the log goes to standard error, a line an event, from NB_LOG_INFO
- * on unless NIBBLE_LOG says otherwise; signals that end the program wait for nb_daemon_wait;
- * writing to what is closed, or beyond what a file may hold, is an error of that write; a file that
- * is cut short while it is mapped ends the program with a message. */
-void nb_daemon_start(void);
+ * on unless NIBBLE_LOG says otherwise; writing to what is closed, or beyond what a file may hold,
+ * is an error of that write; a file that is cut short while it is mapped ends the program with a
+ * message. SIGTERM and SIGINT end the program, for loading a model takes long, until
+ * nb_daemon_loaded, before anything is to be answered; from then on they wait for
+ * nb_daemon_wait. */
+void nb_daemon_start(struct nb_daemon *daemon);
+void nb_daemon_loaded(struct nb_daemon *daemon);
 
 /* Returns on SIGTERM or SIGINT. SIGHUP has `reload` read the keys again; its outcome is logged. */
 void nb_daemon_wait(enum nb_status (*reload)(void *context, struct nb_error *err), void *context);

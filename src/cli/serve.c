@@ -176,13 +176,15 @@ static int run(int argc, char **argv) {
         return NB_EXIT_USAGE;
     struct nb_daemon_folders folders;
     nb_daemon_find_folders(&folders, &r.options);
-    nb_daemon_start();
+    struct nb_daemon daemon;
+    nb_daemon_start(&daemon);
     struct nb_engine *engine = NULL;
     struct nb_service *service = NULL;
     struct nb_error err;
     enum nb_status s = nb_daemon_check_folders(&r.options, &err);
     if (s == NB_OK)
         s = nb_cli_engine_open(&r.how, &engine, &err);
+    nb_daemon_loaded(&daemon);
     if (s == NB_OK)
         s = nb_service_open(engine, &r.options, &service, &err);
     if (s != NB_OK) {

@@ -132,14 +132,20 @@ static void on_broken(void *context) {
 }
 
 static int work(struct request *r) {
+    struct nb_daemon daemon;
     struct nb_engine *engine = NULL;
     struct nb_worker *worker = NULL;
     struct nb_error err;
+    const char *check = "configuration";
+    nb_daemon_start(&daemon);
     enum nb_status s = nb_daemon_check_folders(&r->options.service, &err);
+    if (s == NB_OK) {
+        check = "model";
+        s = nb_cli_engine_open(&r->how, &engine, &err);
+    }
+    nb_daemon_loaded(&daemon);
     if (s != NB_OK)
-        nb_worker_report_unhealthy(&r->options, "configuration", err.message);
-    else if ((s = nb_cli_engine_open(&r->how, &engine, &err)) != NB_OK)
-        nb_worker_report_unhealthy(&r->options, "model", err.message);
+        nb_worker_report_unhealthy(&r->options, check, err.message);
     else
         s = nb_worker_open(engine, &r->options, &worker, &err);
     if (s != NB_OK) {
@@ -176,7 +182,6 @@ static int run(int argc, char **argv) {
         return nb_cli_usage("worker", "%s", err.message);
     struct nb_daemon_folders folders;
     nb_daemon_find_folders(&folders, &r.options.service);
-    nb_daemon_start();
     return work(&r);
 }
 
