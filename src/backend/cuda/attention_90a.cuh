@@ -281,6 +281,7 @@ __device__ void wide_consume(const nb_cuda_model &m, const nb_cuda_step &step,
         wgmma_hold(values);
         if (arrives)
             barrier_arrive(address_of(&sh->v_empty[before]));
+        threads_meet(OWN_BARRIER + group, 128); /* no product reads queries: they may be written */
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             float sum = rows.sum[k];
