@@ -1,5 +1,7 @@
 #include "cuda_random.h"
 
+#include "backend/cuda/launch.cuh"
+
 extern "C" {
 #include "backend/backend.h"
 #include "quant/quant.h"
@@ -278,11 +280,23 @@ __global__ static void fill_f32(float *out, size_t n, float mean, float deviatio
         out[i] = mean + deviation * random_float(seed, i);
 }
 
+__device__ static void narrow(float x, __nv_bfloat16 *out) {
+    *out = __float2bfloat16(x);
+}
+__device__ static void narrow(float x, __nv_fp8_e4m3 *out) {
+    *out = __nv_fp8_e4m3(x);
+}
+
 template <class T>
 __global__ static void fill_narrow(T *out, size_t n, float deviation, uint64_t seed) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x)
-        out[i] = T(deviation * random_float(seed, i));
+        narrow(deviation * random_float(seed, i), &out[i]);
+}
+
+/* Of 256 threads. */
+static unsigned blocks_for(size_t n) {
+    return (unsigned)std::min((n + 255) / 256, (size_t)4096);
 }
 
 /* Whether row `in_tile` of a tile and a column are of the matrix, and no padding. */
@@ -384,8 +398,7 @@ static void *allocate(struct cuda_random_model *m, size_t bytes) {
 static float *random_vector(struct cuda_random_model *m, size_t n, float mean, float deviation,
                             uint64_t seed) {
     float *p = (float *)allocate(m, n * sizeof(float));
-    fill_f32<<<256, 256>>>(p, n, mean, deviation, mix(seed));
-    CUDA_CHECK(cudaGetLastError());
+    CUDA_CHECK(nb_start(fill_f32, blocks_for(n), 256, 0, 0, p, n, mean, deviation, mix(seed)));
     return p;
 }
 
@@ -421,8 +434,8 @@ static struct nb_cuda_matrix random_matrix(struct cuda_random_model *m,
                          c->values == NB_QUANT_FP4 ? 0u : 7u,
                          mix(seed * 4096 + e),
                          padded};
-        fill_units<<<(unsigned)std::min(units, (size_t)4096), 256>>>(f, units);
-        CUDA_CHECK(cudaGetLastError());
+        CUDA_CHECK(
+            nb_start(fill_units, (unsigned)std::min(units, (size_t)4096), 256, 0, 0, f, units));
     }
     return w;
 }
@@ -459,10 +472,11 @@ static void random_kv(struct cuda_random_model *m, int32_t n_pages, uint64_t see
     size_t n = (size_t)p->n_layers * (size_t)n_pages * (size_t)p->page_stride;
     p->kv = allocate(m, n * (p->kv_fp8 ? 1 : 2));
     if (p->kv_fp8)
-        fill_narrow<<<4096, 256>>>((__nv_fp8_e4m3 *)p->kv, n, 1.0f, mix(seed));
+        CUDA_CHECK(nb_start(fill_narrow<__nv_fp8_e4m3>, blocks_for(n), 256, 0, 0,
+                            (__nv_fp8_e4m3 *)p->kv, n, 1.0f, mix(seed)));
     else
-        fill_narrow<<<4096, 256>>>((__nv_bfloat16 *)p->kv, n, 1.0f, mix(seed));
-    CUDA_CHECK(cudaGetLastError());
+        CUDA_CHECK(nb_start(fill_narrow<__nv_bfloat16>, blocks_for(n), 256, 0, 0,
+                            (__nv_bfloat16 *)p->kv, n, 1.0f, mix(seed)));
 }
 
 /* Rope's angles and the tables of values. */
@@ -508,8 +522,8 @@ void cuda_random_make(const struct cuda_random_config *c, int32_t n_pages, int32
     if (!c->tied) {
         size_t n = (size_t)c->n_vocab * (size_t)c->width;
         __nv_bfloat16 *p = (__nv_bfloat16 *)allocate(out, n * sizeof *p);
-        fill_narrow<<<4096, 256>>>(p, n, 1.0f, mix(seed + 3));
-        CUDA_CHECK(cudaGetLastError());
+        CUDA_CHECK(nb_start(fill_narrow<__nv_bfloat16>, blocks_for(n), 256, 0, 0, p, n, 1.0f,
+                            mix(seed + 3)));
         m->embedding = p;
     }
     make_tables(out, c);

@@ -26,6 +26,16 @@ inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) {
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
     return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
 }
+inline __nv_bfloat16 __float2bfloat16(float x) {
+    return __float2bfloat16_rn(x);
+}
+inline __nv_bfloat162 __float2bfloat162_rn(float x) {
+    return {__float2bfloat16_rn(x), __float2bfloat16_rn(x)};
+}
+inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return {__float2bfloat16_rn(__bfloat162float(a.x) * __bfloat162float(b.x)),
+            __float2bfloat16_rn(__bfloat162float(a.y) * __bfloat162float(b.y))};
+}
 inline float2 __bfloat1622float2(__nv_bfloat162 v) {
     return {__bfloat162float(v.x), __bfloat162float(v.y)};
 }

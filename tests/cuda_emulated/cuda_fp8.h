@@ -38,4 +38,14 @@ struct __nv_fp8_e4m3 {
     }
 };
 
+struct __nv_fp8x4_e4m3 {
+    uint32_t __x;
+
+    __nv_fp8x4_e4m3() = default;
+    explicit __nv_fp8x4_e4m3(float4 v) {
+        __x = (uint32_t)__nv_fp8_e4m3(v.x).__x | (uint32_t)__nv_fp8_e4m3(v.y).__x << 8 |
+              (uint32_t)__nv_fp8_e4m3(v.z).__x << 16 | (uint32_t)__nv_fp8_e4m3(v.w).__x << 24;
+    }
+};
+
 #endif

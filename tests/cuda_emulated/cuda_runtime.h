@@ -20,13 +20,26 @@
 #define __grid_constant__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __align__(n)  __attribute__((aligned(n)))
-#define __CUDA_ARCH__ 900
+#define __align__(n) __attribute__((aligned(n)))
+/* What kernels are compiled for, 80 for sm_80: by default sm_90a. */
+#ifndef NB_EMULATED_ARCH
+#define NB_EMULATED_ARCH 90
+#endif
+#define __CUDA_ARCH__ (10 * NB_EMULATED_ARCH)
+#if NB_EMULATED_ARCH == 90
+#define __CUDA_ARCH_FEAT_SM90_ALL
+#endif
 
 /* ---- vectors ---- */
 
 struct __align__(8) uint2 {
     uint32_t x, y;
+};
+struct __align__(8) int2 {
+    int x, y;
+};
+struct __align__(16) int4 {
+    int x, y, z, w;
 };
 struct __align__(16) uint4 {
     uint32_t x, y, z, w;
@@ -39,6 +52,9 @@ struct __align__(16) float4 {
 };
 
 inline uint2 make_uint2(uint32_t x, uint32_t y) {
+    return {x, y};
+}
+inline int2 make_int2(int x, int y) {
     return {x, y};
 }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
@@ -87,11 +103,41 @@ inline float __expf(float x) {
 inline float rsqrtf(float x) {
     return 1.0f / sqrtf(x);
 }
+/* Of a turn's half: 2 is a whole one. */
+inline void sincospif(float x, float *sine, float *cosine) {
+    *sine = (float)sin(3.14159265358979323846 * x),
+    *cosine = (float)cos(3.14159265358979323846 * x);
+}
+inline int min(int a, int b) {
+    return a < b ? a : b;
+}
+inline unsigned min(unsigned a, unsigned b) {
+    return a < b ? a : b;
+}
+inline int max(int a, int b) {
+    return a > b ? a : b;
+}
+inline unsigned max(unsigned a, unsigned b) {
+    return a > b ? a : b;
+}
 inline int __popc(uint32_t x) {
     return __builtin_popcount(x);
 }
 template <class T> inline T __ldg(const T *p) {
     return *p;
+}
+template <class T> inline T __ldcg(const T *p) {
+    return *p;
+}
+template <class T> inline T __ldcs(const T *p) {
+    return *p;
+}
+/* Other threads see it late. */
+template <class T> inline void __stcg(T *p, T x) {
+    uint32_t words[sizeof(T) / 4];
+    memcpy(words, &x, sizeof x);
+    for (size_t i = 0; i < sizeof(T) / 4; i++)
+        emulator::store_word((uint32_t *)p + i, words[i]);
 }
 
 /* Bytes of b:a (8 of them) by the low three bits of each of four nibbles; the high bit, which
@@ -122,11 +168,12 @@ inline uint32_t __reduce_min_sync(uint32_t mask, uint32_t x) {
     return emulator::warp_exchange(emulator::MIN, mask, x, 0);
 }
 template <class T> inline T emulated_shuffle(int kind, uint32_t mask, T x, uint32_t lane) {
-    static_assert(sizeof(T) == 4, "words");
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    bits = emulator::warp_exchange(kind, mask, bits, lane);
-    memcpy(&x, &bits, 4);
+    static_assert(sizeof(T) % 4 == 0, "words");
+    uint32_t bits[sizeof(T) / 4];
+    memcpy(bits, &x, sizeof x);
+    for (uint32_t &b : bits)
+        b = emulator::warp_exchange(kind, mask, b, lane);
+    memcpy(&x, bits, sizeof x);
     return x;
 }
 template <class T> inline T __shfl_sync(uint32_t mask, T x, int from) {
@@ -134,6 +181,11 @@ template <class T> inline T __shfl_sync(uint32_t mask, T x, int from) {
 }
 template <class T> inline T __shfl_xor_sync(uint32_t mask, T x, int by) {
     return emulated_shuffle(emulator::SHUFFLE_XOR, mask, x, (threadIdx.x ^ (uint32_t)by) & 31);
+}
+template <class T> inline T __shfl_up_sync(uint32_t mask, T x, int by) {
+    uint32_t lane = threadIdx.x & 31;
+    return emulated_shuffle(emulator::SHUFFLE, mask, x,
+                            lane >= (uint32_t)by ? lane - (uint32_t)by : lane);
 }
 template <class T> inline T __shfl_down_sync(uint32_t mask, T x, int by) {
     uint32_t lane = threadIdx.x & 31, from = lane + (uint32_t)by;
@@ -147,6 +199,9 @@ inline void __syncthreads() {
 }
 inline void __threadfence() {
     emulator::fence();
+}
+inline int atomicAdd(int *p, int x) {
+    return emulator::atomic_add(p, x);
 }
 inline uint32_t atomicXor(uint32_t *p, uint32_t x) {
     uint32_t before = *p; /* a fiber is left only where it waits */

@@ -137,10 +137,16 @@ struct fiber {
 
 /* ---- a grid ---- */
 
-enum wait { NONE, COLLECTIVE, PHASE, WORD, FENCE, MEETING, ENDED };
-const char *const wait_names[] = {"nothing",         "its warp",   "a barrier's phase",
-                                  "a global word",   "its stores", "its block's threads",
-                                  "nothing any more"};
+enum wait { NONE, COLLECTIVE, PHASE, WORD, FLAG, FENCE, MEETING, ENDED };
+const char *const wait_names[] = {
+    "nothing", "its warp",   "a barrier's phase",   "a global word",
+    "a flag",  "its stores", "its block's threads", "nothing any more"};
+
+struct thread_copy {
+    uint32_t to, bytes;
+    const void *from;
+    uint64_t group, number;
+};
 
 struct lane {
     fiber f;
@@ -159,12 +165,36 @@ struct lane {
     unsigned n_nothing;
     uint32_t reads[UNFENCED]; /* addresses, the latest since its last reads_before_copies */
     unsigned n_reads;
+    uint32_t all[WARP];              /* GATHER */
+    std::vector<thread_copy> copies; /* under way */
+    uint64_t copy_group, n_copies;   /* of the next */
+    product p;
+    uint32_t product_a[4];
+};
+
+/* A product of a warp, its part of a warpgroup's. */
+struct warp_product {
+    product p[WARP];
+    uint32_t a[WARP][4];
+    uint64_t group;
+};
+
+/* Sums that products are adding to: in registers there is garbage meanwhile. */
+struct held_sums {
+    float *d;
+    unsigned n, under_way;
+    std::vector<float> sums;
+    std::vector<uint32_t> garbage;
 };
 
 struct warp {
     std::vector<lane> lanes;
-    unsigned lag; /* of 256: how many rounds it does nothing in */
-    unsigned ended;
+    std::vector<warp_product> products; /* under way, in order */
+    std::vector<held_sums> held;
+    uint64_t product_group, n_products;
+    bool fenced;
+    unsigned lag;            /* of 256: how many rounds it does nothing in */
+    unsigned ended, meeting; /* lanes that have; that wait in a collective */
 };
 
 struct pending_store {
@@ -178,10 +208,10 @@ struct block {
     index3 index;
     unsigned number, lag;
     std::vector<warp> warps;
-    std::vector<uint8_t> memory;
-    uint8_t *shared;
+    std::vector<uint8_t> memory, published;
+    uint8_t *shared; /* as threads see it; published: as products do */
     std::vector<std::pair<const void *, std::unique_ptr<uint8_t[]>>> statics;
-    unsigned meeting[2], n_ended;
+    unsigned meeting[16], n_ended;
     uint64_t last_store; /* the round in which all that was stored is visible */
     std::unordered_map<const void *, pending_store> stores; /* the latest at an address */
 };
@@ -193,8 +223,28 @@ struct copy {
     uint64_t *barrier;
 };
 
+struct box_copy {
+    block *in;
+    uint32_t to;
+    box_map map;
+    int32_t at[4];
+    uint64_t *barrier;
+};
+
+/* Copies of a lane with lower numbers are done, and then it arrives; products of a warp, of lower
+ * groups. */
+struct event {
+    block *in;
+    lane *l;
+    warp *w;
+    uint64_t before;
+    uint64_t *barrier;
+};
+
 struct due {
     std::vector<copy> copies;
+    std::vector<box_copy> boxes;
+    std::vector<event> events;
     std::vector<std::pair<block *, pending_store>> stores;
 };
 
@@ -284,10 +334,35 @@ due &due_at(uint64_t round) {
     return g.due_in[round % AHEAD];
 }
 
+void complete_copies(block &b, lane &l, uint64_t before_number, uint64_t before_group);
+void complete_box(const box_copy &c);
+void complete_products(block &b, warp &w, uint64_t before_group);
+
+void publish(block &b, uint32_t to, uint32_t bytes) {
+    if (!b.published.empty())
+        memcpy(&b.published[to - SHARED_BEGIN], b.shared + (to - SHARED_BEGIN), bytes);
+}
+
 void complete_what_is_due() {
     due &d = due_at(g.round);
+    for (const event &e : d.events) {
+        if (e.w)
+            complete_products(*e.in, *e.w, e.before);
+        else
+            complete_copies(*e.in, *e.l, e.before, ~(uint64_t)0);
+        if (e.barrier) {
+            barrier *b = as_barrier(e.barrier);
+            if (b->left == 0)
+                fail("one arrival too many at a barrier");
+            b->left = b->left - 1;
+            complete(b);
+        }
+    }
+    for (const box_copy &c : d.boxes)
+        complete_box(c);
     for (const copy &c : d.copies) {
         memcpy(c.in->shared + (c.to - SHARED_BEGIN), c.from, c.bytes);
+        publish(*c.in, c.to, c.bytes);
         barrier *b = as_barrier(c.barrier);
         b->bytes = b->bytes - c.bytes;
         complete(b);
@@ -299,7 +374,9 @@ void complete_what_is_due() {
             s.first->stores.erase(i);
         g.words++;
     }
-    g.n_waiting_events -= d.copies.size() + d.stores.size();
+    g.n_waiting_events -= d.copies.size() + d.boxes.size() + d.events.size() + d.stores.size();
+    d.boxes.clear();
+    d.events.clear();
     d.copies.clear();
     d.stores.clear();
 }
@@ -311,6 +388,10 @@ void enter_fiber() {
     __sanitizer_finish_switch_fiber(nullptr, &g.main_stack, &g.main_bytes);
 #endif
     g.body(g.argument);
+    if (!g.l->copies.empty())
+        fail("a thread ended before what it copied was there");
+    if (!g.w->products.empty())
+        fail("a warp ended before its products were done");
     happens_before(&g);
     g.l->waits = ENDED;
     to_scheduler();
@@ -325,6 +406,8 @@ bool can_run(const lane &l) {
         return as_barrier(l.at)->phase != l.parity;
     case WORD:
         return *(const uint32_t *)l.at != ~0U;
+    case FLAG:
+        return *(const uint32_t *)l.at != 0;
     case FENCE:
         return g.round >= l.round;
     default:
@@ -494,13 +577,13 @@ void multiply(warp &w) {
 
 /* Lets the lanes of mask go on if all of them, but for those that ended, are there. */
 void try_collective(warp &w, uint32_t mask) {
+    if (mask & ~w.ended & ~w.meeting)
+        return;
     const lane *first = nullptr;
     for (unsigned i = 0; i < WARP; i++) {
         const lane &l = w.lanes[i];
         if (!(mask >> i & 1) || w.ended >> i & 1)
             continue;
-        if (l.waits != COLLECTIVE)
-            return;
         if (!first)
             first = &l;
         if (l.kind != first->kind || l.mask != first->mask)
@@ -533,9 +616,12 @@ void try_collective(warp &w, uint32_t mask) {
             if (!(mask >> l.from & 1) || w.ended >> l.from & 1)
                 fail("a shuffle from a lane that is not there");
             l.x = x[l.from];
+        } else if (kind == GATHER) {
+            memcpy(l.all, x, sizeof x);
         } else {
             l.x = all;
         }
+        w.meeting &= ~(1U << i);
         l.waits = NONE;
     }
 }
@@ -545,6 +631,7 @@ void meet_warp(int kind, uint32_t mask) {
     l.kind = kind;
     l.mask = mask;
     l.waits = COLLECTIVE;
+    g.w->meeting |= 1U << (l.thread % WARP);
     if (!(mask >> (l.thread % WARP) & 1))
         fail("a lane in a collective of others");
     try_collective(*g.w, mask);
@@ -575,6 +662,12 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     memcpy(g.l->c, c, sizeof c);
     meet_warp(MMA, ~0U);
     memcpy(c, g.l->c, sizeof c);
+}
+
+void warp_gather(uint32_t x, uint32_t (&all)[32]) {
+    g.l->x = x;
+    meet_warp(GATHER, ~0U);
+    memcpy(all, g.l->all, sizeof all);
 }
 
 void block_meet(int which, unsigned threads) {
@@ -739,6 +832,367 @@ void fence() {
         g.l->round = g.b->last_store;
         wait_for(FENCE);
     }
+}
+
+void store_release(int32_t *p, int32_t v) {
+    block &b = *g.b;
+    own_memory own;
+    happens_before(p);
+    uint64_t round = g.round + delay();
+    round = b.last_store > round ? b.last_store : round;
+    pending_store s = {(uint32_t *)p, (uint32_t)v, g.l, round};
+    b.stores[p] = s;
+    due_at(round).stores.push_back({&b, s}); /* behind those before it */
+    g.n_waiting_events++;
+    b.last_store = round;
+}
+
+int32_t load_acquire(const int32_t *p) {
+    if (*p == 0) {
+        g.l->at = p;
+        wait_for(FLAG);
+    }
+    happens_after(p);
+    return *p;
+}
+
+int32_t atomic_add(int32_t *p, int32_t v) {
+    own_memory own;
+    int32_t before = *p; /* a fiber is left only where it waits */
+    *p = before + v;
+    return before;
+}
+
+/* ---- copies by threads ---- */
+
+namespace {
+
+void destroy(uint8_t *p, size_t bytes) {
+    memset(p, 0xA5 ^ (int)(random_bits() & 0x7F), bytes);
+    if (random_below(2)) /* as f32, and in twos as bf16, no number */
+        memset(p, 0xFF, bytes);
+}
+
+void complete_copies(block &b, lane &l, uint64_t before_number, uint64_t before_group) {
+    size_t kept = 0;
+    for (const thread_copy &c : l.copies) {
+        if (c.number >= before_number || c.group >= before_group) {
+            l.copies[kept++] = c;
+            continue;
+        }
+        uint8_t *to = b.shared + (c.to - SHARED_BEGIN);
+        memset(to, 0, 16);
+        memcpy(to, c.from, c.bytes);
+    }
+    l.copies.resize(kept);
+}
+
+} // namespace
+
+void copy_16(uint32_t to, const void *from, uint32_t bytes) {
+    if (to % 16 || (bytes && (uintptr_t)from % 16) || bytes > 16)
+        fail("a copy of 16 bytes of or to no multiple of 16");
+    lane &l = *g.l;
+    destroy(shared_at(to, 16), 16);
+    own_memory own;
+    l.copies.push_back({to, bytes, from, l.copy_group, l.n_copies++});
+    if (random_below(4) == 0)
+        complete_copies(*g.b, l, l.n_copies, ~(uint64_t)0);
+}
+
+void copy_commit() {
+    lane &l = *g.l;
+    own_memory own;
+    l.copy_group++;
+    if (l.copies.empty())
+        return;
+    due_at(g.round + delay()).events.push_back({g.b, &l, nullptr, l.n_copies, nullptr});
+    g.n_waiting_events++;
+}
+
+void copy_wait(unsigned groups) {
+    lane &l = *g.l;
+    own_memory own;
+    complete_copies(*g.b, l, ~(uint64_t)0, l.copy_group > groups ? l.copy_group - groups : 0);
+}
+
+void copy_wait_all() {
+    own_memory own;
+    complete_copies(*g.b, *g.l, ~(uint64_t)0, ~(uint64_t)0);
+}
+
+void barrier_arrive_copied(uint64_t *b) {
+    happens_before(b);
+    own_memory own;
+    due_at(g.round + delay()).events.push_back({g.b, g.l, nullptr, g.l->n_copies, b});
+    g.n_waiting_events++;
+}
+
+/* ---- bulk copies of boxes ---- */
+
+namespace {
+
+uint64_t box_bytes(const box_map &m) {
+    uint64_t n = m.element_bytes;
+    for (unsigned i = 0; i < m.rank; i++)
+        n *= m.box[i];
+    return n;
+}
+
+/* Where the 128-byte swizzle has an address: bits 4 to 6 are exclusive ored with bits 7 to 9. */
+uint32_t swizzle(uint32_t address) {
+    return address ^ (address >> 7 & 7) << 4;
+}
+
+void complete_box(const box_copy &c) {
+    const box_map &m = c.map;
+    uint32_t row_bytes = m.box[0] * m.element_bytes;
+    uint64_t all = box_bytes(m), at[4] = {};
+    std::vector<uint8_t> row(row_bytes);
+    for (uint32_t done = 0; done < all; done += row_bytes) {
+        bool inside = true;
+        uint64_t offset = 0;
+        for (unsigned i = 1; i < m.rank; i++) {
+            int64_t k = (int64_t)c.at[i] + (int64_t)at[i];
+            inside = inside && k >= 0 && (uint64_t)k < m.size[i];
+            offset += (uint64_t)k * m.stride[i];
+        }
+        memset(row.data(), 0, row_bytes);
+        for (uint32_t i = 0; inside && i < m.box[0]; i++) {
+            int64_t k = (int64_t)c.at[0] + i;
+            if (k >= 0 && (uint64_t)k < m.size[0])
+                memcpy(&row[i * m.element_bytes], m.base + offset + (uint64_t)k * m.element_bytes,
+                       m.element_bytes);
+        }
+        for (uint32_t i = 0; i < row_bytes; i += 16) {
+            uint32_t to = c.to + done + i;
+            to = m.swizzled ? swizzle(to) : to;
+            memcpy(c.in->shared + (to - SHARED_BEGIN), &row[i], 16);
+            publish(*c.in, to, 16);
+        }
+        for (unsigned i = 1; i < m.rank && ++at[i] == m.box[i]; i++)
+            at[i] = 0;
+    }
+    barrier *b = as_barrier(c.barrier);
+    b->bytes = b->bytes - (int64_t)all;
+    complete(b);
+}
+
+} // namespace
+
+void copy_box(uint32_t to, const box_map &map, const int32_t (&at)[4], uint64_t *b) {
+    if (map.magic != BOX_MAP_MAGIC)
+        fail("a copy by what is no tensor map");
+    if (to % (map.swizzled ? 1024 : 128)) /* of 1,024: else rows are not where products look */
+        fail("a box to an address that is no multiple of 128, or of 1,024 under a swizzle");
+    uint64_t bytes = box_bytes(map);
+    if (to < SHARED_BEGIN || to + bytes > SHARED_BEGIN + g.shared_bytes)
+        fail("a box beyond shared memory");
+    destroy(g.b->shared + (to - SHARED_BEGIN), bytes);
+    happens_before(b);
+    own_memory own;
+    if (g.b->published.empty())
+        g.b->published.resize(g.shared_bytes, 0xFF);
+    publish(*g.b, to, (uint32_t)bytes);
+    box_copy c = {g.b, to, map, {at[0], at[1], at[2], at[3]}, b};
+    due_at(g.round + delay()).boxes.push_back(c);
+    g.n_waiting_events++;
+}
+
+void fence_async() {
+    block &b = *g.b;
+    own_memory own;
+    b.published.assign(b.shared, b.shared + g.shared_bytes);
+}
+
+/* ---- products of warpgroups ---- */
+
+namespace {
+
+/* Eight neighbours of shared memory as products see it, 16 bytes, under the swizzle; what nobody
+ * published is no number. */
+void read_eight(block &b, uint32_t address, float *out, unsigned step) {
+    if (address < SHARED_BEGIN || address + 16 > SHARED_BEGIN + g.shared_bytes)
+        fail("an operand of a product beyond shared memory");
+    if (b.published.empty())
+        b.published.resize(g.shared_bytes, 0xFF);
+    const uint8_t *p = &b.published[swizzle(address) - SHARED_BEGIN];
+    for (unsigned i = 0; i < 8; i++) {
+        uint16_t bits;
+        memcpy(&bits, p + 2 * i, 2);
+        out[i * step] = bf16(bits);
+    }
+}
+
+/* A descriptor of PTX ISA 9.7.15.5.1: bits 0 to 13 the address, 16 to 29 the leading offset, 32 to
+ * 45 the stride, all in units of 16 bytes; 62 and 63 the swizzle: 1 is that of 128 bytes. */
+struct operand {
+    uint32_t address, leading, stride;
+};
+
+operand operand_of(uint64_t descriptor) {
+    if (descriptor >> 62 != 1)
+        fail("an operand that is not in the 128-byte swizzle: not emulated");
+    if (descriptor & (uint64_t)0x3FFFC000C000C000)
+        fail("an operand's descriptor with bits that must be 0");
+    operand o = {(uint32_t)(descriptor & 0x3FFF) << 4, (uint32_t)(descriptor >> 16 & 0x3FFF) << 4,
+                 (uint32_t)(descriptor >> 32 & 0x3FFF) << 4};
+    return o;
+}
+
+/* out[n][k] of an operand that has 16 k along its rows of 128 bytes: 8 rows, and `stride` further 8
+ * more. */
+void read_rows(block &b, const operand &o, unsigned rows, float (*out)[16]) {
+    for (unsigned r = 0; r < rows; r++) {
+        uint32_t at = o.address + r / 8 * o.stride + r % 8 * 128;
+        read_eight(b, at, out[r], 1);
+        read_eight(b, at + 16, out[r] + 8, 1);
+    }
+}
+
+/* The same of one that has n along its rows, 64 of them, and `leading` further 64 more: a row for
+ * each k, 8 of them, and `stride` further 8 more. */
+void read_across(block &b, const operand &o, unsigned n, float (*out)[16]) {
+    for (unsigned r = 0; r < n; r += 8) {
+        for (unsigned k = 0; k < 16; k++)
+            read_eight(b,
+                       o.address + r / 64 * o.leading + r % 64 * 2 + k / 8 * o.stride + k % 8 * 128,
+                       &out[r][k], 16);
+    }
+}
+
+held_sums &hold(warp &w, float *d, unsigned n) {
+    for (held_sums &h : w.held) {
+        if (h.d == d) {
+            if (h.n != n)
+                fail("products of different shapes in the same registers");
+            if (memcmp(d, h.garbage.data(), n * sizeof *d) != 0)
+                fail("registers that a product adds to were written while it was under way");
+            return h;
+        }
+        if (d < h.d + h.n && h.d < d + n)
+            fail("products whose registers overlap");
+    }
+    w.held.push_back({d, n, 0, std::vector<float>(d, d + n), {}});
+    held_sums &h = w.held.back();
+    for (unsigned i = 0; i < n; i++)
+        h.garbage.push_back(0x7FC00000U | (uint32_t)(random_bits() & 0xFFFF));
+    memcpy(d, h.garbage.data(), n * sizeof *d);
+    return h;
+}
+
+void multiply(block &b, warp &w, const warp_product &q, unsigned warp_in_group) {
+    const product &first = q.p[0];
+    unsigned n = 8 * first.blocks;
+    static float x[256][16], a[16][16], c[16][256];
+    if (first.across)
+        read_across(b, operand_of(first.b_at), n, x);
+    else
+        read_rows(b, operand_of(first.b_at), n, x);
+    if (first.a) {
+        for (unsigned i = 0; i < WARP; i++) {
+            for (unsigned r = 0; r < 4; r++) {
+                for (unsigned h = 0; h < 2; h++)
+                    a[i / 4 + r % 2 * 8][i % 4 * 2 + r / 2 * 8 + h] =
+                        bf16(q.a[i][r] >> 16 * h & 0xFFFF);
+            }
+        }
+    } else {
+        operand o = operand_of(first.a_at);
+        o.address += 2 * warp_in_group * o.stride; /* its 16 rows of 64 */
+        read_rows(b, o, 16, a);
+    }
+    static float across[16][256];
+    for (unsigned j = 0; j < n; j++)
+        for (unsigned k = 0; k < 16; k++)
+            across[k][j] = x[j][k];
+    for (unsigned i = 0; i < 16; i++) {
+        for (unsigned j = 0; j < n; j++)
+            c[i][j] = 0;
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned j = 0; j < n; j++)
+                c[i][j] += a[i][k] * across[k][j];
+    }
+    for (unsigned i = 0; i < WARP; i++) {
+        const product &p = q.p[i];
+        size_t at = 0;
+        while (w.held[at].d != p.d)
+            at++;
+        held_sums &h = w.held[at];
+        if (memcmp(p.d, h.garbage.data(), h.n * sizeof *p.d) != 0)
+            fail("registers that a product adds to were written while it was under way");
+        if (p.a && memcmp(p.a, q.a[i], sizeof q.a[i]) != 0)
+            fail("registers that a product reads were written while it was under way");
+        for (unsigned k = 0; k < h.n; k++) {
+            float v = c[i / 4 + k / 2 % 2 * 8][k / 4 * 8 + i % 4 * 2 + k % 2];
+            h.sums[k] = p.add ? h.sums[k] + v : v;
+        }
+        if (--h.under_way == 0) {
+            memcpy(p.d, h.sums.data(), h.n * sizeof *p.d);
+            w.held.erase(w.held.begin() + (ptrdiff_t)at);
+        }
+    }
+}
+
+void complete_products(block &b, warp &w, uint64_t before_group) {
+    size_t done = 0;
+    unsigned warp_in_group = w.lanes[0].thread / WARP % 4;
+    while (done < w.products.size() && w.products[done].group < before_group)
+        multiply(b, w, w.products[done++], warp_in_group);
+    w.products.erase(w.products.begin(), w.products.begin() + (ptrdiff_t)done);
+}
+
+} // namespace
+
+/* Each begins where all lanes have come. */
+void product_fence() {
+    meet_warp(SYNC, ~0U);
+    g.w->fenced = true;
+}
+
+void product_begin(const product &p) {
+    g.l->p = p;
+    if (p.a)
+        memcpy(g.l->product_a, p.a, sizeof g.l->product_a);
+    uint32_t all[WARP];
+    warp_gather(0, all);
+    warp &w = *g.w;
+    own_memory own;
+    if (++w.n_products % WARP != 1)
+        return; /* the first to go on does it for all */
+    if (!w.fenced)
+        fail("products that do not begin with a fence");
+    w.products.emplace_back();
+    warp_product &q = w.products.back();
+    q.group = w.product_group;
+    for (unsigned i = 0; i < WARP; i++) {
+        const lane &l = w.lanes[i];
+        q.p[i] = l.p;
+        memcpy(q.a[i], l.product_a, sizeof q.a[i]);
+        if (l.p.b_at != p.b_at || l.p.blocks != p.blocks || l.p.add != p.add ||
+            (!p.a && l.p.a_at != p.a_at))
+            fail("lanes of a warp begin different products");
+        hold(w, l.p.d, 4 * p.blocks).under_way++;
+    }
+}
+
+void product_commit() {
+    meet_warp(SYNC, ~0U);
+    warp &w = *g.w;
+    own_memory own;
+    if (g.l->thread % WARP)
+        return;
+    w.product_group++;
+    w.fenced = false;
+    due_at(g.round + delay()).events.push_back({g.b, nullptr, &w, w.product_group, nullptr});
+    g.n_waiting_events++;
+}
+
+void product_wait(unsigned groups) {
+    meet_warp(SYNC, ~0U);
+    warp &w = *g.w;
+    own_memory own;
+    complete_products(*g.b, w, w.product_group > groups ? w.product_group - groups : 0);
 }
 
 void fail(const char *what) {

@@ -1,5 +1,5 @@
-/* What a host sees of the emulated GPU. A stream is a list of what was asked for; whoever calls does
- * what is due, one at a time, for the emulator's state is one. */
+/* What a host sees of the emulated GPU. A stream is a list of what was asked for; whoever calls
+ * does what is due, one at a time, for the emulator's state is one. */
 #include "cuda_runtime.h"
 
 #include <algorithm>
@@ -153,7 +153,7 @@ cudaError_t begin(unsigned kind) {
     do {                                                                                           \
         cudaError_t code_ = begin(kind);                                                           \
         if (code_ != cudaSuccess)                                                                  \
-            return done_with(code_);                                                                    \
+            return done_with(code_);                                                               \
     } while (0)
 
 void put(emulated_stream *s, std::function<void()> what) {
@@ -258,7 +258,8 @@ const allocation *find(const std::map<const void *, allocation> &in, const void 
 
 enum where { PAGEABLE, PINNED, DEVICE };
 
-/* Where [p, p + n) is: all of it in one piece of the device's or of pinned memory, or in neither. */
+/* Where [p, p + n) is: all of it in one piece of the device's or of pinned memory, or in neither.
+ */
 where where_is(const void *p, size_t n) {
     const allocation *d = find(device_memory, p), *h = find(host_memory, p), *a = d ? d : h;
     if (a && (const uint8_t *)p + n > a->p + a->bytes)
@@ -273,7 +274,8 @@ where where_is(const void *p, size_t n) {
 void check_kind(where to, where from, cudaMemcpyKind kind) {
     bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice,
          from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    if (kind != cudaMemcpyDefault && ((to == DEVICE) != to_device || (from == DEVICE) != from_device))
+    if (kind != cudaMemcpyDefault &&
+        ((to == DEVICE) != to_device || (from == DEVICE) != from_device))
         forbidden("a copy that says another direction than its addresses do");
 }
 
@@ -350,7 +352,8 @@ cudaError_t cudaInitDevice(int device, unsigned, unsigned) {
 
 cudaError_t cudaSetDevice(int device) {
     BEGIN(EMULATED_ASK);
-    return device >= 0 && device < emulated_gpu.devices ? cudaSuccess : done_with(cudaErrorInvalidDevice);
+    return device >= 0 && device < emulated_gpu.devices ? cudaSuccess
+                                                        : done_with(cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int) {
@@ -634,11 +637,11 @@ cudaError_t set_shared_limit(const void *kernel, int bytes) {
     return cudaSuccess;
 }
 
-cudaError_t attributes_of(cudaFuncAttributes *out) {
+cudaError_t attributes_of(cudaFuncAttributes *out, int arch) {
     BEGIN(EMULATED_ASK);
-    if (emulated_gpu.capability < __CUDA_ARCH__ / 10)
+    if (emulated_gpu.capability < arch)
         return done_with(cudaErrorNoKernelImageForDevice);
-    *out = {__CUDA_ARCH__ / 10, __CUDA_ARCH__ / 10, 128};
+    *out = {arch, arch, 128, 1024};
     return cudaSuccess;
 }
 
@@ -647,8 +650,8 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes
     BEGIN(EMULATED_LAUNCH);
     check(stream);
     auto limit = shared_limits.find(kernel);
-    size_t most = limit == shared_limits.end() ? (size_t)MOST_WITHOUT_ASKING
-                                               : (size_t)limit->second;
+    size_t most =
+        limit == shared_limits.end() ? (size_t)MOST_WITHOUT_ASKING : (size_t)limit->second;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 ||
         grid.z > 65535 || block.x == 0 || block.x > 1024)
         return done_with(cudaErrorInvalidConfiguration);
@@ -656,9 +659,13 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes
         forbidden("threads in two dimensions: not emulated");
     if (shared_bytes > std::max(most, (size_t)MOST_WITHOUT_ASKING))
         return done_with(cudaErrorInvalidValue);
+    /* No more blocks than there are multiprocessors: each has one, and all go on. */
+    uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+    together = together || blocks <= (uint64_t)emulated_gpu.sm_count;
     put(stream, [=] {
-        launch({grid.x, grid.y, grid.z}, block.x, shared_bytes, together,
-               [](const void *f) { (*(const std::function<void()> *)f)(); }, &body);
+        launch(
+            {grid.x, grid.y, grid.z}, block.x, shared_bytes, together,
+            [](const void *f) { (*(const std::function<void()> *)f)(); }, &body);
     });
     return cudaSuccess;
 }

@@ -76,7 +76,7 @@ struct cudaDeviceProp {
 
 struct cudaFuncAttributes {
     int ptxVersion, binaryVersion; /* 90 for 9.0: what the kernels were compiled for */
-    int numRegs;
+    int numRegs, maxThreadsPerBlock;
 };
 
 const char *cudaGetErrorName(cudaError_t code);
@@ -163,6 +163,14 @@ void emulated_restart(void);
 #ifdef __cplusplus
 } /* extern "C" */
 
+template <class T> cudaError_t cudaMalloc(T **out, size_t bytes) {
+    return cudaMalloc((void **)out, bytes);
+}
+inline cudaError_t cudaGetDevice(int *out) {
+    *out = 0;
+    return cudaSuccess;
+}
+
 /* ---- launching ---- */
 
 #include <functional>
@@ -190,7 +198,7 @@ struct cudaLaunchConfig_t {
 namespace emulator {
 
 cudaError_t set_shared_limit(const void *kernel, int bytes);
-cudaError_t attributes_of(cudaFuncAttributes *out);
+cudaError_t attributes_of(cudaFuncAttributes *out, int arch);
 cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, bool together,
                   cudaStream_t stream, std::function<void()> body);
 
@@ -201,7 +209,10 @@ template <class T> cudaError_t cudaFuncSetAttribute(T *kernel, int, int bytes) {
 }
 
 template <class T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, T *) {
-    return emulator::attributes_of(out);
+    cudaError_t code = emulator::attributes_of(out, __CUDA_ARCH__ / 10);
+    /* Of with_wgmma in gemm.cu: no other kernel is asked for it. */
+    out->maxThreadsPerBlock = NB_EMULATED_ARCH == 90 ? 64 : 32;
+    return code;
 }
 
 template <class... P, class... A>
