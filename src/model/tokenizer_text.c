@@ -307,6 +307,7 @@ static void add_stretch(enum nb_split_behavior behavior, const char *text, size_
     bool joins = false; /* the piece before */
     switch (behavior) {
     case NB_SPLIT_REMOVED:
+        out->cut |= found && n && !out->text.len;
         n = found ? 0 : n;
         break;
     case NB_SPLIT_ISOLATED:
@@ -371,6 +372,7 @@ static enum nb_status split_step(const struct nb_splitter *step, struct nb_place
 static void clear_pieces(struct nb_pieces *pieces) {
     nb_buf_clear(&pieces->text);
     pieces->n = 0;
+    pieces->cut = false;
 }
 
 enum nb_status nb_split(const struct nb_splitter *steps, size_t n_steps, struct nb_place place,
@@ -381,6 +383,8 @@ enum nb_status nb_split(const struct nb_splitter *steps, size_t n_steps, struct 
     nb_buf_add(&pieces->text, text, n);
     end_piece(pieces);
     for (size_t i = 0; i < n_steps && !pieces->text.failed && s == NB_OK; i++) {
+        /* Behind what was removed nothing is first. */
+        place.first &= !pieces->cut;
         clear_pieces(other);
         for (size_t k = 0, begin = 0; k < pieces->n && s == NB_OK; begin = pieces->ends[k++]) {
             struct nb_place here = {place.first && k == 0, place.continues && k == 0};

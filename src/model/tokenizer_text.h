@@ -69,6 +69,7 @@ struct nb_pieces {
     struct nb_buf text;
     size_t *ends;
     size_t n, cap;
+    bool cut; /* something was removed in front of the first */
 };
 
 void nb_pieces_free(struct nb_pieces *pieces);
