@@ -277,6 +277,44 @@ static void golden_cases(void **state) {
     check_golden("tests/golden/tokenizer/cases.json", test_path(""));
 }
 
+static void expect_encoded(const char *file, const char *patch, const char *text, const char *ids) {
+    json_error_t why;
+    json_t *fields = json_loads(patch, 0, &why), *expected = json_loads(ids, 0, &why);
+    struct nb_tokenizer *t = open_variant(test_path(file), fields);
+    struct nb_tokens found = {0}, right = {0};
+    struct nb_error err;
+    assert_ok(nb_tokenizer_encode(t, text, strlen(text), 0, &found, &err), err);
+    read_ids(expected, &right);
+    assert_int_equal(found.n, right.n);
+    assert_memory_equal(found.ids, right.ids, right.n * sizeof *right.ids);
+    nb_tokens_free(&found);
+    nb_tokens_free(&right);
+    nb_tokenizer_close(t);
+    json_decref(fields);
+    json_decref(expected);
+}
+
+/* What random settings found to differ from tokenizers 0.22.2, whose ids these are. */
+static void odd_settings(void **state) {
+    (void)state;
+    /* No byte is unknown to this vocabulary: it has no tokens to fall back on, and needs none. */
+    expect_encoded("tests/golden/tokenizer/bytes.json", "{\"model.byte_fallback\":true}", "a b",
+                   "[66, 314]");
+    /* Only what the text begins with is first: not what is left behind a space. */
+    expect_encoded(
+        "tests/golden/tokenizer/base.json",
+        "{\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{"
+        "\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\",\"replacement\":\"\u2581\","
+        "\"prepend_scheme\":\"first\",\"split\":true}]}}",
+        " ab", "[429]");
+    expect_encoded(
+        "tests/golden/tokenizer/base.json",
+        "{\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{"
+        "\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\",\"replacement\":\"\u2581\","
+        "\"prepend_scheme\":\"first\",\"split\":true}]}}",
+        "ab ab", "[351, 429, 429]");
+}
+
 static void golden_byte_level(void **state) {
     (void)state;
     check_golden("tests/golden/tokenizer/byte_cases.json", test_path(""));
@@ -778,6 +816,7 @@ int main(void) {
         cmocka_unit_test(bad_text),
         cmocka_unit_test(wrong_fields),
         cmocka_unit_test(wrong_bytes),
+        cmocka_unit_test(odd_settings),
         cmocka_unit_test(text_that_explodes),
         cmocka_unit_test(damaged_models),
         cmocka_unit_test(fast_is_plain),

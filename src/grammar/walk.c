@@ -55,7 +55,7 @@ static bool goes_on(uint8_t before, uint8_t byte) {
 
 static bool expand(struct walking *w, uint32_t at) {
     /* Letters and digits first, for they are the nicest to read; control characters last. */
-    static const uint8_t order[][2] = {{'a', 'z'}, {'0', '9'}, {'A', 'Z'},   {' ', '/'},
+    static const uint8_t order[][2] = {{'a', 'z'}, {'0', '9'}, {'A', 'Z'},  {' ', '/'},
                                        {':', '@'}, {'[', '`'}, {'{', 0xFF}, {0, 0x1F}};
     struct step s = w->steps[at];
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {

@@ -483,8 +483,13 @@ static enum nb_status load_unknown(struct nb_json_loader *l, const json_t *model
         s = nb_json_bool(model, "fuse_unk", &bpe->fuse_unknown, "model", l->err);
     if (s == NB_OK)
         s = nb_json_string(model, "unk_token", &text, "model", l->err);
-    if (s != NB_OK || (l->byte_level && has_all_bytes(l)))
+    if (s != NB_OK)
         return s;
+    if (l->byte_level && has_all_bytes(l)) {
+        bpe->byte_fallback =
+            false; /* whatever is said: nothing is unknown, no token stands for it */
+        return NB_OK;
+    }
     if (bpe->byte_fallback && l->byte_level)
         return nb_fail(l->err, NB_ERR_UNSUPPORTED,
                        "model.byte_fallback is true for a ByteLevel vocabulary without some bytes");
