@@ -7,6 +7,7 @@
 #include "model/json.h"
 
 #include <math.h>
+#include <pthread.h>
 
 static double number(const json_t *object, const char *key) {
     return json_number_value(json_object_get(object, key)); /* 0, the default, where it is absent */
@@ -239,6 +240,54 @@ static void streamed_text_is_the_text(void **state) {
     nb_engine_close(engine);
 }
 
+struct compiling {
+    struct nb_engine *engine;
+    pthread_barrier_t *together;
+    const char *schema;
+    struct nb_grammar *grammar;
+    enum nb_status status;
+};
+
+static void *compile_one(void *context) {
+    struct compiling *c = context;
+    struct nb_structure what = {.schema = c->schema, .schema_bytes = strlen(c->schema)};
+    struct nb_error err;
+    pthread_barrier_wait(c->together);
+    c->status = nb_grammar_compile(c->engine, &what, &c->grammar, &err);
+    return NULL;
+}
+
+/* Threads that want the same grammar at once get the same one, whose masks they share. */
+static void a_grammar_is_kept_once(void **state) {
+    (void)state;
+    enum { THREADS = 4, ROUNDS = 20 };
+    struct nb_engine *engine = open_demo();
+    pthread_barrier_t together;
+    pthread_barrier_init(&together, NULL, THREADS);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct compiling all[THREADS];
+        pthread_t threads[THREADS];
+        char schema[200];
+        snprintf(schema, sizeof schema,
+                 "{\"type\": \"object\", \"required\": [\"a\"], \"properties\": {\"a\": "
+                 "{\"pattern\": \"^[a-f]{%d,900}$\"}}}",
+                 round);
+        for (int i = 0; i < THREADS; i++) {
+            all[i] = (struct compiling){engine, &together, schema, NULL, NB_OK};
+            assert_int_equal(pthread_create(&threads[i], NULL, compile_one, &all[i]), 0);
+        }
+        for (int i = 0; i < THREADS; i++) {
+            pthread_join(threads[i], NULL);
+            assert_int_equal(all[i].status, NB_OK);
+            assert_ptr_equal(all[i].grammar, all[0].grammar);
+        }
+        for (int i = 0; i < THREADS; i++)
+            nb_grammar_release(all[i].grammar);
+    }
+    pthread_barrier_destroy(&together);
+    nb_engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(processors_of_transformers),
@@ -247,6 +296,7 @@ int main(void) {
         cmocka_unit_test(limits_and_callbacks),
         cmocka_unit_test(least_tokens),
         cmocka_unit_test(refused_options),
+        cmocka_unit_test(a_grammar_is_kept_once),
         cmocka_unit_test(streamed_text_is_the_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -114,6 +114,20 @@ static enum nb_status compile(const struct nb_structure *what, const struct nb_v
     return nb_grammar_choice(what->choices, what->n_choices, v, out, err);
 }
 
+/* Under the lock: the grammar of a key, retained; NULL if there is none. */
+static struct nb_grammar *find(struct nb_structures *s, const struct nb_buf *key, uint64_t hash) {
+    for (size_t i = 0; i < s->n_kept; i++) {
+        struct kept *k = &s->kept[i];
+        if (k->hash == hash && k->key_bytes == key->len &&
+            memcmp(k->key, key->data, key->len) == 0) {
+            k->used = ++s->now;
+            return nb_grammar_retain(k->grammar);
+        }
+    }
+    return NULL;
+}
+
+/* Under the lock; takes the key. */
 static void keep(struct nb_structures *s, struct nb_buf *key, uint64_t hash,
                  struct nb_grammar *grammar) {
     size_t bytes = 0;
@@ -149,22 +163,21 @@ enum nb_status nb_grammar_compile(struct nb_engine *engine, const struct nb_stru
         return nb_fail_memory(err, key.len, "a grammar");
     }
     uint64_t hash = nb_hash_text(key.data, key.len);
+    struct nb_grammar *made = NULL;
     pthread_mutex_lock(&s->lock);
-    for (size_t i = 0; i < s->n_kept && !*out; i++) {
-        struct kept *k = &s->kept[i];
-        if (k->hash == hash && k->key_bytes == key.len && memcmp(k->key, key.data, key.len) == 0) {
-            k->used = ++s->now;
-            *out = nb_grammar_retain(k->grammar);
-        }
-    }
+    *out = find(s, &key, hash);
     pthread_mutex_unlock(&s->lock);
-    if (!*out) {
-        status = compile(what, v, out, err);
-        if (status == NB_OK) {
-            pthread_mutex_lock(&s->lock);
-            keep(s, &key, hash, *out);
-            pthread_mutex_unlock(&s->lock);
+    if (!*out)
+        status = compile(what, v, &made, err);
+    if (made) {
+        pthread_mutex_lock(&s->lock);
+        *out = find(s, &key, hash); /* another thread may have been faster */
+        if (!*out) {
+            keep(s, &key, hash, made);
+            *out = nb_grammar_retain(made);
         }
+        pthread_mutex_unlock(&s->lock);
+        nb_grammar_release(made);
     }
     nb_buf_free(&key);
     return status;
