@@ -147,6 +147,8 @@ for body in '{}' '{"prompt": 3}' '{"prompt": [1, "a"]}' '{"prompt": "a", "max_to
     ask /v1/completions -d "$body"
     expect "refuses $body" answers 422 '.error.message | length > 10'
 done
+ask /v1/completions -d '{"prompt": "a", "model": 4}'
+expect "a model that is no string" answers 422 '.error.param == "model"'
 ask /v1/completions -d '{"prompt": "a", "model": "gpt-4"}'
 expect "a model that is not here" answers 404 '.error.code == "model_not_found"'
 ask /v1/completions -d "$(jq -n '{prompt: [range(5000) | 5]}')"

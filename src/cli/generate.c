@@ -1,11 +1,11 @@
 /* nibble generate: a prompt goes on. */
 #include "base/file.h"
 #include "cli/cli.h"
+#include "model/json.h"
 #include "nibble/nibble.h"
 
 #include <errno.h>
 #include <getopt.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -282,16 +282,10 @@ static bool print_token(void *context, int32_t id, const char *text, size_t n) {
     return fflush(stdout) == 0;
 }
 
-/* A token's text for JSON; bytes that are no whole characters become U+FFFD. */
-static json_t *token_text(const struct nb_engine *engine, int32_t id) {
+static json_t *token_logprob(const struct nb_engine *engine, int32_t id, double logprob) {
     size_t n;
     const char *text = nb_token_text(engine, id, &n);
-    json_t *exact = json_stringn(text, n);
-    return exact ? exact : json_string("\xEF\xBF\xBD");
-}
-
-static json_t *token_logprob(const struct nb_engine *engine, int32_t id, double logprob) {
-    return json_pack("{s:i, s:o, s:f}", "id", (int)id, "token", token_text(engine, id), "logprob",
+    return json_pack("{s:i, s:o, s:f}", "id", (int)id, "token", nb_json_text(text, n), "logprob",
                      logprob);
 }
 

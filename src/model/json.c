@@ -60,10 +60,14 @@ const char *nb_json_type(const json_t *value) {
     return "something else";
 }
 
-/* The member, or NULL where it is absent or null. */
-static const json_t *member(const json_t *object, const char *key) {
+const json_t *nb_json_member(const json_t *object, const char *key) {
     const json_t *v = json_object_get(object, key);
     return json_is_null(v) ? NULL : v;
+}
+
+json_t *nb_json_text(const char *text, size_t n) {
+    json_t *exact = json_stringn(text, n);
+    return exact ? exact : json_string("\xEF\xBF\xBD");
 }
 
 static enum nb_status wrong_type(const json_t *v, const char *key, const char *expected,
@@ -74,7 +78,7 @@ static enum nb_status wrong_type(const json_t *v, const char *key, const char *e
 
 enum nb_status nb_json_int(const json_t *object, const char *key, int64_t min, int64_t max,
                            int64_t *out, const char *name, struct nb_error *err) {
-    const json_t *v = member(object, key);
+    const json_t *v = nb_json_member(object, key);
     if (!v)
         return NB_OK;
     if (!json_is_integer(v))
@@ -89,7 +93,7 @@ enum nb_status nb_json_int(const json_t *object, const char *key, int64_t min, i
 
 enum nb_status nb_json_number(const json_t *object, const char *key, double min, double max,
                               double *out, const char *name, struct nb_error *err) {
-    const json_t *v = member(object, key);
+    const json_t *v = nb_json_member(object, key);
     if (!v)
         return NB_OK;
     if (!json_is_number(v))
@@ -104,7 +108,7 @@ enum nb_status nb_json_number(const json_t *object, const char *key, double min,
 
 enum nb_status nb_json_bool(const json_t *object, const char *key, bool *out, const char *name,
                             struct nb_error *err) {
-    const json_t *v = member(object, key);
+    const json_t *v = nb_json_member(object, key);
     if (!v)
         return NB_OK;
     if (!json_is_boolean(v))
@@ -115,7 +119,7 @@ enum nb_status nb_json_bool(const json_t *object, const char *key, bool *out, co
 
 enum nb_status nb_json_string(const json_t *object, const char *key, const char **out,
                               const char *name, struct nb_error *err) {
-    const json_t *v = member(object, key);
+    const json_t *v = nb_json_member(object, key);
     if (!v)
         return NB_OK;
     if (!json_is_string(v))

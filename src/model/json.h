@@ -21,6 +21,13 @@ bool nb_json_no_memory(const json_error_t *e);
 /* Reads and parses a file of at most max_bytes. */
 enum nb_status nb_json_read(const char *path, size_t max_bytes, json_t **out, struct nb_error *err);
 
+/* The member, or NULL where it is absent or null. Owned by the object. */
+const json_t *nb_json_member(const json_t *object, const char *key);
+
+/* text[0..n) as a string; U+FFFD where it is not UTF-8, as a token's text need not be. NULL if
+ * memory ran out. */
+json_t *nb_json_text(const char *text, size_t n);
+
 /* A member of `object` in *out. Absent or null: *out keeps the value it has (the default) and the
  * result is NB_OK; another type, or outside [min, max]: NB_ERR_FORMAT. */
 enum nb_status nb_json_int(const json_t *object, const char *key, int64_t min, int64_t max,

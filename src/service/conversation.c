@@ -14,11 +14,6 @@ struct held {
     json_t *arguments; /* [] of the calls' */
 };
 
-static const json_t *field(const json_t *body, const char *key) {
-    const json_t *value = json_object_get(body, key);
-    return json_is_null(value) ? NULL : value;
-}
-
 /* A message's content: a string, or a list of {"type": "text", "text"}, joined into `joined`. */
 static enum nb_status read_content(const json_t *content, size_t i, struct nb_buf *joined,
                                    struct nb_chat_message *out, struct nb_error *err) {
@@ -103,7 +98,8 @@ static enum nb_status read_message(const json_t *message, size_t i, struct held 
                        "messages[%zu].role: expected \"system\", \"user\", \"assistant\" or "
                        "\"tool\"",
                        i);
-    const json_t *calls = field(message, "tool_calls"), *content = field(message, "content");
+    const json_t *calls = nb_json_member(message, "tool_calls"),
+                 *content = nb_json_member(message, "content");
     bool assistant = strcmp(role, "assistant") == 0;
     if (calls && !assistant)
         return nb_fail(err, NB_ERR_ARGUMENT, "messages[%zu].tool_calls: only an assistant has them",
@@ -146,7 +142,7 @@ enum nb_status nb_conversation_encode(const struct nb_service *service, const js
         *err = service->no_chat;
         return nb_fail_prefix(err, err->code, "messages");
     }
-    const json_t *list = field(body, "messages");
+    const json_t *list = nb_json_member(body, "messages");
     size_t n = json_is_array(list) ? json_array_size(list) : 0;
     if (n == 0 || n > MAX_MESSAGES)
         return nb_fail(err, NB_ERR_ARGUMENT, "messages: expected a list of 1 to %d", MAX_MESSAGES);

@@ -44,15 +44,9 @@ struct openai {
 
 /* ---- what is asked ---- */
 
-/* A field that is null is a field that is absent. */
-static const json_t *field(const json_t *body, const char *key) {
-    const json_t *value = json_object_get(body, key);
-    return json_is_null(value) ? NULL : value;
-}
-
 static enum nb_status get_int(const json_t *body, const char *key, int64_t min, int64_t max,
                               int64_t *out, struct nb_error *err) {
-    const json_t *value = field(body, key);
+    const json_t *value = nb_json_member(body, key);
     if (!value)
         return NB_OK;
     if (!json_is_integer(value) || json_integer_value(value) < min ||
@@ -65,7 +59,7 @@ static enum nb_status get_int(const json_t *body, const char *key, int64_t min, 
 
 static enum nb_status get_number(const json_t *body, const char *key, double min, double max,
                                  double *out, struct nb_error *err) {
-    const json_t *value = field(body, key);
+    const json_t *value = nb_json_member(body, key);
     if (!value)
         return NB_OK;
     if (!json_is_number(value) || !(json_number_value(value) >= min) ||
@@ -77,7 +71,7 @@ static enum nb_status get_number(const json_t *body, const char *key, double min
 
 static enum nb_status get_bool(const json_t *body, const char *key, bool *out,
                                struct nb_error *err) {
-    const json_t *value = field(body, key);
+    const json_t *value = nb_json_member(body, key);
     if (value && !json_is_boolean(value))
         return nb_fail(err, NB_ERR_ARGUMENT, "%s: expected true or false", key);
     if (value)
@@ -88,8 +82,8 @@ static enum nb_status get_bool(const json_t *body, const char *key, bool *out,
 /* What the model may call, and the grammar of its calls. */
 static enum nb_status read_tools(struct nb_answering *a, struct openai *o, struct nb_error *err) {
     const struct nb_service *service = a->service;
-    if (!o->chat || !field(a->body, "tools"))
-        return field(a->body, "tool_choice") && o->chat
+    if (!o->chat || !nb_json_member(a->body, "tools"))
+        return nb_json_member(a->body, "tool_choice") && o->chat
                    ? nb_tools_read(a->body, NB_CHAT_CALLS_TAGGED, &o->tools, err)
                    : NB_OK;
     if (!service->has_chat)
@@ -111,29 +105,29 @@ static enum nb_status read_tools(struct nb_answering *a, struct openai *o, struc
 static enum nb_status refuse_unsupported(const json_t *body, struct nb_error *err) {
     static const char *const zero[] = {"presence_penalty", "frequency_penalty"};
     for (size_t i = 0; i < sizeof zero / sizeof *zero; i++) {
-        const json_t *value = field(body, zero[i]);
+        const json_t *value = nb_json_member(body, zero[i]);
         if (value && !(json_is_number(value) && json_number_value(value) == 0))
             return nb_fail(err, NB_ERR_UNSUPPORTED,
                            "%s: is not supported; repetition_penalty is (1.0: none)", zero[i]);
     }
-    const json_t *bias = field(body, "logit_bias");
+    const json_t *bias = nb_json_member(body, "logit_bias");
     if (bias && json_object_size(bias) > 0)
         return nb_fail(err, NB_ERR_UNSUPPORTED, "logit_bias: is not supported");
     static const char *const absent[] = {"suffix", "functions", "function_call", "audio"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
-        if (field(body, absent[i]))
+        if (nb_json_member(body, absent[i]))
             return nb_fail(err, NB_ERR_UNSUPPORTED, "%s: is not supported", absent[i]);
     }
-    if (json_is_true(field(body, "echo")))
+    if (json_is_true(nb_json_member(body, "echo")))
         return nb_fail(err, NB_ERR_UNSUPPORTED, "echo: is not supported");
-    const json_t *best_of = field(body, "best_of");
+    const json_t *best_of = nb_json_member(body, "best_of");
     if (best_of && json_integer_value(best_of) > 1)
         return nb_fail(err, NB_ERR_UNSUPPORTED, "best_of: more than 1 is not supported");
     return NB_OK;
 }
 
 static enum nb_status read_stop(struct nb_answering *a, struct nb_error *err) {
-    const json_t *stop = field(a->body, "stop");
+    const json_t *stop = nb_json_member(a->body, "stop");
     if (!stop)
         return NB_OK;
     size_t n = json_is_array(stop) ? json_array_size(stop) : 1;
@@ -171,7 +165,8 @@ static enum nb_status read_sampling(struct nb_answering *a, struct nb_error *err
         s = get_int(body, "seed", INT64_MIN, INT64_MAX, &seed, err);
     how->top_k = top_k < 0 ? 0 : (int32_t)top_k;
     how->seed = (uint64_t)seed;
-    if (!field(body, "seed") && getrandom(&how->seed, sizeof how->seed, 0) != sizeof how->seed)
+    if (!nb_json_member(body, "seed") &&
+        getrandom(&how->seed, sizeof how->seed, 0) != sizeof how->seed)
         how->seed = (uint64_t)nb_now_us();
     return s;
 }
@@ -205,7 +200,7 @@ static enum nb_status read_logprobs(struct nb_answering *a, struct openai *o,
             s = nb_fail(err, NB_ERR_ARGUMENT, "top_logprobs: needs \"logprobs\": true");
     } else {
         s = get_int(a->body, "logprobs", 0, MAX_TOP, &top, err);
-        o->logprobs = field(a->body, "logprobs") != NULL;
+        o->logprobs = nb_json_member(a->body, "logprobs") != NULL;
     }
     a->options.logprobs = o->logprobs;
     a->options.top_logprobs = (int32_t)top;
@@ -215,7 +210,7 @@ static enum nb_status read_logprobs(struct nb_answering *a, struct openai *o,
 /* {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema":
  * …}}. */
 static enum nb_status read_format(struct nb_answering *a, struct nb_error *err) {
-    const json_t *format = field(a->body, "response_format");
+    const json_t *format = nb_json_member(a->body, "response_format");
     const char *type = json_string_value(json_object_get(format, "type"));
     if (!format || (type && strcmp(type, "text") == 0))
         return NB_OK;
@@ -243,7 +238,7 @@ static enum nb_status read_format(struct nb_answering *a, struct nb_error *err) 
 
 static enum nb_status read_stream(struct nb_answering *a, struct openai *o, struct nb_error *err) {
     enum nb_status s = get_bool(a->body, "stream", &o->stream, err);
-    const json_t *options = field(a->body, "stream_options");
+    const json_t *options = nb_json_member(a->body, "stream_options");
     if (s == NB_OK && options && !json_is_object(options))
         s = nb_fail(err, NB_ERR_ARGUMENT, "stream_options: expected an object");
     if (s == NB_OK && options)
@@ -251,15 +246,20 @@ static enum nb_status read_stream(struct nb_answering *a, struct openai *o, stru
     return s;
 }
 
-enum nb_status nb_check_model(const struct nb_service *service, const json_t *body,
-                              struct nb_error *err) {
-    const json_t *model = field(body, "model");
-    if (model && !json_is_string(model))
-        return nb_fail(err, NB_ERR_ARGUMENT, "model: expected a string");
-    if (model && strcmp(json_string_value(model), service->options.model_name) != 0)
-        return nb_fail(err, NB_ERR_ARGUMENT, "model: there is no \"%.100s\" here, only \"%.100s\"",
-                       json_string_value(model), service->options.model_name);
-    return NB_OK;
+bool nb_check_model(const struct nb_service *service, struct nb_exchange *x, const json_t *body) {
+    const json_t *model = nb_json_member(body, "model");
+    const char *name = json_string_value(model);
+    struct nb_error err;
+    if (!model || (name && strcmp(name, service->options.model_name) == 0))
+        return true;
+    if (!name) {
+        nb_answer_error(x, 422, "model: expected a string", "model", NULL);
+        return false;
+    }
+    nb_fail(&err, NB_ERR_ARGUMENT, "model: there is no \"%.100s\" here, only \"%.100s\"", name,
+            service->options.model_name);
+    nb_answer_error(x, 404, err.message, "model", "model_not_found");
+    return false;
 }
 
 /* A text becomes ids here, once for all choices. Special tokens in it are those tokens. */
@@ -278,7 +278,7 @@ static enum nb_status read_prompt_text(struct nb_answering *a, const json_t *pro
 
 /* "text", or [1, 2, 3], or a list of one of these. */
 static enum nb_status read_prompt(struct nb_answering *a, struct nb_error *err) {
-    const json_t *prompt = field(a->body, "prompt");
+    const json_t *prompt = nb_json_member(a->body, "prompt");
     if (json_is_array(prompt) && json_array_size(prompt) == 1 &&
         !json_is_integer(json_array_get(prompt, 0)))
         prompt = json_array_get(prompt, 0);
@@ -361,8 +361,7 @@ static json_t *frame(const struct nb_answering *a, json_t *choices, json_t *usag
 json_t *nb_token_json(const struct nb_service *s, int32_t id) {
     size_t n;
     const char *text = nb_token_text(s->engine, id, &n);
-    json_t *exact = json_stringn(text, n);
-    return exact ? exact : json_string("\xEF\xBF\xBD");
+    return nb_json_text(text, n);
 }
 
 static json_t *token_bytes(const struct nb_service *s, int32_t id) {
@@ -678,18 +677,14 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     o->chat = chat;
     o->created = (int64_t)time(NULL);
     snprintf(o->id, sizeof o->id, "%s-%s", chat ? "chatcmpl" : "cmpl", x->id);
-    int status = 400;
-    const char *code = NULL;
     enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", &a->body, &err);
-    if (s == NB_OK) {
-        status = 404;
-        code = "model_not_found";
-        s = nb_check_model(service, a->body, &err);
+    if (s != NB_OK || !nb_check_model(service, x, a->body)) {
+        if (s != NB_OK)
+            nb_answer_error(x, 400, err.message, NULL, NULL);
+        nb_answering_free(a);
+        return;
     }
-    if (s == NB_OK) {
-        status = 0;
-        s = read_request(a, o, &err);
-    }
+    s = read_request(a, o, &err);
     if (s != NB_OK) {
         nb_answering_free(a);
     } else {
@@ -698,9 +693,7 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
         a->on_over = on_over;
         s = nb_answering_begin(a, &err);
     }
-    if (s != NB_OK && status)
-        nb_answer_error(x, status, err.message, NULL, code);
-    else if (s != NB_OK)
+    if (s != NB_OK)
         nb_answer_failure(x, &err);
 }
 

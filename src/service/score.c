@@ -262,9 +262,7 @@ void nb_route_score(struct nb_service *service, struct nb_exchange *x, uint64_t 
         free_scoring(s);
         return;
     }
-    status = nb_check_model(service, s->body, &err);
-    if (status != NB_OK) {
-        nb_answer_error(x, 404, err.message, NULL, "model_not_found");
+    if (!nb_check_model(service, x, s->body)) {
         free_scoring(s);
         return;
     }

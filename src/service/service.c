@@ -75,17 +75,22 @@ void nb_public_message(const struct nb_exchange *x, const char *message, char *o
         out[used] = 0;
 }
 
-void nb_answer_error(struct nb_exchange *x, int status, const char *message, const char *param,
-                     const char *code) {
+static void answer_error(struct nb_exchange *x, int status, const char *message, const char *param,
+                         const char *code, const char *headers) {
     char public[NB_ERROR_MESSAGE_BYTES];
     nb_public_message(x, message, public, sizeof public);
     char *text = error_body(status, public, param, code);
-    const char *headers = status == 429 || status == 503 ? "Retry-After: 1\r\n"
-                          : status == 401                ? "WWW-Authenticate: Bearer\r\n"
-                                                         : NULL;
     nb_exchange_answer(x, status, "application/json", text ? text : "{}", text ? strlen(text) : 2,
                        headers);
     free(text);
+}
+
+void nb_answer_error(struct nb_exchange *x, int status, const char *message, const char *param,
+                     const char *code) {
+    answer_error(x, status, message, param, code,
+                 status == 429 || status == 503 ? "Retry-After: 1\r\n"
+                 : status == 401                ? "WWW-Authenticate: Bearer\r\n"
+                                                : NULL);
 }
 
 int nb_status_of(const struct nb_error *err) {
@@ -273,10 +278,7 @@ static bool enter(struct nb_service *s, struct nb_exchange *x, uint64_t *client)
     }
     snprintf(text, sizeof text, "this key's limit is reached; try again in %u s", retry_s);
     snprintf(headers, sizeof headers, "Retry-After: %u\r\n", retry_s);
-    char *body = error_body(429, text, NULL, "rate_limit_exceeded");
-    nb_exchange_answer(x, 429, "application/json", body ? body : "{}", body ? strlen(body) : 2,
-                       headers);
-    free(body);
+    answer_error(x, 429, text, NULL, "rate_limit_exceeded", headers);
     return false;
 }
 
@@ -289,10 +291,7 @@ static void answer_method(struct nb_exchange *x) {
             method = routes[i].method;
     }
     snprintf(headers, sizeof headers, "Allow: %s, OPTIONS\r\n", method);
-    char *body = error_body(405, "this path does not take that method", NULL, NULL);
-    nb_exchange_answer(x, 405, "application/json", body ? body : "{}", body ? strlen(body) : 2,
-                       headers);
-    free(body);
+    answer_error(x, 405, "this path does not take that method", NULL, NULL, headers);
 }
 
 /* What needs no more than a request's head: its route, or NULL after answering it. */

@@ -66,9 +66,9 @@ void nb_route_warmup(struct nb_service *service, struct nb_exchange *exchange, u
 /* Log probabilities of given continuations. */
 void nb_route_score(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
-/* That a body's `model`, if it has one, is the one that there is. */
-enum nb_status nb_check_model(const struct nb_service *service, const json_t *body,
-                              struct nb_error *err);
+/* Whether a body's `model`, if it has one, is the one that there is; false after answering. */
+bool nb_check_model(const struct nb_service *service, struct nb_exchange *exchange,
+                    const json_t *body);
 
 /* A token's text, which need not be UTF-8, as a string: bytes that are no character become U+FFFD.
  */

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "grammar/grammar.h"
+#include "model/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,11 +12,6 @@
 static const char tag[] = "<tool_call>", end_tag[] = "</tool_call>";
 
 /* ---- what is asked ---- */
-
-static const json_t *field(const json_t *body, const char *key) {
-    const json_t *value = json_object_get(body, key);
-    return json_is_null(value) ? NULL : value;
-}
 
 static bool is_name(const char *name) {
     size_t n = name ? strlen(name) : 0;
@@ -39,7 +35,7 @@ static const json_t *find(const json_t *list, const char *name) {
 
 static enum nb_status check_tool(const json_t *list, size_t i, struct nb_error *err) {
     const json_t *tool = json_array_get(list, i), *function = json_object_get(tool, "function"),
-                 *parameters = field(function, "parameters");
+                 *parameters = nb_json_member(function, "parameters");
     const char *type = json_string_value(json_object_get(tool, "type")), *name = name_of(tool);
     if (!type || strcmp(type, "function") != 0)
         return nb_fail(err, NB_ERR_UNSUPPORTED, "tools[%zu].type: expected \"function\"", i);
@@ -81,8 +77,9 @@ static enum nb_status read_choice(const json_t *choice, struct nb_tools *out,
 
 enum nb_status nb_tools_read(const json_t *body, enum nb_chat_calls how, struct nb_tools *out,
                              struct nb_error *err) {
-    const json_t *list = field(body, "tools"), *choice = field(body, "tool_choice"),
-                 *parallel = field(body, "parallel_tool_calls");
+    const json_t *list = nb_json_member(body, "tools"),
+                 *choice = nb_json_member(body, "tool_choice"),
+                 *parallel = nb_json_member(body, "parallel_tool_calls");
     *out = (struct nb_tools){.how = how, .one = parallel && json_is_false(parallel)};
     if (parallel && !json_is_boolean(parallel))
         return nb_fail(err, NB_ERR_ARGUMENT, "parallel_tool_calls: expected true or false");
@@ -97,9 +94,10 @@ enum nb_status nb_tools_read(const json_t *body, enum nb_chat_calls how, struct 
     s = read_choice(choice, out, err);
     if (s == NB_OK && out->forced && !out->list)
         s = nb_fail(err, NB_ERR_ARGUMENT, "tool_choice: there are no tools to choose from");
-    if (s == NB_OK && out->list && field(body, "response_format") &&
-        strcmp(json_string_value(json_object_get(field(body, "response_format"), "type"))
-                   ? json_string_value(json_object_get(field(body, "response_format"), "type"))
+    if (s == NB_OK && out->list && nb_json_member(body, "response_format") &&
+        strcmp(json_string_value(json_object_get(nb_json_member(body, "response_format"), "type"))
+                   ? json_string_value(
+                         json_object_get(nb_json_member(body, "response_format"), "type"))
                    : "",
                "text") != 0)
         s = nb_fail(err, NB_ERR_UNSUPPORTED,
@@ -116,7 +114,7 @@ static const char *arguments_key(const struct nb_tools *tools) {
 /* A function's parameters as a schema within another: references of its own, "#/$defs/…", stay its
  * own. */
 static json_t *parameters_of(const json_t *tool, size_t i) {
-    const json_t *given = field(json_object_get(tool, "function"), "parameters");
+    const json_t *given = nb_json_member(json_object_get(tool, "function"), "parameters");
     json_t *schema = given ? json_copy((json_t *)given)
                            : json_pack("{s:s, s:{}, s:b}", "type", "object", "properties",
                                        "additionalProperties", 0);
