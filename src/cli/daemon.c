@@ -3,10 +3,10 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "cli/cli.h"
 #include "grammar/grammar.h"
 
 #include <dirent.h>
+#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,7 +14,56 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_SCHEMA_BYTES = 64 << 20 };
+enum { MAX_SCHEMA_BYTES = 64 << 20, DEFAULT_SEQUENCES = 16, DEFAULT_DRAIN_S = 30 };
+
+static void set_sequences(struct nb_daemon_request *r, int64_t n) {
+    r->how.options.sequences = (int32_t)n;
+    r->service->max_running = (size_t)n;
+}
+
+void nb_daemon_defaults(struct nb_daemon_request *r) {
+    nb_cli_engine_defaults(&r->how.options);
+    r->how.options.weights = "auto";
+    r->drain_s = DEFAULT_DRAIN_S;
+    set_sequences(r, DEFAULT_SEQUENCES);
+}
+
+bool nb_daemon_option(struct nb_daemon_request *r, int code, bool *known) {
+    struct nb_service_options *o = r->service;
+    int64_t n = 0;
+    bool fine = nb_cli_engine_option(r->command, code, optarg, &r->how, known);
+    if (!fine || *known)
+        return fine;
+    *known = true;
+    switch (code) {
+    case NB_DAEMON_SEQUENCES:
+        fine = nb_cli_int(r->command, "--max-sequences", optarg, 1, r->most_sequences, &n);
+        set_sequences(r, n);
+        return fine;
+    case NB_DAEMON_KEYS:
+        o->api_key_file = optarg;
+        return true;
+    case NB_DAEMON_NAME:
+        o->model_name = optarg;
+        return true;
+    case NB_DAEMON_TIMEOUT:
+        return nb_cli_number(r->command, "--timeout", optarg, 0.001, 1e6, &o->timeout_s);
+    case NB_DAEMON_DRAIN:
+        return nb_cli_number(r->command, "--drain", optarg, 0, 1e6, &r->drain_s);
+    case NB_DAEMON_PROMPTS:
+        o->prompts = optarg;
+        return true;
+    case NB_DAEMON_SCHEMAS:
+        o->schemas = optarg;
+        return true;
+    case NB_DAEMON_ACTIONS:
+        o->actions = optarg;
+        return true;
+    default:
+        *known = false;
+        return true;
+    }
+}
 
 void nb_daemon_find_folders(struct nb_daemon_folders *f, struct nb_service_options *options) {
     if (!options->prompts && nb_cli_data_folder("prompts", f->prompts, sizeof f->prompts))

@@ -28,97 +28,46 @@ static const char help[] =
     "what\n"
     "                      the environment variable NIBBLE_ALLOW_HOSTS says, or none)\n"
     "  --api-key-file FILE a line a key: NAME KEY [requests_per_minute=N] [max_running=N], for\n"
-    "                      \"api_key\" in a job's input (default: none is needed)\n"
-    "  --model-name NAME   what the API calls the model (default: its folder's name)\n"
-    "  --timeout SECONDS   of an answer (default: 600)\n"
+    "                      \"api_key\" in a job's input (default: none is "
+    "needed)\n" NB_DAEMON_NAME_HELP NB_DAEMON_TIMEOUT_HELP
     "  --drain SECONDS     that SIGTERM waits (default: 30); jobs not answered then go back to "
     "the\n"
-    "                      queue\n"
-    "  --prompts FOLDER    instructions of /prompt's stages, STAGE.txt (default: those that come\n"
-    "                      with the program)\n"
-    "  --schemas FOLDER    schemas of their answers, STAGE.json (default: likewise)\n"
-    "  --actions FOLDER    schemas of single actions, SOFTWARE/ACTION.json (default: none)"
-    "\n" NB_CLI_ENGINE_HELP "\nLines about jobs go to standard error, without prompts or keys; "
+    "                      queue\n" NB_DAEMON_FOLDERS_HELP NB_CLI_ENGINE_HELP
+    "\nLines about jobs go to standard error, without prompts or keys; "
     "NIBBLE_LOG=debug tells more,\nNIBBLE_LOG=error less.\n"
     "\nExit code: 0 after SIGTERM or SIGINT, 1 if it could not start or if the checkpoint was "
     "written to\nmeanwhile, 2 for wrong usage.\n";
 
-enum { DEFAULT_SEQUENCES = 16, DEFAULT_DRAIN_S = 30 };
-
 struct request {
-    struct nb_cli_engine how;
+    struct nb_daemon_request daemon;
     struct nb_worker_options options;
-    double drain_s;
 };
 
 static bool parse(int argc, char **argv, struct request *r) {
-    enum {
-        SEQUENCES = NB_OPT_COMMAND,
-        OUTBOX,
-        ALLOW,
-        KEYS,
-        NAME,
-        TIMEOUT,
-        DRAIN,
-        PROMPTS,
-        SCHEMAS,
-        ACTIONS
-    };
+    enum { OUTBOX = NB_DAEMON_COMMAND, ALLOW };
     static const struct option options[] = {
-        NB_CLI_ENGINE_OPTIONS,
-        {"max-sequences", required_argument, NULL, SEQUENCES},
+        NB_DAEMON_OPTIONS,
         {"outbox", required_argument, NULL, OUTBOX},
         {"allow-hosts", required_argument, NULL, ALLOW},
-        {"api-key-file", required_argument, NULL, KEYS},
-        {"model-name", required_argument, NULL, NAME},
-        {"timeout", required_argument, NULL, TIMEOUT},
-        {"drain", required_argument, NULL, DRAIN},
-        {"prompts", required_argument, NULL, PROMPTS},
-        {"schemas", required_argument, NULL, SCHEMAS},
-        {"actions", required_argument, NULL, ACTIONS},
         {0},
     };
-    struct nb_service_options *service = &r->options.service;
-    bool fine = true;
-    for (int code; fine && (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
-        if (code == '?' || code == ':') {
-            nb_cli_usage("worker", "%s: unknown, or without its value", argv[optind - 1]);
-            return false;
-        }
-        bool known;
-        fine = nb_cli_engine_option("worker", code, optarg, &r->how, &known);
-        if (!fine || known)
-            continue;
-        int64_t n = 0;
-        if (code == SEQUENCES) {
-            fine = nb_cli_int("worker", "--max-sequences", optarg, 1, 256, &n);
-            r->how.options.sequences = (int32_t)n;
-        } else if (code == OUTBOX) {
+    for (int code; (code = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+        bool known = true;
+        if (code == OUTBOX) {
             r->options.outbox = optarg;
         } else if (code == ALLOW) {
             r->options.allow = optarg;
-        } else if (code == KEYS) {
-            service->api_key_file = optarg;
-        } else if (code == NAME) {
-            service->model_name = optarg;
-        } else if (code == TIMEOUT) {
-            fine = nb_cli_number("worker", "--timeout", optarg, 0.001, 1e6, &service->timeout_s);
-        } else if (code == DRAIN) {
-            fine = nb_cli_number("worker", "--drain", optarg, 0, 1e6, &r->drain_s);
-        } else if (code == PROMPTS) {
-            service->prompts = optarg;
-        } else if (code == SCHEMAS) {
-            service->schemas = optarg;
-        } else if (code == ACTIONS) {
-            service->actions = optarg;
+        } else if (!nb_daemon_option(&r->daemon, code, &known)) {
+            return false;
+        } else if (!known) {
+            nb_cli_usage("worker", "%s: unknown, or without its value", argv[optind - 1]);
+            return false;
         }
     }
-    service->max_running = (size_t)r->how.options.sequences;
-    if (fine && (optind + 1 != argc || strcmp(argv[optind], "runpod") != 0)) {
-        nb_cli_usage("worker", "expected the queue's kind, \"runpod\", and options");
-        return false;
-    }
-    return fine;
+    if (optind + 1 == argc && strcmp(argv[optind], "runpod") == 0)
+        return true;
+    nb_cli_usage("worker", "expected the queue's kind, \"runpod\", and options");
+    return false;
 }
 
 static enum nb_status reload(void *context, struct nb_error *err) {
@@ -141,7 +90,7 @@ static int work(struct request *r) {
     enum nb_status s = nb_daemon_check_folders(&r->options.service, &err);
     if (s == NB_OK) {
         check = "model";
-        s = nb_cli_engine_open(&r->how, &engine, &err);
+        s = nb_cli_engine_open(&r->daemon.how, &engine, &err);
     }
     nb_daemon_loaded(&daemon);
     if (s != NB_OK)
@@ -157,8 +106,8 @@ static int work(struct request *r) {
     fflush(stdout);
     nb_daemon_wait(reload, worker);
     bool broken = nb_worker_broken(worker);
-    nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->drain_s);
-    bool drained = nb_worker_drain(worker, r->drain_s);
+    nb_log(NB_LOG_INFO, "event=drain waiting for what runs, %.0f s at most", r->daemon.drain_s);
+    bool drained = nb_worker_drain(worker, r->daemon.drain_s);
     nb_worker_close(worker);
     nb_engine_close(engine);
     nb_log(NB_LOG_INFO, "event=end %s",
@@ -169,13 +118,11 @@ static int work(struct request *r) {
 
 static int run(int argc, char **argv) {
     struct request r = {
-        .how = {.options = {.sequences = DEFAULT_SEQUENCES}},
+        .daemon = {.command = "worker", .most_sequences = 256, .service = &r.options.service},
         .options = {.allow = getenv("NIBBLE_ALLOW_HOSTS"), .on_broken = on_broken},
-        .drain_s = DEFAULT_DRAIN_S,
     };
     struct nb_error err;
-    nb_cli_engine_defaults(&r.how.options);
-    r.how.options.weights = "auto";
+    nb_daemon_defaults(&r.daemon);
     if (!parse(argc, argv, &r))
         return NB_EXIT_USAGE;
     if (nb_worker_environment(&r.options, &err) != NB_OK)
