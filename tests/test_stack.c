@@ -350,6 +350,51 @@ static void test_layers(void **state) {
     assert_ptr_equal(strstr(roots, path), roots);
 }
 
+/* Names that Python's own modules do not have, or not any more. */
+static void test_own_modules(void **state) {
+    (void)state;
+    static const char library[] = "..";
+    char path[1024];
+    snprintf(path, sizeof path, "%s/%s", site, library);
+    folder_write(path, "os.py", "", 0);
+    static const char collections[] = "from _collections import *\nclass OrderedDict: pass\n",
+                      inspect[] =
+                          "from .ast import walk\nfrom ast import *\ndef signature(): pass\n",
+                      re[] = "import enum\n@enum.global_enum\nclass Flag: pass\n";
+    folder_write(path, "collections/__init__.py", collections + 27, sizeof collections - 28);
+    folder_write(path, "collections/abc.py", "class Mapping: pass\n", 20);
+    folder_write(path, "inspect.py", inspect, sizeof inspect - 1);
+    folder_write(path, "ast.py", "def parse(): pass\n", 18);
+    folder_write(path, "re.py", re, sizeof re - 1);
+    folder_write(path, "queue.py", collections, sizeof collections - 1);
+    folder_write(env, "include/python3.12/patchlevel.h", "#define PY_VERSION \"3.12.7\"\n", 28);
+    static const char fine[] = "from collections import OrderedDict, abc, __name__\n"
+                               "from collections.abc import Mapping\n"
+                               "from inspect import signature, parse, walk\n"
+                               "from re import IGNORECASE\n"  /* enum makes it */
+                               "from queue import anything\n" /* a library may have it */
+                               "from math import cos\n"
+                               "try:\n    from collections import Mapping\n"
+                               "except ImportError:\n    pass\n"
+                               "def f():\n    from collections import Mapping\n";
+    write_text("user/__init__.py", fine);
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    audit(env);
+    assert_sound();
+    assert_non_null(strstr(find("stack", NB_SEVERITY_GOOD)->title, "Python 3.12.7"));
+    write_text("user/__init__.py", "from collections import OrderedDict, Mapping\n");
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    audit(env);
+    assert_first("import-unsatisfied",
+                 "import user fails: ImportError: cannot import name 'Mapping' from 'collections'",
+                 "Python 3.12's own collections binds no Mapping");
+    assert_non_null(strstr(findings.list[0].fix, "a release of user for Python 3.12"));
+    write_text("user/__init__.py", "from inspect import getargspec\n");
+    install("user", "1.0", "", "user/__init__.py", NULL);
+    audit(env);
+    assert_first("import-unsatisfied", "'getargspec' from 'inspect'", "user/__init__.py, line 1");
+}
+
 /* ---- faults ---- */
 
 static void test_requirements(void **state) {
@@ -985,6 +1030,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_sound, begin, end),
         cmocka_unit_test_setup_teardown(test_backports, begin, end),
+        cmocka_unit_test_setup_teardown(test_own_modules, begin, end),
         cmocka_unit_test_setup_teardown(test_layouts, begin, end),
         cmocka_unit_test_setup_teardown(test_layers, begin, end),
         cmocka_unit_test_setup_teardown(test_requirements, begin, end),

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/room.h"
 #include "model/json.h"
 
 #include <ctype.h>
@@ -31,6 +32,7 @@ struct resolved {
     int32_t target;     /* the module that lacks the name or the submodule; -1: none */
     char missing[512];  /* what is missing: "torch.ops", or the name */
     bool lazy, dynamic; /* the target may make names as they are asked for */
+    bool own;           /* NO_NAME: Python's own module lacks it */
     int32_t lost;       /* of the stack's list: why the module is not there; -1: it never was */
     int gone;           /* NO_TOP: the Python version that dropped it from its library, or 0 */
     int32_t runs[64];   /* modules that the import runs */
@@ -50,6 +52,9 @@ struct checker {
     json_t *standard; /* {"modules": {"abc": {"since": …, "gone": …}, …}} */
     struct broken *broken;
     size_t n_broken;
+    struct nb_index own;               /* keys of Python's own modules to own_modules */
+    struct nb_py_module **own_modules; /* NULL: none of Python source */
+    size_t n_own, cap_own;
 };
 
 extern const unsigned char nb_data_stdlib[];
@@ -144,9 +149,9 @@ static void add_run(struct resolved *r, int32_t module) {
 
 /* What every module has without binding it. */
 static bool is_builtin_name(const char *name) {
-    static const char *const names[] = {"__name__", "__file__",    "__doc__",
-                                        "__path__", "__package__", "__loader__",
-                                        "__spec__", "__dict__",    "__builtins__"};
+    static const char *const names[] = {"__name__",     "__file__",   "__doc__",        "__path__",
+                                        "__package__",  "__loader__", "__spec__",       "__dict__",
+                                        "__builtins__", "__cached__", "__annotations__"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], name) == 0)
             return true;
@@ -179,6 +184,71 @@ static enum outcome find_name(const struct checker *c, int32_t module, uint64_t 
             return o;
     }
     return NO_NAME;
+}
+
+/* ---- Python's own modules ---- */
+
+/* A module of the standard library, "collections/abc", read when it is first asked for; NULL if it
+ * is not there as source. */
+static const struct nb_py_module *own_module(struct checker *c, const char *key) {
+    static const char *const forms[] = {"%s/%s.py", "%s/%s/__init__.py"};
+    int32_t known = nb_index_get(&c->own, key);
+    if (known >= 0)
+        return c->own_modules[known];
+    const char *copy = nb_arena_string(&c->s->arena, key, strlen(key));
+    if (!c->s->standard || !copy ||
+        !nb_room(&c->own_modules, c->n_own, &c->cap_own, sizeof *c->own_modules) ||
+        !nb_index_put(&c->own, copy, (int32_t)c->n_own))
+        return NULL;
+    struct nb_py_module *module = NULL;
+    for (size_t i = 0; i < 2 && !module; i++) {
+        char path[PATH_MAX];
+        struct nb_buf text = {0};
+        int n = i ? snprintf(path, sizeof path, forms[1], c->s->standard, key)
+                  : snprintf(path, sizeof path, forms[0], c->s->standard, key);
+        if (n < PATH_MAX && nb_is_file(path) &&
+            nb_read_file(path, MAX_GREP_BYTES, &text, NULL) == NB_OK && text.data) {
+            module = nb_arena_alloc(&c->s->arena, 1, sizeof *module);
+            if (module && !nb_py_read(text.data, text.len, &c->s->arena, module))
+                module = NULL;
+        }
+        nb_buf_free(&text);
+    }
+    c->own_modules[c->n_own++] = module;
+    return module;
+}
+
+/* Whether one of Python's own modules binds a name: as far as its source says. */
+static enum outcome own_name(struct checker *c, const char *key, const char *name, int depth) {
+    const struct nb_py_module *m = own_module(c, key);
+    char sub[1024];
+    if (!m || m->damaged || m->lazy || m->dynamic || depth == MAX_STARS)
+        return UNKNOWN;
+    if (nb_py_has(m, nb_py_hash(name, strlen(name))) || is_builtin_name(name))
+        return FOUND;
+    for (size_t i = 0; i < m->n_imports; i++) {
+        const struct nb_py_import *import = &m->imports[i];
+        if (!import->name || strcmp(import->name, "*") != 0)
+            continue;
+        /* `from .base_events import *` in asyncio, `from _socket import *` */
+        int n = import->level == 1 ? snprintf(sub, sizeof sub, "%s/%s", key, import->module)
+                                   : snprintf(sub, sizeof sub, "%s", import->module);
+        for (char *p = sub; *p; p++)
+            *p = *p == '.' ? '/' : *p;
+        if (import->level > 1 || n >= (int)sizeof sub)
+            return UNKNOWN;
+        enum outcome o = own_name(c, sub, name, depth + 1);
+        if (o != NO_NAME)
+            return o;
+    }
+    snprintf(sub, sizeof sub, "%s/%s", key, name);
+    if (own_module(c, sub))
+        return FOUND;
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/%s", c->s->standard, sub) < PATH_MAX &&
+                   nb_is_folder(path)
+               ? FOUND
+               : NO_NAME;
 }
 
 /* Whether the package of a module has one of that name somewhere in it: its own copy of another
@@ -253,7 +323,7 @@ static bool binds_by_import(const struct checker *c, int32_t package, const char
     return false;
 }
 
-static void resolve(const struct checker *c, int32_t from, const struct nb_py_import *import,
+static void resolve(struct checker *c, int32_t from, const struct nb_py_import *import,
                     struct resolved *r) {
     char key[512], sub[1024];
     *r = (struct resolved){.outcome = FOUND, .target = -1, .lost = -1};
@@ -263,6 +333,14 @@ static void resolve(const struct checker *c, int32_t from, const struct nb_py_im
     }
     if (!import->level && is_hidden(c, key)) {
         r->outcome = UNKNOWN;
+        /* Of what a package runs; the rest may be for other Pythons. */
+        if (import->name && strcmp(import->name, "*") != 0 && c->s->modules[from].reached &&
+            strncmp(key, "distutils", 9) != 0 && /* setuptools has another in its place */
+            own_name(c, key, import->name, 0) == NO_NAME) {
+            r->outcome = NO_NAME;
+            r->own = true;
+            snprintf(r->missing, sizeof r->missing, "%s", import->name);
+        }
         return;
     }
     if (!walk_key(c, from, key, r) || !import->name || strcmp(import->name, "*") == 0)
@@ -532,7 +610,7 @@ static bool is_word_char(unsigned char c) {
 /* Whether a broken import is one of those for which the target's package must be searched. */
 static bool needs_search(const struct broken *b) {
     return b->what.outcome == NO_MODULE ||
-           (b->what.outcome == NO_NAME && (b->what.lazy || b->what.dynamic));
+           (b->what.outcome == NO_NAME && !b->what.own && (b->what.lazy || b->what.dynamic));
 }
 
 /* The word that is missing: the last part of a module, or the name. */
@@ -635,7 +713,8 @@ static const char *message(const struct nb_stack *s, const struct broken *b,
     if (b->what.outcome != NO_NAME)
         return nb_findings_text(f, "ModuleNotFoundError: No module named '%s'", b->what.missing);
     char dotted[512];
-    snprintf(dotted, sizeof dotted, "%s", s->modules[b->what.target].key);
+    snprintf(dotted, sizeof dotted, "%s",
+             b->what.own ? b->import->module : s->modules[b->what.target].key);
     for (char *p = dotted; *p; p++)
         *p = *p == '/' ? '.' : *p;
     return nb_findings_text(f, "ImportError: cannot import name '%s' from '%s'", b->what.missing,
@@ -648,7 +727,10 @@ static void describe(const struct nb_stack *s, const struct broken *b, struct nb
     statement(b->import, text, sizeof text);
     nb_buf_printf(out, "%s%s, line %d (%s): %s", out->len ? "\n" : "", file_of(s, b->module),
                   b->import->line, dist_text(s, b->module, f), text);
-    if (b->what.outcome == NO_NAME)
+    if (b->what.own)
+        nb_buf_printf(out, "\nPython %d.%d's own %s binds no %s", s->python / 100, s->python % 100,
+                      b->import->module, b->what.missing);
+    else if (b->what.outcome == NO_NAME)
         nb_buf_printf(out, "\n%s (%s) binds no %s", file_of(s, b->what.target),
                       dist_text(s, b->what.target, f), b->what.missing);
     if (b->what.gone)
@@ -656,14 +738,15 @@ static void describe(const struct nb_stack *s, const struct broken *b, struct nb
                       b->what.gone / 100, b->what.gone % 100, s->python / 100, s->python % 100);
 }
 
-/* Whether a distribution names another in its requirements, whatever their markers say. */
+/* Whether a distribution requires another, here and without any extra. */
 static bool requires(const struct nb_stack *s, int32_t dist, const char *normal) {
     bool found = false;
     struct nb_arena arena = {0};
     for (size_t i = 0; dist >= 0 && !found && i < s->dists[dist].n_requires; i++) {
         const char *text = s->dists[dist].requires[i];
         struct nb_requirement r;
-        found = nb_requirement_parse(text, strlen(text), &arena, &r) && strcmp(r.name, normal) == 0;
+        found = nb_requirement_parse(text, strlen(text), &arena, &r) &&
+                strcmp(r.name, normal) == 0 && nb_marker_holds(r.marker, &s->markers, "");
     }
     nb_arena_free(&arena);
     return found;
@@ -673,6 +756,12 @@ static const char *what_to_do(const struct nb_stack *s, const struct broken *b,
                               struct nb_findings *f) {
     int32_t mine = s->modules[b->module].dist;
     int32_t theirs = b->what.target < 0 ? -1 : s->modules[b->what.target].dist;
+    if (b->what.own)
+        return nb_findings_text(f,
+                                "install a release of %s for Python %d.%d: this one is for an "
+                                "older or a newer one",
+                                mine < 0 ? "the importer" : s->dists[mine].name, s->python / 100,
+                                s->python % 100);
     if (b->what.outcome == NO_TOP && b->what.gone)
         return nb_findings_text(
             f, "use a %s for this Python, or Python below %d.%d%s",
@@ -804,5 +893,7 @@ void nb_stack_imports(struct nb_stack *stack, struct nb_findings *f) {
                                      stack->n_modules, reached, errors),
                     NULL, NULL);
     json_decref(c.standard);
+    nb_index_free(&c.own);
+    free(c.own_modules);
     free(c.broken);
 }

@@ -339,6 +339,10 @@ static void read_signs(struct reader *r, const struct token *t, size_t n, bool f
              is_word(&t[i], "vars")) &&
             !(i && is_operator(&t[i - 1], ".")) && !(i && is_word(&t[i - 1], "def")))
             r->out->dynamic = true;
+        /* enum's ways of putting members into the module */
+        if ((is_word(&t[i], "_convert_") || is_word(&t[i], "global_enum")) &&
+            !(i && is_word(&t[i - 1], "def")))
+            r->out->dynamic = true;
         if ((!function && is_word(&t[i], "__getattr__")) || is_word(&t[i], "meta_path"))
             r->out->lazy = true;
         if (is_word(&t[i], "sys") && i + 2 < n && is_word(&t[i + 2], "modules") &&

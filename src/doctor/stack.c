@@ -91,6 +91,22 @@ static bool has_packages(const char *folder) {
     return found;
 }
 
+/* The whole version of an installation, "3.11.7", from its header where that is there. */
+static void read_patchlevel(struct nb_stack *s, const char *prefix, const char *name) {
+    char path[PATH_MAX], *out = s->markers.python_full_version;
+    struct nb_buf text = {0};
+    if (!out[0] &&
+        snprintf(path, sizeof path, "%s/include/%.200s/patchlevel.h", prefix, name) < PATH_MAX &&
+        nb_is_file(path) && nb_read_file(path, 1 << 16, &text, NULL) == NB_OK && text.data) {
+        const char *at = strstr(text.data, "PY_VERSION ");
+        at = at ? strchr(at, '"') : NULL;
+        if (at)
+            snprintf(out, sizeof s->markers.python_full_version, "%.*s",
+                     (int)strspn(at + 1, "0123456789."), at + 1);
+    }
+    nb_buf_free(&text);
+}
+
 /* The folders of packages of an installation: prefix/lib/python3.11/site-packages and Debian's. */
 static enum nb_status add_prefix(struct nb_stack *s, const char *prefix, int python,
                                  struct nb_error *err) {
@@ -119,8 +135,10 @@ static enum nb_status add_prefix(struct nb_stack *s, const char *prefix, int pyt
             }
             snprintf(path, sizeof path, "%.2000s/%.200s", lib, e->d_name);
             char os[PATH_MAX];
-            if (!s->standard && nb_path_join(os, sizeof os, path, "os.py") && nb_is_file(os))
+            if (!s->standard && nb_path_join(os, sizeof os, path, "os.py") && nb_is_file(os)) {
                 s->standard = nb_arena_string(&s->arena, path, strlen(path));
+                read_patchlevel(s, prefix, e->d_name);
+            }
         }
         if (dir)
             closedir(dir);
