@@ -436,6 +436,22 @@ static void check_found(const char *schema) {
     nb_grammar_release(g);
 }
 
+/* A number that has as many digits as are written is a multiple, or is not begun so. */
+static void test_last_digit(void **state) {
+    (void)state;
+    struct nb_grammar *g = compile("{\"type\":\"integer\",\"multipleOf\":10}", NULL, NULL);
+    struct nb_matcher *m;
+    struct nb_error err;
+    assert_ok(nb_matcher_open(g, &m, &err), err);
+    for (int i = 0; i < 36; i++)
+        assert_true(nb_matcher_accept_bytes(m, "7", 1));
+    assert_false(nb_matcher_accept_bytes(m, "7", 1));
+    assert_true(nb_matcher_accept_bytes(m, "0", 1));
+    assert_true(nb_matcher_can_end(m));
+    nb_matcher_close(m);
+    nb_grammar_release(g);
+}
+
 static void test_found(void **state) {
     (void)state;
     static const char *const schemas[] = {
@@ -566,11 +582,17 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),         cmocka_unit_test(test_long_numbers),
-        cmocka_unit_test(test_errors),           cmocka_unit_test(test_doubts),
-        cmocka_unit_test(test_lenient_patterns), cmocka_unit_test(test_masks),
-        cmocka_unit_test(test_begins),           cmocka_unit_test(test_found),
-        cmocka_unit_test(test_shortest),         cmocka_unit_test(test_large),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_long_numbers),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_doubts),
+        cmocka_unit_test(test_lenient_patterns),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_begins),
+        cmocka_unit_test(test_last_digit),
+        cmocka_unit_test(test_found),
+        cmocka_unit_test(test_shortest),
+        cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

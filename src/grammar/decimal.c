@@ -131,7 +131,7 @@ bool nb_decimal_next_multiple(struct nb_decimal v, struct nb_decimal of, struct 
     /* In units of the finer of the two exponents, if that fits. */
     int32_t unit = v.exponent < of.exponent ? v.exponent : of.exponent;
     int64_t up_v = (int64_t)v.exponent - unit, up_of = (int64_t)of.exponent - unit;
-    if (count_digits(v.digits) + up_v > 36 || count_digits(of.digits) + up_of > 36)
+    if (count_digits(v.digits) + up_v > 37 || count_digits(of.digits) + up_of > 37)
         return false;
     u128 x = v.digits * power_of_ten((int)up_v), m = of.digits * power_of_ten((int)up_of);
     u128 r = x % m;
@@ -149,7 +149,7 @@ bool nb_decimal_next_multiple(struct nb_decimal v, struct nb_decimal of, struct 
 struct nb_decimal nb_decimal_add(struct nb_decimal a, struct nb_decimal b) {
     int32_t e = a.exponent < b.exponent ? a.exponent : b.exponent;
     int64_t up_a = (int64_t)a.exponent - e, up_b = (int64_t)b.exponent - e;
-    if (count_digits(a.digits) + up_a > 36 || count_digits(b.digits) + up_b > 36)
+    if (count_digits(a.digits) + up_a > 37 || count_digits(b.digits) + up_b > 37)
         return a;
     __int128 x = (__int128)(a.digits * power_of_ten((int)up_a));
     __int128 y = (__int128)(b.digits * power_of_ten((int)up_b));

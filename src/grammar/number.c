@@ -318,7 +318,9 @@ bool nb_number_alive(struct nb_reader *r, const struct nb_state *s) {
     } else {
         if (s->phase == NB_NUMBER_MINUS)
             span.to = (struct nb_decimal){.digits = 1, .exponent = 60};
-        for (int32_t more = 0; more < NB_DECIMAL_DIGITS; more++) {
+        /* As many more digits as may be written. */
+        int32_t room = NB_DECIMAL_DIGITS - 1 - (s->phase == NB_NUMBER_MINUS ? 0 : n->n_digits);
+        for (int32_t more = 0; more <= room; more++) {
             if (s->phase != NB_NUMBER_MINUS) {
                 span.from = scaled(value, more);
                 span.to = scaled(next_up(n, n->scale), more);
