@@ -123,13 +123,18 @@ static sigset_t signals_of_daemons(void) {
     return signals;
 }
 
+enum { LOADED = SIGUSR1 }; /* what its thread hears in the end */
+
 static void *end_on_signal(void *context) {
     (void)context;
     sigset_t signals = signals_of_daemons();
     int got = 0;
     sigdelset(&signals, SIGHUP); /* the keys are yet to be read */
+    sigaddset(&signals, LOADED);
     while (sigwait(&signals, &got) != 0)
         ;
+    if (got == LOADED)
+        return NULL;
     nb_log(NB_LOG_INFO, "event=end before the model was loaded");
     _exit(NB_EXIT_OK);
 }
@@ -142,6 +147,7 @@ void nb_daemon_start(struct nb_daemon *d) {
     signal(SIGXFSZ, SIG_IGN);
     nb_cli_catch_lost_mapping();
     sigset_t signals = signals_of_daemons();
+    sigaddset(&signals, LOADED);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     d->loads = pthread_create(&d->loading, NULL, end_on_signal, NULL) == 0;
 }
@@ -149,7 +155,7 @@ void nb_daemon_start(struct nb_daemon *d) {
 void nb_daemon_loaded(struct nb_daemon *d) {
     if (!d->loads)
         return;
-    pthread_cancel(d->loading);
+    pthread_kill(d->loading, LOADED);
     pthread_join(d->loading, NULL);
     d->loads = false;
 }
