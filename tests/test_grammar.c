@@ -474,6 +474,10 @@ static void test_found(void **state) {
         "\"null\"}}}",
         "{\"type\":\"object\",\"not\":{\"propertyNames\":{\"maxLength\":3}}}",
         "{\"type\":\"object\",\"not\":{\"patternProperties\":{\"^xyz\":{\"type\":\"number\"}}}}",
+        "{\"not\":{\"items\":{\"items\":{\"type\":\"boolean\"}}}}",
+        "{\"not\":{\"additionalProperties\":{\"properties\":{\"b\":false}}}}",
+        "{\"type\":\"object\",\"minProperties\":2,\"dependentSchemas\":{\"ba\":{\"type\":\"array\"}"
+        ",\"x1\":{}}}",
         /* Keys that only a language of them tells. */
         "{\"type\":\"object\",\"minProperties\":2,\"propertyNames\":{\"format\":\"date\"}}",
         "{\"type\":\"object\",\"minProperties\":2,\"propertyNames\":{\"enum\":[\"x\",\"y\"]}}",

@@ -474,18 +474,26 @@ static struct goal goal_of(const struct nb_link *link, const struct clause *clau
     return goal;
 }
 
-/* In a conjunction the link speaks of one atom for all. */
+/* In a conjunction the link speaks of one atom for all: what breaks any of them will do. */
 static struct goal member_goal(const struct nb_shape *shape, const struct nb_link *link,
                                const struct clause *clause, const struct nb_atom *broken,
                                bool contained) {
     struct goal goal = goal_of(link, clause, broken, contained);
+    bool holds = true;
+    for (uint32_t i = 0; i < clause->n; i++)
+        holds &= clause->holds[i];
     for (uint32_t i = 0; i < link->n_effects && shape->conjunction; i++) {
         const struct nb_effect *e = &link->effects[i];
-        if (e->counter == UINT32_MAX && e->root < MOST_ROOTS) {
+        if (e->counter != UINT32_MAX || e->root >= MOST_ROOTS)
+            continue;
+        goal.yes[e->root / 64] &= ~(UINT64_C(1) << e->root % 64);
+        if (broken)
+            nb_set_bit(goal.no, e->root);
+        else if (holds)
             nb_set_bit(goal.yes, e->root);
-            goal.no[e->root / 64] &= ~goal.yes[e->root / 64];
-        }
     }
+    for (uint32_t w = 0; w < ROOT_WORDS; w++)
+        goal.no[w] &= ~goal.yes[w];
     return goal;
 }
 
@@ -505,6 +513,8 @@ struct plan {
     } way;
     const struct nb_dependency *dependency; /* its key comes, and not what that needs */
     uint32_t extra;                         /* members or items more than must be */
+    bool unnamed; /* members that only their number asks for have keys that no atom names */
+    bool filled;  /* noted: there are others among them */
     /* Not NULL: the value that is the vary_at-th to be planned differs from these. Where it is in
      * the text is noted: n_varied bytes from `varied` on. */
     struct others *vary;
@@ -723,7 +733,7 @@ static uint32_t next_of_key(void *context, uint32_t state, uint8_t byte) {
 
 /* Whether a key makes the atom of the plan fail, by itself or by its value. */
 static bool key_breaks(const struct plan *p, const struct nb_link *link) {
-    struct goal goal = goal_of(link, p->clause, p->broken, false);
+    struct goal goal = member_goal(p->shape, link, p->clause, p->broken, false);
     return nb_any_bit(goal.no, ROOT_WORDS) || !find_atom(link->after, p->broken->id);
 }
 
@@ -811,7 +821,7 @@ static bool object_members(struct completer *c, struct plan *p, uint64_t *keys, 
         if (breaks) {
             link = nb_link_key(c->s, p->shape, rank);
             if (link) {
-                struct goal goal = goal_of(link, p->clause, p->broken, false);
+                struct goal goal = member_goal(p->shape, link, p->clause, p->broken, false);
                 breaking = nb_any_bit(goal.no, ROOT_WORDS);
             }
         }
@@ -819,8 +829,10 @@ static bool object_members(struct completer *c, struct plan *p, uint64_t *keys, 
         for (uint32_t w = 0; w < f->n_words; w++)
             missing +=
                 (uint32_t)__builtin_popcountll(keys[w] & ~(p->frame ? p->frame->extra[w] : 0));
-        if (!needed && !breaking && count + missing >= least)
+        bool fills = !needed && !breaking;
+        if (fills && (count + missing >= least || p->unnamed))
             continue;
+        p->filled |= fills;
         size_t before = out->len;
         bool had = comma;
         if (!link)
@@ -865,31 +877,44 @@ static bool object_text(struct completer *c, struct plan *p, int depth, struct n
  * have no more in them than must be, then with up to most_extra members or items more. */
 typedef bool (*try_fn)(void *context, const struct nb_buf *text);
 
-/* Follows a plan; and where the text is not taken, again, up to most_varied times, with another
- * value in one of its first places. */
+/* Follows a plan: once. */
+static bool follow_plan(struct completer *c, struct plan *plan, int depth, struct nb_buf *text) {
+    plan->planned = 0;
+    plan->n_varied = 0;
+    plan->filled = false;
+    if (++c->work > c->most_work || c->s->failed)
+        return false;
+    bool good = plan->shape->kind == NB_VALUE_ARRAY ? array_text(c, plan, depth, text)
+                                                    : object_text(c, plan, depth, text);
+    return good && !text->failed;
+}
+
+/* Follows a plan; where the text is not taken, again without members that have names and need not
+ * be; and then, up to most_varied times each, with another value in one of its first places. */
 static bool try_plan(struct completer *c, struct plan *plan, uint32_t most_varied, int depth,
                      try_fn try, void *context) {
     enum { PLACES = 4 };
     struct others others = {0};
     bool done = false;
-    uint32_t each = most_varied ? most_varied + 1 : 0;
-    for (uint32_t i = 0; i <= each * PLACES && !done; i++) {
+    plan->vary = NULL;
+    plan->unnamed = false;
+    for (int pass = 0; pass < 2 && !done && (!pass || plan->filled); pass++) {
         struct nb_buf text = {0};
-        if (++c->work > c->most_work || c->s->failed)
-            break;
-        plan->vary = i ? &others : NULL;
-        plan->vary_at = i ? (i - 1) / each : 0;
-        plan->planned = 0;
-        plan->n_varied = 0;
-        if (i && (i - 1) % each == 0)
-            others.n = 0;
-        bool good = plan->shape->kind == NB_VALUE_ARRAY ? array_text(c, plan, depth, &text)
-                                                        : object_text(c, plan, depth, &text);
-        done = good && !text.failed && try(context, &text);
-        if (i && !done &&
-            (!plan->n_varied || !add_other(&others, text.data + plan->varied, plan->n_varied)))
-            i += each - 1 - (i - 1) % each; /* on to the next place */
+        plan->unnamed = pass > 0;
+        done = follow_plan(c, plan, depth, &text) && try(context, &text);
         nb_buf_free(&text);
+    }
+    plan->vary = &others;
+    for (plan->vary_at = 0; plan->vary_at < PLACES && !done && most_varied; plan->vary_at++) {
+        others.n = 0;
+        for (uint32_t i = 0; i <= most_varied && !done; i++) {
+            struct nb_buf text = {0};
+            done = follow_plan(c, plan, depth, &text) && try(context, &text);
+            if (!plan->n_varied || text.failed ||
+                !add_other(&others, text.data + plan->varied, plan->n_varied))
+                i = most_varied; /* on to the next place */
+            nb_buf_free(&text);
+        }
     }
     free(others.hashes);
     return done;
