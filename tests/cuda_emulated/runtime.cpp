@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include <vector>
 
-struct emulated_gpu emulated_gpu = {90, 4, (size_t)512 << 20, 0, 1, 13000};
+struct emulated_gpu emulated_gpu = {90, 16, (size_t)256 << 20, 0, 1, 13000};
 
 struct emulated_stream {
     std::deque<std::function<void()>> work;
@@ -127,9 +127,10 @@ void drain(emulated_stream *s) {
 
 /* The device goes on by itself now and then. */
 void pass_time() {
-    if (streams.empty() || random_below(4))
+    if (streams.empty() || random_below(16))
         return;
-    for (unsigned n = random_below(8); n; n--) {
+    on_device here;
+    for (unsigned n = random_below(32); n; n--) {
         emulated_stream *s = streams[random_below((unsigned)streams.size())];
         if (!s->work.empty())
             do_next(s);
@@ -293,10 +294,12 @@ extern "C" {
     NAME(cudaErrorStubLibrary, "CUDA driver is a stub library")                                    \
     NAME(cudaErrorInsufficientDriver, "CUDA driver version is insufficient")                       \
     NAME(cudaErrorDevicesUnavailable, "device(s) is/are busy or unavailable")                      \
+    NAME(cudaErrorInvalidDeviceFunction, "invalid device function")                                \
     NAME(cudaErrorNoDevice, "no CUDA-capable device is detected")                                  \
     NAME(cudaErrorInvalidDevice, "invalid device ordinal")                                         \
     NAME(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution")            \
     NAME(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered")                         \
+    NAME(cudaErrorInvalidPtx, "a PTX JIT compilation failed")                                      \
     NAME(cudaErrorUnsupportedPtxVersion, "the provided PTX needs a newer driver")                  \
     NAME(cudaErrorInvalidResourceHandle, "invalid resource handle")                                \
     NAME(cudaErrorNotReady, "device not ready")                                                    \

@@ -120,6 +120,25 @@ static void cuda_close(struct nb_backend *backend) {
     free(c);
 }
 
+/* That this build has kernels for the device. */
+static enum nb_status check_code(const struct cuda *c, struct nb_error *err) {
+    cudaError_t code = nb_cuda_check_image();
+    switch (code) {
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorInvalidPtx:
+    case cudaErrorUnsupportedPtxVersion:
+        cudaGetLastError();
+        return nb_fail(err, NB_ERR_UNSUPPORTED,
+                       "cuda: %s has compute capability %d.%d, and this build has code for %s; "
+                       "build with -Dcuda-archs=%d%d (8.0 is the least), or use --backend cpu",
+                       c->properties.name, c->properties.major, c->properties.minor, NB_CUDA_ARCHS,
+                       c->properties.major, c->properties.minor);
+    default:
+        return nb_cuda_check(code, "looking for the GPU's kernels", err);
+    }
+}
+
 /* The device that is visible first; NB_ERR_UNSUPPORTED says why there is none. */
 static enum nb_status find_device(struct cuda *c, struct nb_error *err) {
     int n = 0;
@@ -153,15 +172,7 @@ static enum nb_status find_device(struct cuda *c, struct nb_error *err) {
     if (s == NB_OK)
         s = nb_cuda_check(cudaGetDeviceProperties(&c->properties, c->device),
                           "asking what the GPU is", err);
-    if (s == NB_OK && nb_cuda_check_image() != cudaSuccess) {
-        cudaGetLastError();
-        s = nb_fail(err, NB_ERR_UNSUPPORTED,
-                    "cuda: %s has compute capability %d.%d, and this build has code for %s; build "
-                    "with -Dcuda-archs=%d%d (8.0 is the least), or use --backend cpu",
-                    c->properties.name, c->properties.major, c->properties.minor, NB_CUDA_ARCHS,
-                    c->properties.major, c->properties.minor);
-    }
-    return s;
+    return s == NB_OK ? check_code(c, err) : s;
 }
 
 static enum nb_status check_options(struct cuda *c, struct nb_error *err) {
