@@ -79,7 +79,7 @@ struct own_memory {
 enum {
     WARP = 32,
     SHARED_BEGIN = 1024, /* address of a block's shared memory */
-    STACK_BYTES = 96 * 1024,
+    STACK_BYTES = 96 * 1024 + 11 * 64, /* so that stacks' ends do not share the same cache lines */
     AHEAD = 4096,    /* rounds that a store or a copy may take, less one */
     REMEMBERED = 32, /* words that a lane found to be nothing */
     UNFENCED = 16
@@ -449,11 +449,8 @@ bool run_warp(block &b, warp &w) {
             if (l.waits == ENDED) {
                 w.ended |= 1U << (l.thread % WARP);
                 b.n_ended++;
-                for (lane &other : w.lanes)
-                    if (other.waits == COLLECTIVE) {
-                        try_collective(w, other.mask);
-                        break;
-                    }
+                if (w.meeting)
+                    try_collective(w, w.lanes[(unsigned)__builtin_ctz(w.meeting)].mask);
             }
         }
         any |= now;
@@ -1254,7 +1251,7 @@ void end_blocks() {
 
 void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
             void (*body)(const void *), const void *argument) {
-    enum { MOST_AT_ONCE = 4096 }; /* threads, of a launch that is not together */
+    enum { MOST_AT_ONCE = 1024 }; /* threads, of a launch that is not together */
     unsigned n = blocks.x * blocks.y * blocks.z, most = together ? n : MOST_AT_ONCE / threads;
     most = most < 1 ? 1 : most > n ? n : most;
     if (threads % WARP)
