@@ -67,7 +67,10 @@ static void greedy_continuations(void **state) {
     on_every_version(compare_continuations);
 }
 
-int main(void) {
+/* test_architectures [NAME]: all tests, or one. */
+int main(int argc, char **argv) {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits),
         cmocka_unit_test(greedy_continuations),

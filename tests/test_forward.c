@@ -310,7 +310,10 @@ static int not_mapped(void **state) {
     return 0;
 }
 
-int main(void) {
+/* test_forward [NAME]: all tests, or one. */
+int main(int argc, char **argv) {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         {"logits_of_transformers_mapped", logits_of_transformers, mapped, not_mapped, NULL},
         cmocka_unit_test(layouts),

@@ -13,7 +13,11 @@
 #include <unistd.h>
 #include <vector>
 
-struct emulated_gpu emulated_gpu = {90, 16, (size_t)256 << 20, 0, 1, 13000};
+static int default_capability() {
+    const char *p = getenv("NB_EMULATED_GPU");
+    return p ? atoi(p) : 90;
+}
+struct emulated_gpu emulated_gpu = {default_capability(), 16, (size_t)256 << 20, 0, 1, 13000};
 
 struct emulated_stream {
     std::deque<std::function<void()>> work;
