@@ -436,6 +436,38 @@ static void check_found(const char *schema) {
     nb_grammar_release(g);
 }
 
+/* An end is found from anywhere on the way to items that differ. */
+static void test_way(void **state) {
+    (void)state;
+    static const char *const types[] = {"integer", "number"};
+    static const char *const texts[] = {"[{\"id\":0}", "[{\"id\":0},", "[{\"id\":0},{",
+                                        "[{\"id\":0},{\"id\":", "[{\"id\":0},{\"id\":0"};
+    for (size_t i = 0; i < 10; i++) {
+        const char *text = texts[i / 2], *type = types[i % 2];
+        char schema[300];
+        struct nb_matcher *m;
+        struct nb_error err;
+        struct nb_buf rest = {0};
+        if (i == 8)
+            continue; /* an integer that begins so is 0 again */
+        snprintf(schema, sizeof schema,
+                 "{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":2,\"items\":{\"type\":"
+                 "\"object\",\"required\":[\"id\"],\"additionalProperties\":false,"
+                 "\"properties\":{\"id\":{\"type\":\"%s\"}}}}",
+                 type);
+        struct nb_grammar *g = compile(schema, NULL, NULL);
+        assert_ok(nb_matcher_open(g, &m, &err), err);
+        assert_true(nb_matcher_accept_bytes(m, text, strlen(text)));
+        if (!nb_matcher_finish(m, &rest))
+            fail_msg("%s: %s: no end was found", type, text);
+        assert_true(nb_matcher_accept_bytes(m, rest.data, rest.len));
+        assert_true(nb_matcher_can_end(m));
+        nb_buf_free(&rest);
+        nb_matcher_close(m);
+        nb_grammar_release(g);
+    }
+}
+
 /* A number that has as many digits as are written is a multiple, or is not begun so. */
 static void test_last_digit(void **state) {
     (void)state;
@@ -586,17 +618,12 @@ static void test_shortest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_long_numbers),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_doubts),
-        cmocka_unit_test(test_lenient_patterns),
-        cmocka_unit_test(test_masks),
-        cmocka_unit_test(test_begins),
-        cmocka_unit_test(test_last_digit),
-        cmocka_unit_test(test_found),
-        cmocka_unit_test(test_shortest),
-        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_verdicts),         cmocka_unit_test(test_long_numbers),
+        cmocka_unit_test(test_errors),           cmocka_unit_test(test_doubts),
+        cmocka_unit_test(test_lenient_patterns), cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_begins),           cmocka_unit_test(test_way),
+        cmocka_unit_test(test_last_digit),       cmocka_unit_test(test_found),
+        cmocka_unit_test(test_shortest),         cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@ enum {
     MAX_LITERALS = 40,
     MAX_DEPTH = 24, /* of values within values */
     MAX_TEXT = 1 << 20,
+    MOST_VARIED = 8,    /* values in one place of an item that must differ from others */
     MOST_WALKED = 4000, /* strings, on the way to one that will do */
 };
 
@@ -1077,17 +1078,27 @@ static bool finish_value(struct completer *c, const struct nb_state *s, const st
                          const struct others *others, int depth, struct nb_buf *out) {
     if (link->site->n_roots > MOST_ROOTS)
         return false;
-    for (uint32_t i = 0; i < 2 * link->site->n_roots + 2; i++) {
-        struct nb_buf text = {0};
+    /* Within items that must differ another value may do where one does not. */
+    struct others tried = {0};
+    uint32_t most = s->top && s->top->hashes && !others ? MOST_VARIED : 1;
+    bool good = false;
+    for (uint32_t i = 0; i < 2 * link->site->n_roots + 2 && !good; i++) {
         struct goal goal = nth_goal(link->site, i);
-        goal.others = others;
-        bool good = value_for(c, &goal, 0, &text) && !text.failed &&
-                    go_on(c, s, text.data, text.len, depth, out);
-        nb_buf_free(&text);
-        if (good || c->work > c->most_work)
-            return good;
+        goal.others = others ? others : most > 1 ? &tried : NULL;
+        tried.n = 0;
+        for (uint32_t k = 0; k < most && !good && c->work <= c->most_work; k++) {
+            struct nb_buf text = {0};
+            if (!value_for(c, &goal, 0, &text) || text.failed)
+                k = most;
+            else
+                good = go_on(c, s, text.data, text.len, depth, out);
+            if (!good && k + 1 < most && !add_other(&tried, text.data, text.len))
+                k = most;
+            nb_buf_free(&text);
+        }
     }
-    return false;
+    free(tried.hashes);
+    return good;
 }
 
 static bool finish_container(struct completer *c, const struct nb_state *s, int depth,
@@ -1106,7 +1117,9 @@ static bool finish_container(struct completer *c, const struct nb_state *s, int 
     for (uint32_t i = 0; i < 2 * shape->n_roots + 2 && c->work <= c->most_work; i++) {
         struct goal goal = nth_goal(&site, i);
         nb_formula want = wanted(c, shape, &goal);
-        if (want != NB_FALSE && try_containers(c, shape, f, comma, want, 0, 0, go_on_with, &going))
+        uint32_t extra = f->hashes ? 2 : 0;
+        if (want != NB_FALSE &&
+            try_containers(c, shape, f, comma, want, extra, 0, go_on_with, &going))
             return true;
     }
     return false;
@@ -1309,30 +1322,32 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
     return false;
 }
 
-/* Digits after what is there, up to the end of the number; the shortest way first. */
+/* Digits after what is there, up to the end of the number; the shortest way first. same: to end it
+ * here was tried, for the value is what it was with fewer zeros. */
 static bool finish_number(struct completer *c, const struct nb_state *s, int depth, int digits,
-                          struct nb_buf *out) {
-    static const char bytes[] = "0123456789.-+eE";
-    bool root = !s->top;
-    if (!root) {
-        bool array = s->top->shape->kind == NB_VALUE_ARRAY;
-        struct nb_state ended;
-        /* A space would end it, too, but may not be allowed: what comes behind does. */
-        if (nb_state_end_number(c->r, s, &ended) && finish(c, &ended, depth, out))
-            return true;
-        (void)array;
-    } else if (nb_state_can_end(c->r, s)) {
+                          bool same, struct nb_buf *out) {
+    /* A number that must differ seldom does by zeros. */
+    const char *bytes = s->hashes ? "1234567890.-+eE" : "0123456789.-+eE";
+    struct nb_state ended;
+    if (!s->top && nb_state_can_end(c->r, s))
         return true;
+    /* A space would end it, too, but may not be allowed: what comes behind does. */
+    if (s->top && !same && nb_state_end_number(c->r, s, &ended)) {
+        if (finish(c, &ended, depth, out))
+            return true;
+        same = true;
     }
-    for (size_t i = 0; i < sizeof bytes - 1 && digits < 40; i++) {
+    for (size_t i = 0; bytes[i] && digits < 40; i++) {
         struct nb_state next;
         if (++c->work > c->most_work)
             return false;
         if (!nb_state_step(c->r, s, &next, (uint8_t)bytes[i]))
             continue;
         size_t before = out->len;
+        bool equal =
+            next.phase == NB_NUMBER_POINT || (next.phase == NB_NUMBER_FRACTION && bytes[i] == '0');
         nb_buf_add(out, bytes + i, 1);
-        if (finish_number(c, &next, depth, digits + 1, out))
+        if (finish_number(c, &next, depth, digits + 1, same && equal, out))
             return true;
         out->len = before;
     }
@@ -1364,7 +1379,7 @@ static bool finish(struct completer *c, const struct nb_state *s, int depth, str
     case NB_MODE_STRING:
         return s->lexis ? finish_lexis(c, s, depth, out) : finish_string(c, s, depth, out);
     case NB_MODE_NUMBER:
-        return finish_number(c, s, depth, 0, out);
+        return finish_number(c, s, depth, 0, false, out);
     case NB_MODE_WORD: {
         const char *word = words[s->shape->kind];
         return go_on(c, s, word + s->word, strlen(word) - s->word, depth, out);

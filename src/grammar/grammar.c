@@ -24,6 +24,14 @@ struct nb_matcher {
     struct nb_reader reader;
     struct nb_masker masker;
     struct nb_state state;
+
+    /* What was accepted, and texts that were found to finish it: `text` from byte `from` of the
+     * path on. Looking for one anew, further along, may find none: it is a search that gives up. */
+    struct nb_buf path;
+    struct way {
+        struct nb_buf text;
+        size_t from;
+    } found, kept; /* the last one, and one before it that the path went along */
 };
 
 static enum nb_status new_grammar(const struct nb_vocabulary *vocabulary, struct nb_grammar **out,
@@ -224,6 +232,9 @@ void nb_matcher_close(struct nb_matcher *m) {
     nb_masker_free(&m->masker);
     nb_reader_free(&m->reader);
     nb_grammar_release(m->grammar);
+    nb_buf_free(&m->path);
+    nb_buf_free(&m->found.text);
+    nb_buf_free(&m->kept.text);
     free(m);
 }
 
@@ -252,8 +263,10 @@ bool nb_matcher_accept_bytes(struct nb_matcher *m, const char *bytes, size_t n) 
            nb_state_step(&m->reader, &state[i % 2], &state[(i + 1) % 2], (uint8_t)bytes[i]))
         i++;
     pthread_mutex_unlock(&m->grammar->lock);
-    if (i == n)
+    if (i == n) {
         m->state = state[i % 2];
+        nb_buf_add(&m->path, bytes, n);
+    }
     return i == n;
 }
 
@@ -316,6 +329,28 @@ static bool is_simple(const struct nb_state *s) {
     return s->mode != NB_MODE_COLON && s->mode != NB_MODE_VALUE;
 }
 
+/* How many bytes of a way the path went along, if it did not leave it; else SIZE_MAX. */
+static size_t gone_along(const struct nb_matcher *m, const struct way *way) {
+    size_t n = m->path.len - way->from;
+    bool along = way->text.len && !way->text.failed && !m->path.failed &&
+                 way->from <= m->path.len && n <= way->text.len &&
+                 (!n || memcmp(m->path.data + way->from, way->text.data, n) == 0);
+    return along ? n : SIZE_MAX;
+}
+
+static void keep_way(struct nb_matcher *m, const char *bytes, size_t n, const struct nb_buf *rest) {
+    if (gone_along(m, &m->found) != SIZE_MAX) {
+        struct way swap = m->kept;
+        m->kept = m->found;
+        m->found = swap;
+    }
+    nb_buf_clear(&m->found.text);
+    m->found.from = m->path.len;
+    nb_buf_add(&m->found.text, bytes, n);
+    if (rest->len)
+        nb_buf_add(&m->found.text, rest->data, rest->len);
+}
+
 bool nb_matcher_viable(struct nb_matcher *m, int32_t token) {
     size_t n, i = 0;
     const char *bytes = nb_tokenizer_bytes(m->grammar->vocabulary->tokenizer, token, &n);
@@ -326,8 +361,12 @@ bool nb_matcher_viable(struct nb_matcher *m, int32_t token) {
            nb_state_step(&m->reader, &state[i % 2], &state[(i + 1) % 2], (uint8_t)bytes[i]))
         i++;
     const struct nb_state *end = &state[i % 2];
-    bool viable = i == n && (end->mode == NB_MODE_RAW || end->mode == NB_MODE_DONE ||
-                             is_simple(end) || nb_complete(&m->reader, end, &rest));
+    bool viable =
+        i == n && (end->mode == NB_MODE_RAW || end->mode == NB_MODE_DONE || is_simple(end));
+    if (i == n && !viable && nb_complete(&m->reader, end, &rest)) {
+        viable = true;
+        keep_way(m, bytes, n, &rest);
+    }
     pthread_mutex_unlock(&m->grammar->lock);
     nb_buf_free(&rest);
     return viable;
@@ -336,6 +375,13 @@ bool nb_matcher_viable(struct nb_matcher *m, int32_t token) {
 bool nb_matcher_finish(struct nb_matcher *m, struct nb_buf *out) {
     pthread_mutex_lock(&m->grammar->lock);
     bool found = nb_complete(&m->reader, &m->state, out);
+    for (int i = 0; i < 2 && !found; i++) {
+        const struct way *way = i ? &m->kept : &m->found;
+        size_t n = gone_along(m, way);
+        found = n != SIZE_MAX;
+        if (found)
+            nb_buf_add(out, way->text.data + n, way->text.len - n);
+    }
     pthread_mutex_unlock(&m->grammar->lock);
     return found;
 }
@@ -348,9 +394,10 @@ bool nb_matcher_finish_shortest(struct nb_matcher *m, struct nb_buf *out) {
 }
 
 struct nb_matcher_mark nb_matcher_mark(const struct nb_matcher *m) {
-    return (struct nb_matcher_mark){m->state};
+    return (struct nb_matcher_mark){m->state, m->path.len};
 }
 
 void nb_matcher_reset(struct nb_matcher *m, const struct nb_matcher_mark *mark) {
     m->state = mark->state;
+    m->path.len = mark->bytes;
 }

@@ -92,8 +92,9 @@ enum nb_status nb_matcher_forced(struct nb_matcher *matcher, size_t most, struct
                                  struct nb_error *err);
 
 /* Whether the text can be finished after `token`, which the mask allows: where branches, negations
- * and the like make a mask too generous, a text is looked for. With it no answer ends in a dead
- * end: where this is true, some token is allowed and viable next. */
+ * and the like make a mask too generous, a text is looked for, and kept: nb_matcher_finish gives
+ * what is left of it if it finds no other. So an answer that takes viable tokens, or where there is
+ * none those of that text, ends in no dead end. */
 bool nb_matcher_viable(struct nb_matcher *matcher, int32_t token);
 
 /* Appends a short text that brings what has been accepted to an end. False if none was found. */
@@ -104,6 +105,7 @@ bool nb_matcher_finish_shortest(struct nb_matcher *matcher, struct nb_buf *out);
 /* Places to go back to: valid as long as the matcher. */
 struct nb_matcher_mark {
     struct nb_state state;
+    size_t bytes; /* accepted so far */
 };
 struct nb_matcher_mark nb_matcher_mark(const struct nb_matcher *matcher);
 void nb_matcher_reset(struct nb_matcher *matcher, const struct nb_matcher_mark *mark);
