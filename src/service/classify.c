@@ -131,8 +131,7 @@ void nb_route_classify(struct nb_service *service, struct nb_exchange *x, uint64
     *w = (struct work){.service = service, .exchange = x, .client = client};
     nb_exchange_retain(x);
     x->context = w;
-    if (nb_json_parse(x->body, x->body_bytes, "body", &w->body, &err) != NB_OK) {
-        nb_answer_error(x, 400, err.message, NULL, NULL);
+    if (!nb_read_body(x, &w->body)) {
         free_work(w);
     } else if (read_body(w, &param, &err) != NB_OK) {
         int status = nb_status_of(&err);

@@ -677,14 +677,11 @@ static void route(struct nb_service *service, struct nb_exchange *x, uint64_t cl
     o->chat = chat;
     o->created = (int64_t)time(NULL);
     snprintf(o->id, sizeof o->id, "%s-%s", chat ? "chatcmpl" : "cmpl", x->id);
-    enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", &a->body, &err);
-    if (s != NB_OK || !nb_check_model(service, x, a->body)) {
-        if (s != NB_OK)
-            nb_answer_error(x, 400, err.message, NULL, NULL);
+    if (!nb_read_body(x, &a->body) || !nb_check_model(service, x, a->body)) {
         nb_answering_free(a);
         return;
     }
-    s = read_request(a, o, &err);
+    enum nb_status s = read_request(a, o, &err);
     if (s != NB_OK) {
         nb_answering_free(a);
     } else {

@@ -256,17 +256,11 @@ void nb_route_score(struct nb_service *service, struct nb_exchange *x, uint64_t 
     *s = (struct scoring){.service = service, .exchange = x, .client = client};
     pthread_mutex_init(&s->lock, NULL);
     nb_exchange_retain(x);
-    enum nb_status status = nb_json_parse(x->body, x->body_bytes, "body", &s->body, &err);
-    if (status != NB_OK) {
-        nb_answer_error(x, 400, err.message, NULL, NULL);
+    if (!nb_read_body(x, &s->body) || !nb_check_model(service, x, s->body)) {
         free_scoring(s);
         return;
     }
-    if (!nb_check_model(service, x, s->body)) {
-        free_scoring(s);
-        return;
-    }
-    status = read_body(s, &err);
+    enum nb_status status = read_body(s, &err);
     if (status != NB_OK) {
         nb_answer_failure(x, &err);
         free_scoring(s);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/utf8.h"
 #include "engine/engine.h"
+#include "model/json.h"
 #include "service/service_impl.h"
 
 #include <stdio.h>
@@ -119,6 +120,14 @@ void nb_answer_failure(struct nb_exchange *x, const struct nb_error *err) {
                     status == 400   ? "context_length_exceeded"
                     : status == 429 ? "queue_full"
                                     : NULL);
+}
+
+bool nb_read_body(struct nb_exchange *x, json_t **out) {
+    struct nb_error err;
+    enum nb_status s = nb_json_parse(x->body, x->body_bytes, "body", out, &err);
+    if (s != NB_OK)
+        nb_answer_error(x, s == NB_ERR_MEMORY ? 507 : 400, err.message, NULL, NULL);
+    return s == NB_OK;
 }
 
 static void on_refuse(void *context, const char *path, int status, const char *message,

@@ -66,6 +66,10 @@ void nb_route_warmup(struct nb_service *service, struct nb_exchange *exchange, u
 /* Log probabilities of given continuations. */
 void nb_route_score(struct nb_service *service, struct nb_exchange *exchange, uint64_t client);
 
+/* A request's body, a JSON object, which the caller frees; false after answering what it is
+ * instead. */
+bool nb_read_body(struct nb_exchange *exchange, json_t **out);
+
 /* Whether a body's `model`, if it has one, is the one that there is; false after answering. */
 bool nb_check_model(const struct nb_service *service, struct nb_exchange *exchange,
                     const json_t *body);

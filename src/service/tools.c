@@ -139,17 +139,19 @@ static json_t *call_schema(const struct nb_tools *tools, const json_t *tool, siz
     return schema;
 }
 
-/* Any of the calls that may be made. */
+/* Any of the calls that may be made; NULL if memory ran out. */
 static json_t *calls_schema(const struct nb_tools *tools) {
-    json_t *any = json_array();
+    json_t *any = json_array(), *schema = NULL;
+    bool good = any != NULL;
     size_t i;
     const json_t *tool;
     json_array_foreach(tools->list, i, tool) {
         if (!tools->only || strcmp(tools->only, name_of(tool)) == 0)
-            json_array_append_new(any, call_schema(tools, tool, i));
+            good = good && json_array_append_new(any, call_schema(tools, tool, i)) == 0;
     }
-    json_t *schema = json_array_size(any) == 1 ? json_incref(json_array_get(any, 0))
-                                               : json_pack("{s:O}", "anyOf", any);
+    if (good)
+        schema = json_array_size(any) == 1 ? json_incref(json_array_get(any, 0))
+                                           : json_pack("{s:O}", "anyOf", any);
     json_decref(any);
     return schema;
 }
@@ -157,7 +159,7 @@ static json_t *calls_schema(const struct nb_tools *tools) {
 enum nb_status nb_tools_grammar(struct nb_engine *engine, const struct nb_tools *tools,
                                 struct nb_grammar **out, struct nb_error *err) {
     json_t *schema = calls_schema(tools);
-    if (tools->how == NB_CHAT_CALLS_MISTRAL && !tools->forced) {
+    if (schema && tools->how == NB_CHAT_CALLS_MISTRAL && !tools->forced) {
         schema = json_pack("{s:s, s:o, s:i}", "type", "array", "items", schema, "minItems", 1);
         if (tools->one)
             json_object_set_new(schema, "maxItems", json_integer(1));
