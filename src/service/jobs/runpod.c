@@ -129,6 +129,11 @@ static struct nb_transfer *get(struct nb_worker *w, const char *url, double time
     return t;
 }
 
+static double pause_after_failure(struct poll *p) {
+    p->failures++;
+    return nb_backoff_s(p->failures, RETRY_BASE_S, RETRY_MAX_S);
+}
+
 /* The pause before a poll is made again: as the server asks, or growing with failures. */
 static double pause_after(struct poll *p, const struct nb_client_answer *a) {
     if (a->status == 429 || a->retry_after_s > 0) {
@@ -136,8 +141,7 @@ static double pause_after(struct poll *p, const struct nb_client_answer *a) {
         asked = asked < LONGEST_ASKED_S ? asked : LONGEST_ASKED_S;
         return asked + nb_backoff_s(1, asked / 4, LONGEST_ASKED_S); /* not all at once */
     }
-    p->failures++;
-    return nb_backoff_s(p->failures, RETRY_BASE_S, RETRY_MAX_S);
+    return pause_after_failure(p);
 }
 
 /* Likewise after one that brought nothing: at once, unless the server does not hold polls open. */
@@ -632,7 +636,7 @@ static void take(void *context) {
                            max < MAX_ANSWER_BYTES ? max : MAX_ANSWER_BYTES, on_taken, w);
     nb_buf_free(&url);
     if (!w->take.transfer)
-        nb_timer_set(w->client, &w->take.timer, RETRY_MAX_S);
+        nb_timer_set(w->client, &w->take.timer, pause_after_failure(&w->take));
 }
 
 /* ---- stop signals ---- */
@@ -694,7 +698,7 @@ static void poll_stop(void *context) {
     w->stop.begun_us = nb_now_us();
     w->stop.transfer = get(w, w->stop_url, POLL_S, MAX_SMALL_BYTES, on_stop, w);
     if (!w->stop.transfer)
-        nb_timer_set(w->client, &w->stop.timer, RETRY_MAX_S);
+        nb_timer_set(w->client, &w->stop.timer, pause_after_failure(&w->stop));
 }
 
 /* ---- heartbeats ---- */
