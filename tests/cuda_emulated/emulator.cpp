@@ -137,10 +137,11 @@ struct fiber {
 
 /* ---- a grid ---- */
 
-enum wait { NONE, COLLECTIVE, PHASE, WORD, FLAG, FENCE, MEETING, ENDED };
+enum wait { NONE, COLLECTIVE, PHASE, WORD, FLAG, FENCE, MEETING, LAUNCH, ENDED };
 const char *const wait_names[] = {
-    "nothing", "its warp",   "a barrier's phase",   "a global word",
-    "a flag",  "its stores", "its block's threads", "nothing any more"};
+    "nothing",         "its warp",   "a barrier's phase",   "a global word",
+    "a flag",          "its stores", "its block's threads", "the launch before",
+    "nothing any more"};
 
 struct thread_copy {
     uint32_t to, bytes;
@@ -257,6 +258,8 @@ struct grid {
     uint64_t round, n_waiting_events;
     std::vector<due> due_in;
     uint64_t phases, words; /* counts of events */
+    bool is_first;          /* the launch before has not run: some wait for it */
+    bool after_may_begin;
     fiber scheduler;
     block *b;
     warp *w;
@@ -270,8 +273,12 @@ struct grid {
 
 grid g;
 uint64_t random_state = 1;
-uint8_t *stacks;
-size_t n_stacks;
+/* A launch's, and those of one that runs while that waits. */
+struct {
+    uint8_t *p;
+    size_t n;
+} stacks_of[2];
+unsigned depth;
 
 uint64_t random_bits() {
     uint64_t z = random_state += 0x9E3779B97F4A7C15;
@@ -410,6 +417,8 @@ bool can_run(const lane &l) {
         return *(const uint32_t *)l.at != 0;
     case FENCE:
         return g.round >= l.round;
+    case LAUNCH:
+        return !g.is_first;
     default:
         return false;
     }
@@ -530,6 +539,8 @@ void schedule() {
                 i++;
         }
         idle = any || g.n_waiting_events ? 0 : idle + 1;
+        if (g.is_first && idle > 200)
+            return;
         if (idle > 20000)
             fail("nothing can go on");
     }
@@ -1249,13 +1260,25 @@ void end_blocks() {
 
 } // namespace
 
-void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
-            void (*body)(const void *), const void *argument) {
+void start_launch_after() {
+    g.after_may_begin = true;
+}
+
+void wait_for_launch_before() {
+    if (g.is_first)
+        wait_for(LAUNCH);
+    happens_after(&g);
+}
+
+bool launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
+            void (*body)(const void *), const void *argument, const std::function<void()> &before) {
     enum { MOST_AT_ONCE = 1024 }; /* threads, of a launch that is not together */
     unsigned n = blocks.x * blocks.y * blocks.z, most = together ? n : MOST_AT_ONCE / threads;
     most = most < 1 ? 1 : most > n ? n : most;
     if (threads % WARP)
         fail("a block of part of a warp");
+    uint8_t *&stacks = stacks_of[depth].p;
+    size_t &n_stacks = stacks_of[depth].n;
     if ((size_t)most * threads > n_stacks) {
         if (stacks)
             munmap(stacks, n_stacks * STACK_BYTES);
@@ -1277,6 +1300,7 @@ void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
     g.argument = argument;
     g.round = 1;
     g.due_in.resize(AHEAD);
+    g.after_may_begin = false;
     THREADS_ONLY(g.as_thread = __tsan_get_current_fiber();)
     place.grid = blocks;
     place.threads = {threads, 1, 1};
@@ -1291,11 +1315,25 @@ void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
         for (unsigned i = 0; i < at_once; i++)
             make_block(g.blocks[i], order[first + i], blocks,
                        stacks + (size_t)i * threads * STACK_BYTES);
+        if (before && first == 0) {
+            g.is_first = true;
+            schedule();
+            g.is_first = false;
+            grid mine = grid();
+            thread_place my_place = place;
+            std::swap(mine, g);
+            depth++;
+            before();
+            depth--;
+            std::swap(mine, g);
+            place = my_place;
+        }
         schedule();
         happens_after(&g);
         end_blocks();
         first += at_once;
     }
+    return g.after_may_begin;
 }
 
 } // namespace emulator

@@ -9,10 +9,10 @@
  *     of order except at one address; a fence waits for all that the block stored before it.
  *   - A bulk copy destroys what was at its target when it is begun, and is complete at a random
  *     time. That a thread's read comes before a copy, only its own reads_before_copies() ensures.
- *   - Copies of 16 bytes by a thread, and of boxes by tensor maps, likewise: who does not wait reads
- *     what was destroyed. Products of warpgroups are done at a random time after they are begun; the
- *     registers that they add to hold no numbers until then, and shared memory that threads wrote is
- *     not there for them before a fence. Warps of a warpgroup do not wait for one another.
+ *   - Copies of 16 bytes by a thread, and of boxes by tensor maps, likewise: who does not wait
+ * reads what was destroyed. Products of warpgroups are done at a random time after they are begun;
+ * the registers that they add to hold no numbers until then, and shared memory that threads wrote
+ * is not there for them before a fence. Warps of a warpgroup do not wait for one another.
  *   - Shared memory begins as garbage that the seed decides.
  *
  * So a kernel that is right gives the same bits with every seed. What can be found by looking is an
@@ -23,6 +23,7 @@
 #ifndef NB_TEST_EMULATOR_H
 #define NB_TEST_EMULATOR_H
 
+#include <functional>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,9 +44,12 @@ void seed(uint64_t seed);
 
 /* Runs body(argument) in each thread of a grid of blocks, each of so many threads, and returns when
  * all have ended. All blocks at once if `together` (a cooperative launch); else some, in random
- * order, and others when those have ended. */
-void launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
-            void (*body)(const void *), const void *argument);
+ * order, and others when those have ended. `before`: null, or what runs a launch that this one need
+ * not wait for until its threads say so: it is called when those that have begun have come that
+ * far. Returns whether a thread said that the launch after may begin. */
+bool launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
+            void (*body)(const void *), const void *argument,
+            const std::function<void()> &before = nullptr);
 
 [[noreturn]] void fail(const char *what);
 
@@ -59,6 +63,10 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 /* Barrier `which` of the block, for `threads` threads of it; 0: all that have not ended. */
 void block_meet(int which, unsigned threads);
+
+/* Launches that overlap (griddepcontrol). */
+void start_launch_after();
+void wait_for_launch_before();
 
 /* Shared memory begins at address SHARED_BASE, as on sm_90. */
 uint8_t *shared_memory();

@@ -20,7 +20,11 @@ static int default_capability() {
 struct emulated_gpu emulated_gpu = {default_capability(), 16, (size_t)256 << 20, 0, 1, 13000};
 
 struct emulated_stream {
-    std::deque<std::function<void()>> work;
+    struct item {
+        std::function<void()> what;
+        bool is_kernel;
+    };
+    std::deque<item> work;
 };
 
 struct emulated_event {
@@ -106,27 +110,88 @@ struct on_device {
     }
 };
 
-void execute(const std::function<void()> &what) {
-    if (lost != cudaSuccess)
+/* A kernel that is due and says when the next may begin: it is run when something must wait for it,
+ * so that the one after it can have begun before. */
+struct {
+    const emulated_stream *in;
+    std::function<void()> run;
+} late;
+
+void run_late() {
+    if (!late.run)
         return;
+    on_device here;
+    auto run = std::move(late.run);
+    late.run = nullptr;
+    if (lost == cudaSuccess)
+        run();
+}
+
+bool may_execute() {
+    if (lost != cudaSuccess)
+        return false;
     if (is_faulty(EMULATED_EXECUTION)) {
         lost = fault.code;
-        return;
+        late.run = nullptr;
+        return false;
     }
+    return true;
+}
+
+void execute(const std::function<void()> &what) {
+    run_late();
+    if (!may_execute())
+        return;
     on_device here;
     what();
 }
 
+typedef std::function<bool(const std::function<void()> &before)> kernel_run;
+
+/* Kernels that say when the next one may begin, as they have been seen to. */
+std::vector<const void *> that_say_so;
+
+void execute_kernel(const emulated_stream *stream, const void *kernel, bool overlaps,
+                    const kernel_run &run) {
+    auto says_so = [=] {
+        return std::find(that_say_so.begin(), that_say_so.end(), kernel) != that_say_so.end();
+    };
+    auto run_and_see = [=](const std::function<void()> &before) {
+        if (run(before) && !says_so())
+            that_say_so.push_back(kernel);
+    };
+    on_device here;
+    if (late.run && late.in == stream && overlaps && random_below(2)) {
+        if (!may_execute())
+            return;
+        auto before = std::move(late.run);
+        late.run = nullptr;
+        run_and_see(before);
+        return;
+    }
+    run_late();
+    if (!may_execute())
+        return;
+    if (says_so())
+        late = {stream, [=] { run_and_see(nullptr); }};
+    else
+        run_and_see(nullptr);
+}
+
 void do_next(emulated_stream *s) {
-    auto what = std::move(s->work.front());
+    auto next = std::move(s->work.front());
     s->work.pop_front();
-    execute(what);
+    if (next.is_kernel)
+        next.what();
+    else
+        execute(next.what);
 }
 
 void drain(emulated_stream *s) {
     on_device here;
     while (!s->work.empty())
         do_next(s);
+    run_late();
 }
 
 /* The device goes on by itself now and then. */
@@ -144,6 +209,8 @@ void pass_time() {
 /* What each call begins with: an error if the device is lost, or if this one is to fail. */
 cudaError_t begin(unsigned kind) {
     pass_time();
+    if (kind != EMULATED_LAUNCH)
+        run_late();
     if (lost != cudaSuccess)
         return lost;
     if (!is_faulty(kind))
@@ -163,7 +230,7 @@ cudaError_t begin(unsigned kind) {
 
 void put(emulated_stream *s, std::function<void()> what) {
     if (s)
-        s->work.push_back(std::move(what));
+        s->work.push_back({std::move(what), false});
     else
         execute(what);
 }
@@ -397,6 +464,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
 /* Waits for all that was begun, as CUDA's does. */
 cudaError_t cudaFree(void *p) {
     locked hold(lock);
+    run_late();
     if (!p)
         return done_with(lost);
     for (emulated_stream *s : streams)
@@ -423,6 +491,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags) {
 
 cudaError_t cudaFreeHost(void *p) {
     locked hold(lock);
+    run_late();
     if (!p)
         return done_with(lost);
     for (emulated_stream *s : streams)
@@ -653,7 +722,7 @@ cudaError_t attributes_of(cudaFuncAttributes *out, int arch) {
 }
 
 cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, bool together,
-                  cudaStream_t stream, std::function<void()> body) {
+                  bool overlaps, cudaStream_t stream, std::function<void()> body) {
     BEGIN(EMULATED_LAUNCH);
     check(stream);
     auto limit = shared_limits.find(kernel);
@@ -669,11 +738,15 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes
     /* No more blocks than there are multiprocessors: each has one, and all go on. */
     uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     together = together || blocks <= (uint64_t)emulated_gpu.sm_count;
-    put(stream, [=] {
-        launch(
+    kernel_run run = [=](const std::function<void()> &before) {
+        return launch(
             {grid.x, grid.y, grid.z}, block.x, shared_bytes, together,
-            [](const void *f) { (*(const std::function<void()> *)f)(); }, &body);
-    });
+            [](const void *f) { (*(const std::function<void()> *)f)(); }, &body, before);
+    };
+    if (stream)
+        stream->work.push_back({[=] { execute_kernel(stream, kernel, overlaps, run); }, true});
+    else
+        execute_kernel(stream, kernel, overlaps, run);
     return cudaSuccess;
 }
 

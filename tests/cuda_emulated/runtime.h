@@ -7,6 +7,8 @@
  *     what one from pinned memory reads is what is there then.
  *   - Device memory begins as garbage. The host cannot touch it, nor what follows it: that is a
  *     fault of the process. Mapped memory of the host has another address for the device.
+ *   - A kernel that need not wait for the one before it begins before that has done anything, now
+ *     and then, if that one says that it may.
  *   - The null stream waits for no other, and what is put there is done at once.
  *   - Calls can be made to fail (emulated_fault below), once or, as when a GPU falls off the bus,
  *     from then on.
@@ -202,7 +204,7 @@ namespace emulator {
 cudaError_t set_shared_limit(const void *kernel, int bytes);
 cudaError_t attributes_of(cudaFuncAttributes *out, int arch);
 cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, bool together,
-                  cudaStream_t stream, std::function<void()> body);
+                  bool overlaps, cudaStream_t stream, std::function<void()> body);
 
 } // namespace emulator
 
@@ -220,8 +222,11 @@ template <class T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, T 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...), A &&...a) {
     std::tuple<P...> arguments(std::forward<A>(a)...);
+    bool overlaps = false;
+    for (unsigned i = 0; i < c->numAttrs; i++)
+        overlaps = overlaps || c->attrs[i].val.programmaticStreamSerializationAllowed;
     return emulator::start((const void *)kernel, c->gridDim, c->blockDim, c->dynamicSmemBytes,
-                           false, c->stream, [=] { std::apply(kernel, arguments); });
+                           false, overlaps, c->stream, [=] { std::apply(kernel, arguments); });
 }
 
 /* Of a kernel of one argument. */
@@ -229,7 +234,7 @@ template <class P>
 cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(P), dim3 grid, dim3 block, void **arguments,
                                         size_t shared_bytes, cudaStream_t stream) {
     std::decay_t<P> argument = *(const std::decay_t<P> *)arguments[0];
-    return emulator::start((const void *)kernel, grid, block, shared_bytes, true, stream,
+    return emulator::start((const void *)kernel, grid, block, shared_bytes, true, false, stream,
                            [=] { kernel(argument); });
 }
 

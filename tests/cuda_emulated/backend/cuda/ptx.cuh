@@ -1,5 +1,5 @@
-/* In place of src/backend/cuda/ptx.cuh: the same words, meaning what emulator.h makes of them. Comes
- * first on the include path.
+/* In place of src/backend/cuda/ptx.cuh: the same words, meaning what emulator.h makes of them.
+ * Comes first on the include path.
  */
 #ifndef NB_BACKEND_CUDA_PTX_CUH
 #define NB_BACKEND_CUDA_PTX_CUH
@@ -30,8 +30,14 @@ inline uint64_t *barrier_at(uint32_t address) {
 }
 
 inline void wait_for_kernel_before() {
+#if NB_BULK
+    emulator::wait_for_launch_before();
+#endif
 }
 inline void start_kernel_after() {
+#if NB_BULK
+    emulator::start_launch_after();
+#endif
 }
 
 inline void barrier_init(uint32_t barrier, uint32_t count) {
