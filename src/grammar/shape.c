@@ -415,19 +415,23 @@ static bool fill_values(struct nb_space *s, struct nb_family *f) {
     uint32_t n_keys = f->keys.n;
     f->required = nb_space_alloc(s, (size_t)f->n_atoms * f->n_words, sizeof *f->required);
     f->values = nb_space_alloc(s, (size_t)f->n_atoms * n_keys, sizeof *f->values);
-    if (!f->required || !f->values)
+    f->named = nb_space_alloc(s, (size_t)f->n_atoms * f->n_words, sizeof *f->named);
+    if (!f->required || !f->values || !f->named)
         return false;
     for (uint32_t j = 0; j < f->n_atoms; j++) {
         const struct nb_atom *a = f->atoms[j];
-        if (a->kind != NB_ATOM_OBJECT)
-            continue;
-        for (uint32_t i = 0; i < a->n; i++) {
-            int32_t rank = nb_trie_find(&f->keys, a->keys[i].text, a->keys[i].n);
-            f->values[(size_t)j * n_keys + (uint32_t)rank] = a->values[i];
+        uint64_t *required = f->required + (size_t)j * f->n_words;
+        uint32_t n_named = a->kind == NB_ATOM_OBJECT ? a->n : 0;
+        for (uint32_t i = 0; i < n_named; i++) {
+            uint32_t rank = (uint32_t)nb_trie_find(&f->keys, a->keys[i].text, a->keys[i].n);
+            f->values[(size_t)j * n_keys + rank] = a->values[i];
+            nb_set_bit(f->named + (size_t)j * f->n_words, rank);
         }
+        if (a->kind == NB_ATOM_HAS)
+            nb_set_bit(required, (uint32_t)nb_trie_find(&f->keys, a->keys[0].text, a->keys[0].n));
         for (uint32_t i = 0; i < a->n_required; i++) {
             int32_t rank = nb_trie_find(&f->keys, a->required[i].text, a->required[i].n);
-            nb_set_bit(f->required + (size_t)j * f->n_words, (uint32_t)rank);
+            nb_set_bit(required, (uint32_t)rank);
         }
     }
     return true;
@@ -1288,11 +1292,6 @@ bool nb_shape_keys(struct nb_space *s, struct nb_shape *shape) {
     for (uint32_t i = 0; i < shape->n_atoms; i++) {
         uint32_t j = shape->in_family[i];
         plain &= !shape->atoms[i]->n_patterns && !shape->atoms[i]->names;
-        if (shape->atoms[i]->kind == NB_ATOM_HAS) {
-            int32_t rank =
-                nb_trie_find(&f->keys, shape->atoms[i]->keys[0].text, shape->atoms[i]->keys[0].n);
-            nb_set_bit(required, (uint32_t)rank);
-        }
         for (uint32_t w = 0; w < f->n_words; w++)
             required[w] |= f->required[(size_t)j * f->n_words + w];
     }

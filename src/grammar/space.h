@@ -111,7 +111,8 @@ struct nb_family {
     uint32_t n_words;              /* of a set of them */
     uint32_t *order;               /* [keys.n] by rank: place in the schema's order */
     uint32_t *by_order;            /* [keys.n] ranks */
-    uint64_t *required;            /* [n_atoms, n_words] */
+    uint64_t *required;            /* [n_atoms, n_words] what must be, of NB_ATOM_HAS, too */
+    uint64_t *named;               /* [n_atoms, n_words] those that an atom has values for */
     const struct nb_node **values; /* [n_atoms, keys.n] NULL where an atom does not name the key */
 
     /* Components of `machine`: the distinct patterns; then for some atoms the keys that they do

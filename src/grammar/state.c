@@ -245,21 +245,18 @@ static bool settled(const struct nb_frame *f, const struct nb_shape *shape, uint
     uint32_t j = shape->in_family[i];
     if (!can_settle(a))
         return false;
-    if (a->kind == NB_ATOM_HAS)
-        return has_key(f, &a->keys[0], open);
-    if (count < a->min)
+    if (a->kind == NB_ATOM_OBJECT && count < a->min)
         return false;
-    for (uint32_t k = 0; k < a->n_required; k++) {
-        if (!has_key(f, &a->required[k], open))
+    for (uint32_t w = 0; w < family->n_words; w++) {
+        uint64_t here = open / 64 == w ? UINT64_C(1) << open % 64 : 0;
+        size_t at = (size_t)j * family->n_words + w;
+        if (family->required[at] & ~(f->extra[w] | here))
+            return false;
+        if (family->named[at] & (~f->extra[w] | here))
             return false;
     }
     for (uint32_t k = 0; k < a->n_dependencies; k++) {
         if (!has_key(f, &a->dependencies[k].needs, open))
-            return false;
-    }
-    for (uint32_t rank = 0; rank < family->keys.n && a->n; rank++) {
-        if (family->values[(size_t)j * family->keys.n + rank] &&
-            (rank == open || !nb_bit(f->extra, rank)))
             return false;
     }
     return true;
@@ -475,9 +472,7 @@ static bool would_end(struct nb_reader *r, const struct nb_state *s, const struc
 static bool object_holds(const struct nb_frame *f, uint32_t in_family, const struct nb_atom *a) {
     const struct nb_family *family = f->shape->family;
     const struct nb_trie *keys = &family->keys;
-    if (a->kind == NB_ATOM_HAS)
-        return nb_bit(f->extra, (uint32_t)nb_trie_find(keys, a->keys[0].text, a->keys[0].n));
-    if (f->count < a->min || f->count > a->max)
+    if (a->kind == NB_ATOM_OBJECT && (f->count < a->min || f->count > a->max))
         return false;
     const uint64_t *required = family->required + (size_t)in_family * family->n_words;
     for (uint32_t w = 0; w < family->n_words; w++) {
