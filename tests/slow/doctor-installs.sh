@@ -1,7 +1,7 @@
 #!/bin/sh
-# Ten real installations made with pip, five sound and five broken in known ways, and what the doctor says of
-# them: tests/slow/doctor-installs.sh NIBBLE FOLDER. TAP. Not a part of `make check`: it downloads 6 GB and
-# takes 20 GB in FOLDER, which it leaves there, so that a second run only looks. Needs python3.11 with venv, and jq.
+# Thirteen real installations made with pip, six sound and seven broken in known ways, and what the doctor says
+# of them: tests/slow/doctor-installs.sh NIBBLE FOLDER. TAP. Not a part of `make check`: it downloads 7 GB and
+# takes 23 GB in FOLDER, which it leaves there, so that a second run only looks. Needs python3.11 with venv, and jq.
 #
 # Each is looked at as a user would: nibble doctor --python FOLDER. The sound ones are imported, too, so that
 # "sound" means that Python says so.
@@ -68,7 +68,7 @@ broken() { # name, code of the first finding, text of its title, then options
         "$name: $code is named first"
 }
 
-echo 1..15
+echo 1..19
 install sound-old torch==2.3.1 bitsandbytes==0.42.0 transformers==4.44.2 "numpy<2" scipy
 sound sound-old torch,transformers,bitsandbytes --gpu "RTX 4090" --driver 12.4
 install sound-new torch==2.8.0 bitsandbytes==0.48.1 transformers==4.57.1 accelerate
@@ -79,6 +79,9 @@ install sound-data numpy pandas scipy scikit-learn matplotlib pyarrow opencv-pyt
 sound sound-data numpy,pandas,scipy,sklearn,matplotlib,pyarrow,cv2,jupyterlab
 install sound-docs sentence-transformers datasets jsonschema outlines-core torch==2.8.0 torchvision
 sound sound-docs sentence_transformers,datasets,jsonschema,outlines_core,torchvision --gpu H100 --driver 12.8
+
+install sound-tensorflow tensorflow==2.21.0
+sound sound-tensorflow tensorflow
 
 # A torch that another version lies over: as when a layer of an image, or pip --target, brings some of its files.
 if copy sound-new broken-mixed; then
@@ -105,6 +108,17 @@ broken broken-requirement requirement-violated "tokenizers" --gpu "RTX 4090" --d
 # A name that was removed: every requirement holds, and the import fails.
 install broken-symbol sentence-transformers==2.2.2 transformers==4.44.2 huggingface_hub==0.36.0 torch==2.3.1 "numpy<2"
 broken broken-symbol import-unsatisfied cached_download --gpu "RTX 4090" --driver 12.4
+# Extension modules that were compiled for NumPy 1: every requirement holds here, too.
+install broken-numpy pandas==1.5.3 "numpy<2"
+[ -e "$folder/broken-numpy/two" ] || "$folder/broken-numpy/bin/pip" install -q --no-deps numpy==2.0.2 >&2
+touch "$folder/broken-numpy/two"
+broken broken-numpy numpy-abi "pandas 1.5.3 was compiled for NumPy 1, but NumPy 2.0.2"
+# A package that is deleted in part.
+if copy sound-data broken-gone; then
+    rm -r "$(packages broken-gone)/pandas/core"
+    touch "$folder/broken-gone/made"
+fi
+broken broken-gone missing-file pandas
 # A GPU for which there is no code.
 [ -e "$folder/broken-gpu" ] || ln -s sound-old "$folder/broken-gpu"
 broken broken-gpu gpu-without-code "RTX 5090" --gpu "RTX 5090" --driver 12.8
