@@ -21,7 +21,6 @@ enum {
 
 struct clause {
     uint32_t n;
-    bool full; /* literals were left out */
     uint32_t atoms[MAX_LITERALS];
     bool holds[MAX_LITERALS];
 };
@@ -64,10 +63,8 @@ static bool add_literal(struct clause *c, uint32_t atom, bool holds) {
         if (c->atoms[i] == atom)
             return c->holds[i] == holds;
     }
-    if (c->n == MAX_LITERALS) {
-        c->full = true;
-        return true;
-    }
+    if (c->n == MAX_LITERALS)
+        return true; /* left out */
     c->atoms[c->n] = atom;
     c->holds[c->n++] = holds;
     return true;
