@@ -20,6 +20,11 @@ static void write_bytes(const char *path, const void *data, size_t n) {
     folder_write(site, path, data, n);
 }
 
+/* A text in another folder. */
+static void put_text(const char *folder, const char *path, const char *text) {
+    folder_write(folder, path, text, strlen(text));
+}
+
 static void write_text(const char *path, const char *text) {
     write_bytes(path, text, strlen(text));
 }
@@ -266,11 +271,11 @@ static void test_layouts(void **state) {
     install("user", "1.0", "", "user/__init__.py", NULL);
     /* a project's folder, with an environment of its own in it that does not count */
     snprintf(path, sizeof path, "%s/project", env);
-    folder_write(path, "src.py", "x = 1\n", 6);
-    folder_write(path, ".venv/lib/other.py", "x = 1\n", 6);
-    folder_write(path, "env/pyvenv.cfg", "x = 1\n", 6);
-    folder_write(path, "env/lib/other.py", "x = 1\n", 6);
-    folder_write(path, "real/inner.py", "y = 1\n", 6);
+    put_text(path, "src.py", "x = 1\n");
+    put_text(path, ".venv/lib/other.py", "x = 1\n");
+    put_text(path, "env/pyvenv.cfg", "x = 1\n");
+    put_text(path, "env/lib/other.py", "x = 1\n");
+    put_text(path, "real/inner.py", "y = 1\n");
     /* a package that is a link to a folder elsewhere, and one that leads to itself */
     snprintf(text, sizeof text, "%s/linked", site);
     snprintf(path, sizeof path, "%s/project/real", env);
@@ -317,12 +322,12 @@ static void test_layers(void **state) {
                      env);
     folder_write(env, "pyvenv.cfg", config, (size_t)n);
     /* An older good below has a module that imports what only it has; Python never sees it. */
-    folder_write(other, "good-0.9.dist-info/METADATA", "Name: good\nVersion: 0.9\n", 27);
-    folder_write(other, "good/__init__.py", "", 0);
-    folder_write(other, "good/old.py", "from good.core import gone\n", 27);
-    folder_write(other, "base/__init__.py", "", 0);
-    folder_write(path, "mine-1.dist-info/METADATA", "Name: mine\nVersion: 1\n", 23);
-    folder_write(path, "base/__init__.py", "", 0);
+    put_text(other, "good-0.9.dist-info/METADATA", "Name: good\nVersion: 0.9\n");
+    put_text(other, "good/__init__.py", "");
+    put_text(other, "good/old.py", "from good.core import gone\n");
+    put_text(other, "base/__init__.py", "");
+    put_text(path, "mine-1.dist-info/METADATA", "Name: mine\nVersion: 1\n");
+    put_text(path, "base/__init__.py", "");
     write_text("user/__init__.py", "import base\n");
     install("user", "1.0", "Requires-Dist: mine", "user/__init__.py", NULL);
     assert_int_equal(setenv("HOME", home, 1), 0);
@@ -356,18 +361,18 @@ static void test_own_modules(void **state) {
     static const char library[] = "..";
     char path[1024];
     snprintf(path, sizeof path, "%s/%s", site, library);
-    folder_write(path, "os.py", "", 0);
+    put_text(path, "os.py", "");
     static const char collections[] = "from _collections import *\nclass OrderedDict: pass\n",
                       inspect[] =
                           "from .ast import walk\nfrom ast import *\ndef signature(): pass\n",
                       re[] = "import enum\n@enum.global_enum\nclass Flag: pass\n";
     folder_write(path, "collections/__init__.py", collections + 27, sizeof collections - 28);
-    folder_write(path, "collections/abc.py", "class Mapping: pass\n", 20);
+    put_text(path, "collections/abc.py", "class Mapping: pass\n");
     folder_write(path, "inspect.py", inspect, sizeof inspect - 1);
-    folder_write(path, "ast.py", "def parse(): pass\n", 18);
+    put_text(path, "ast.py", "def parse(): pass\n");
     folder_write(path, "re.py", re, sizeof re - 1);
     folder_write(path, "queue.py", collections, sizeof collections - 1);
-    folder_write(env, "include/python3.12/patchlevel.h", "#define PY_VERSION \"3.12.7\"\n", 28);
+    put_text(env, "include/python3.12/patchlevel.h", "#define PY_VERSION \"3.12.7\"\n");
     static const char fine[] = "from collections import OrderedDict, abc, __name__\n"
                                "from collections.abc import Mapping\n"
                                "from inspect import signature, parse, walk\n"
