@@ -575,6 +575,21 @@ static void test_overwritten(void **state) {
     assert_non_null(strstr(f->evidence, "both/code.py"));
 }
 
+/* So many that lists move while they grow. */
+static void test_many(void **state) {
+    (void)state;
+    char name[32], needs[64] = "";
+    for (int i = 0; i < 400; i++) {
+        snprintf(name, sizeof name, "many%d", i);
+        install(name, "1.0", needs, NULL);
+        snprintf(needs, sizeof needs, "Requires-Dist: many%d==1.0", i);
+    }
+    audit(env);
+    assert_sound();
+    assert_non_null(strstr(find("requirements", NB_SEVERITY_GOOD)->title,
+                           "all 399 requirements of 401 packages hold"));
+}
+
 static void test_two_versions(void **state) {
     (void)state;
     install("Good", "1.1", "", "good/__init__.py", "good/core.py", NULL);
@@ -1045,6 +1060,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_wrong_python, begin, end),
         cmocka_unit_test_setup_teardown(test_leftovers, begin, end),
         cmocka_unit_test_setup_teardown(test_overwritten, begin, end),
+        cmocka_unit_test_setup_teardown(test_many, begin, end),
         cmocka_unit_test_setup_teardown(test_two_versions, begin, end),
         cmocka_unit_test_setup_teardown(test_imports, begin, end),
         cmocka_unit_test_setup_teardown(test_story, begin, end),

@@ -799,9 +799,6 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
                 (!egg || d->n_requires || strcmp(folder, metadata) == 0 || read_egg_requires(s, d));
             snprintf(path, sizeof path, "%s/REQUESTED", folder);
             d->requested = nb_index_get(&s->paths, path_key(root, path, key, sizeof key)) >= 0;
-            int32_t known = nb_index_get(&s->by_name, d->normal);
-            if (ok && known < 0)
-                ok = nb_index_put(&s->by_name, s->dists[s->n_dists].normal, (int32_t)s->n_dists);
             s->n_dists++;
         }
     }
@@ -809,7 +806,8 @@ static bool add_dist(struct nb_stack *s, size_t root, const char *folder, const 
     return ok;
 }
 
-/* The list of distributions may move while it grows, and the table of names points into it. */
+/* Once all are there: the list of distributions moves while it grows, and the table of names points
+ * into it. */
 static bool index_names(struct nb_stack *s) {
     nb_index_free(&s->by_name);
     for (size_t i = 0; i < s->n_dists; i++) {
