@@ -89,7 +89,7 @@ cudaError_t map_weights(struct args &a, int tiles) {
             continue;
         if (encode(maps[i], CU_TENSOR_MAP_DATA_TYPE_UINT64, 4, (void *)a.g.w.data, dims, strides,
                    box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
             return cudaErrorInvalidValue;
     }

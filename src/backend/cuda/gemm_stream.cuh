@@ -32,15 +32,16 @@ enum {
     STREAM_BLOCKS = 4, /* of 8 tokens, at most */
 };
 
-/* SHARED: bytes that a block may take. */
+/* SHARED: bytes that a block may take. TABLE_AT: the shared address of the table of pairs, where it
+ * is known beforehand (of dynamic memory with 1 KiB before it, which the system keeps), or 0. */
 struct hopper {
     static constexpr bool WGMMA = true;
-    static constexpr int WARPS = 16, STAGES = 3, ROW_BITS = 8, SHARED = 232448;
+    static constexpr int WARPS = 16, STAGES = 3, ROW_BITS = 8, SHARED = 232448, TABLE_AT = 1024;
 };
 
 struct generic {
     static constexpr bool WGMMA = false;
-    static constexpr int WARPS = 8, STAGES = 2, ROW_BITS = 7, SHARED = 101376;
+    static constexpr int WARPS = 8, STAGES = 2, ROW_BITS = 7, SHARED = 101376, TABLE_AT = 0;
 };
 
 template <class T> constexpr int stream_threads = 32 * T::WARPS + 32;
@@ -172,7 +173,10 @@ template <class T, bool SCALED> struct worker {
     int32_t warp, lane;
 
     __device__ __forceinline__ uint32_t look_up(uint32_t index) const {
-        return load_32(r.base + index);
+        if constexpr (T::TABLE_AT != 0)
+            return load_32_behind<T::TABLE_AT>(index);
+        else
+            return load_32(r.base + index);
     }
 
     __device__ __forceinline__ void load_codes(uint32_t (&codes)[4], uint32_t piece,
@@ -231,7 +235,7 @@ template <class T, bool SCALED> struct worker {
     __device__ __forceinline__ float2 scales(struct piece from, struct nested_rows rows, int32_t u,
                                              int32_t p) const {
         return scales_of(a, rows, from, u, p, [&](uint32_t code) {
-            return T::ROW_BITS == 8 ? load_f32(r.base + 128 + (code << 8 | 4 * lane))
+            return T::ROW_BITS == 8 ? __uint_as_float(look_up((code << 8 | 4 * lane) + 128))
                                     : load_f32(r.base + (256 << T::ROW_BITS) + 4 * code);
         });
     }
@@ -387,7 +391,9 @@ template <class T, bool SCALED> struct worker {
         look_up_all(even, d.codes);
         load_codes(d.codes, d.piece, 1);
         do {
-            uint32_t x = r.x(a), empty = r.empty(a);
+            /* The same in all lanes, and by this the compiler knows it: what wgmma's descriptors are
+             * made of is then in uniform registers. */
+            uint32_t x = __shfl_sync(~0u, r.x(a), 0), empty = r.empty(a);
             float2 scale = d.scale;
             bool more = count > 1;
             multiply_and_decode<0>(sums, even, odd, d, x, scale, more, rows);
@@ -580,6 +586,8 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t full = address_of(barriers), empty = full + 8 * T::STAGES;
 
+    if (T::TABLE_AT && address_of(shared) != T::TABLE_AT)
+        __trap();
     start_kernel_after();
     if (threadIdx.x == 0) {
         prefetch_maps(a);

@@ -219,6 +219,13 @@ __device__ __forceinline__ uint32_t load_32(uint32_t address) {
     return v;
 }
 
+/* The word at address + OFFSET, which takes no addition. */
+template <int OFFSET> __device__ __forceinline__ uint32_t load_32_behind(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(v) : "r"(address), "n"(OFFSET));
+    return v;
+}
+
 __device__ __forceinline__ uint32_t load_8(uint32_t address) {
     uint32_t v;
     asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address));

@@ -118,6 +118,9 @@ inline int32_t load_flag(const int32_t *flag) {
 inline uint32_t load_32(uint32_t address) {
     return *(const uint32_t *)emulator::shared_at(address, 4);
 }
+template <int OFFSET> inline uint32_t load_32_behind(uint32_t address) {
+    return load_32(address + OFFSET);
+}
 inline uint32_t load_8(uint32_t address) {
     return *emulator::shared_at(address, 1);
 }
