@@ -34,7 +34,13 @@ struct completer {
     struct nb_reader *r;
     struct nb_space *s;
     uint32_t work, most_work; /* values and clauses tried */
+    bool no_memory;           /* for one of them */
 };
+
+static void drop(struct completer *c, struct nb_buf *text) {
+    c->no_memory |= text->failed;
+    nb_buf_free(text);
+}
 
 /* What a value is to be: of its site's roots, those in `yes` true and those in `no` false. Sites
  * with more roots are not planned for. */
@@ -70,10 +76,11 @@ static bool add_literal(struct clause *c, uint32_t atom, bool holds) {
     return true;
 }
 
-static bool clauses_open(struct clauses *c) {
-    c->n = 0;
-    c->list = malloc(MAX_CLAUSES * sizeof *c->list);
-    return c->list;
+static bool clauses_open(struct completer *c, struct clauses *to) {
+    to->n = 0;
+    to->list = malloc(MAX_CLAUSES * sizeof *to->list);
+    c->no_memory |= !to->list;
+    return to->list;
 }
 
 static void add_clause(struct clauses *to, const struct clause *clause) {
@@ -82,9 +89,9 @@ static void add_clause(struct clauses *to, const struct clause *clause) {
 }
 
 /* All pairs of a clause of a and one of b, into a. */
-static bool multiply(struct clauses *a, const struct clauses *b) {
+static bool multiply(struct completer *c, struct clauses *a, const struct clauses *b) {
     struct clauses product;
-    if (!clauses_open(&product))
+    if (!clauses_open(c, &product))
         return false;
     for (uint32_t i = 0; i < a->n; i++) {
         for (uint32_t j = 0; j < b->n && product.n < MAX_CLAUSES; j++) {
@@ -114,9 +121,9 @@ static bool expand_all(struct completer *c, const nb_formula *args, uint32_t n, 
         struct clauses one;
         if (i == except)
             continue;
-        if (!clauses_open(&one))
+        if (!clauses_open(c, &one))
             return false;
-        good = expand(c, args[i], holds, &one) && multiply(out, &one);
+        good = expand(c, args[i], holds, &one) && multiply(c, out, &one);
         free(one.list);
     }
     return good;
@@ -127,7 +134,7 @@ static bool expand_any(struct completer *c, const nb_formula *args, uint32_t n, 
     bool good = true;
     for (uint32_t i = 0; i < n && good && out->n < most; i++) {
         struct clauses one;
-        if (!clauses_open(&one))
+        if (!clauses_open(c, &one))
             return false;
         good = expand(c, args[i], holds, &one);
         for (uint32_t j = 0; j < one.n && good && out->n < most; j++)
@@ -144,10 +151,10 @@ static bool expand_one(struct completer *c, const nb_formula *args, uint32_t n,
     bool good = expand_any(c, args, n, true, MAX_CLAUSES * 3 / 4, out);
     for (uint32_t i = 0; i < n && good && out->n < MAX_CLAUSES; i++) {
         struct clauses yes, no;
-        if (!clauses_open(&yes))
+        if (!clauses_open(c, &yes))
             return false;
-        good = clauses_open(&no) && expand(c, args[i], true, &yes) &&
-               expand_all(c, args, n, false, i, &no) && multiply(&yes, &no);
+        good = clauses_open(c, &no) && expand(c, args[i], true, &yes) &&
+               expand_all(c, args, n, false, i, &no) && multiply(c, &yes, &no);
         for (uint32_t j = 0; j < yes.n && good; j++)
             add_clause(out, &yes.list[j]);
         free(yes.list);
@@ -303,6 +310,7 @@ static bool set_string(const struct nb_shape *shape, const struct goal *goal, st
         nb_buf_add(out, text.data, text.len);
         found = true;
     }
+    out->failed |= text.failed;
     nb_buf_free(&text);
     return found;
 }
@@ -866,6 +874,7 @@ static bool object_members(struct completer *c, struct plan *p, uint64_t *keys, 
 static bool object_text(struct completer *c, struct plan *p, int depth, struct nb_buf *out) {
     uint64_t *keys = calloc(p->shape->family->n_words + 1, sizeof *keys);
     bool good = keys && object_members(c, p, keys, depth, out);
+    c->no_memory |= !keys;
     free(keys);
     nb_buf_add(out, "}", 1);
     return good;
@@ -900,7 +909,7 @@ static bool try_plan(struct completer *c, struct plan *plan, uint32_t most_varie
         struct nb_buf text = {0};
         plan->unnamed = pass > 0;
         done = follow_plan(c, plan, depth, &text) && try(context, &text);
-        nb_buf_free(&text);
+        drop(c, &text);
     }
     plan->vary = &others;
     for (plan->vary_at = 0; plan->vary_at < PLACES && !done && most_varied; plan->vary_at++) {
@@ -911,7 +920,7 @@ static bool try_plan(struct completer *c, struct plan *plan, uint32_t most_varie
             if (!plan->n_varied || text.failed ||
                 !add_other(&others, text.data + plan->varied, plan->n_varied))
                 i = most_varied; /* on to the next place */
-            nb_buf_free(&text);
+            drop(c, &text);
         }
     }
     free(others.hashes);
@@ -922,7 +931,7 @@ static bool try_containers(struct completer *c, struct nb_shape *shape,
                            const struct nb_frame *frame, bool comma, nb_formula want,
                            uint32_t most_extra, int depth, try_fn try, void *context) {
     struct clauses clauses;
-    if (!clauses_open(&clauses))
+    if (!clauses_open(c, &clauses))
         return false;
     bool done = false;
     expand(c, want, true, &clauses);
@@ -962,7 +971,7 @@ static bool keep_if_good(void *context, const struct nb_buf *text) {
         nb_buf_clear(k->best);
         nb_buf_add(k->best, whole.data, whole.len);
     }
-    nb_buf_free(&whole);
+    drop(k->c, &whole);
     return good;
 }
 
@@ -996,7 +1005,7 @@ static bool kind_for(struct completer *c, const struct goal *goal, enum nb_value
         nb_buf_clear(best);
         nb_buf_add(best, text.data, text.len);
     }
-    nb_buf_free(&text);
+    drop(c, &text);
     return good;
 }
 
@@ -1018,7 +1027,7 @@ static bool value_for(struct completer *c, const struct goal *goal, int depth, s
     }
     nb_buf_add(out, best.data ? best.data : "", best.len);
     bool found = best.len > 0;
-    nb_buf_free(&best);
+    drop(c, &best);
     return found;
 }
 
@@ -1091,7 +1100,7 @@ static bool finish_value(struct completer *c, const struct nb_state *s, const st
                 good = go_on(c, s, text.data, text.len, depth, out);
             if (!good && k + 1 < most && !add_other(&tried, text.data, text.len))
                 k = most;
-            nb_buf_free(&text);
+            drop(c, &text);
         }
     }
     free(tried.hashes);
@@ -1144,7 +1153,7 @@ static bool finish_member(struct completer *c, const struct nb_state *s, int dep
             continue;
         nb_buf_add_json_string(&text, key->text, key->n);
         bool good = !text.failed && go_on(c, s, text.data, text.len, depth, out);
-        nb_buf_free(&text);
+        drop(c, &text);
         if (good)
             return true;
     }
@@ -1218,7 +1227,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
         for (uint64_t i = s->length; i < shape->min; i++)
             nb_buf_add(&text, "a", 1);
         bool good = !text.failed && go_on(c, s, text.data, text.len, depth, out);
-        nb_buf_free(&text);
+        drop(c, &text);
         return good;
     }
     if (shape->string == NB_STRING_SET && s->at) {
@@ -1234,7 +1243,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
             struct nb_buf text = {0};
             nb_buf_add_json_string(&text, key->text + depth_here, key->n - depth_here);
             bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
-            nb_buf_free(&text);
+            drop(c, &text);
             if (good)
                 return true;
         }
@@ -1260,7 +1269,7 @@ static bool finish_string(struct completer *c, const struct nb_state *s, int dep
         nb_buf_add_json_string(&text, rest, bytes);
         free(rest);
         bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
-        nb_buf_free(&text);
+        drop(c, &text);
         if (good)
             return true;
     }
@@ -1292,7 +1301,7 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
             nb_buf_add_json_string(&text, f->keys.keys[rank].text + read,
                                    f->keys.keys[rank].n - read);
             bool good = !text.failed && go_on(c, s, text.data + 1, text.len - 1, depth, out);
-            nb_buf_free(&text);
+            drop(c, &text);
             if (good)
                 return true;
         }
@@ -1307,7 +1316,7 @@ static bool finish_key(struct completer *c, const struct nb_state *s, int depth,
         nb_buf_add_json_string(&text, rest, bytes);
         free(rest);
         bool good = !text.failed && bytes && go_on(c, s, text.data + 1, text.len - 1, depth, out);
-        nb_buf_free(&text);
+        drop(c, &text);
         if (good)
             return true;
     }
@@ -1395,14 +1404,20 @@ bool nb_complete(struct nb_reader *r, const struct nb_state *state, struct nb_bu
     if (state->mode == NB_MODE_RAW) {
         char *text;
         size_t n;
-        if (nb_lazy_shortest(r->raw, state->at, &text, &n, NULL) != NB_OK)
-            return false;
-        nb_buf_add(out, text, n);
-        free(text);
-        return !out->failed;
+        enum nb_status s = nb_lazy_shortest(r->raw, state->at, &text, &n, NULL);
+        if (s == NB_OK) {
+            nb_buf_add(out, text, n);
+            free(text);
+        }
+        if (s == NB_ERR_MEMORY || out->failed)
+            r->failed = NB_ERR_MEMORY;
+        return s == NB_OK && !out->failed;
     }
     bool found = finish(&c, state, 0, out) && !out->failed;
-    if (!found)
+    if (!found) {
         out->len = before;
+        if (c.no_memory || out->failed)
+            r->failed = NB_ERR_MEMORY;
+    }
     return found;
 }

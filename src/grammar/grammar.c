@@ -393,6 +393,13 @@ bool nb_matcher_finish_shortest(struct nb_matcher *m, struct nb_buf *out) {
     return found;
 }
 
+enum nb_status nb_matcher_check(struct nb_matcher *m, struct nb_error *err) {
+    pthread_mutex_lock(&m->grammar->lock);
+    enum nb_status s = check(m->grammar, &m->reader, err);
+    pthread_mutex_unlock(&m->grammar->lock);
+    return s;
+}
+
 struct nb_matcher_mark nb_matcher_mark(const struct nb_matcher *m) {
     return (struct nb_matcher_mark){m->state, m->path.len};
 }

@@ -97,10 +97,14 @@ enum nb_status nb_matcher_forced(struct nb_matcher *matcher, size_t most, struct
  * none those of that text, ends in no dead end. */
 bool nb_matcher_viable(struct nb_matcher *matcher, int32_t token);
 
-/* Appends a short text that brings what has been accepted to an end. False if none was found. */
+/* Appends a short text that brings what has been accepted to an end. False if none was found:
+ * nb_matcher_check says whether that was for want of memory. */
 bool nb_matcher_finish(struct nb_matcher *matcher, struct nb_buf *out);
 /* The shortest, as nb_complete_shortest has it: for an answer's end, not for each token. */
 bool nb_matcher_finish_shortest(struct nb_matcher *matcher, struct nb_buf *out);
+
+/* What keeps the matcher from going on, if anything: NB_ERR_MEMORY, NB_ERR_LIMIT. */
+enum nb_status nb_matcher_check(struct nb_matcher *matcher, struct nb_error *err);
 
 /* Places to go back to: valid as long as the matcher. */
 struct nb_matcher_mark {

@@ -676,7 +676,7 @@ static enum nb_status go_on(struct run *r, size_t *n, struct nb_error *err) {
     enum nb_status s = NB_OK;
     if (!is_long(r))
         s = nb_matcher_forced(m, MAX_FORCED_BYTES, &bytes, err);
-    else if (!nb_matcher_finish(m, &bytes))
+    else if (!nb_matcher_finish(m, &bytes) && (s = nb_matcher_check(m, err)) == NB_OK)
         s = nb_fail(err, NB_ERR_LIMIT, "the answer did not come to an end: \"%.200s\"",
                     r->text->data ? r->text->data + r->begin : "");
     *n = bytes.len;
@@ -745,7 +745,7 @@ enum nb_status nb_answer_reserve(struct nb_engine *engine, const struct nb_answe
     struct nb_tokens tokens = {0};
     *n = SPARE;
     enum nb_status s = nb_matcher_open(options->grammar, &m, err);
-    if (s == NB_OK && !nb_matcher_finish(m, &shortest))
+    if (s == NB_OK && !nb_matcher_finish(m, &shortest) && (s = nb_matcher_check(m, err)) == NB_OK)
         s = nb_fail(err, NB_ERR_UNSUPPORTED, "no answer that fulfils the schema was found");
     if (s == NB_OK)
         s = nb_tokenizer_encode(engine->tokenizer, shortest.data ? shortest.data : "", shortest.len,
