@@ -196,14 +196,14 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     if (i == 0) {
         for (int32_t k = 0; k < MAX_STAGES; k++) {
             barrier_init(&sh.full[k], 1);
-            barrier_init(&sh.empty[k], MMA_WARPS);
+            barrier_init(&sh.empty[k], MMA_WARPS * ARRIVALS);
         }
         for (int32_t k = 0; k < SLOTS; k++) {
-            barrier_init(&sh.slot_full[k], MMA_WARPS);
-            barrier_init(&sh.slot_free[k], 1);
+            barrier_init(&sh.slot_full[k], MMA_WARPS * ARRIVALS);
+            barrier_init(&sh.slot_free[k], ARRIVALS);
         }
-        barrier_init(&sh.list_ready, 1);
-        barrier_init(&sh.weights_ready, 1);
+        barrier_init(&sh.list_ready, ARRIVALS);
+        barrier_init(&sh.weights_ready, ARRIVALS);
         barriers_ready();
     }
     for (int32_t k = i; k < 256 * 32; k += THREADS) {

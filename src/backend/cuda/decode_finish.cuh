@@ -39,8 +39,7 @@ __device__ __forceinline__ void collect(finisher &w, uint32_t tile, float (&v)[4
         }
     }
     __syncwarp();
-    if (w.lane == 0)
-        barrier_arrive(&w.sh.slot_free[slot]);
+    warp_arrives(&w.sh.slot_free[slot], w.lane);
     if (COLUMNS < 8) { /* the warps' other chunks */
         for (int k = 0; k < 4; k++) {
             if (COLUMNS == 2)
@@ -510,8 +509,8 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
             make_list(p, sh, lane);
         }
         __syncwarp();
-        if (lane == 0 && !p.m.dense)
-            barrier_arrive(&sh.list_ready);
+        if (!p.m.dense)
+            warp_arrives(&sh.list_ready, lane);
         /* In a dense model this is what keeps the router from running ahead. */
         take_rms(p, x.squares_expert, lane, inverse_rms);
         if (!p.m.dense) {
@@ -520,8 +519,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
                 weigh(p, sh, t, inverse_rms[t], lane);
         }
         __syncwarp();
-        if (lane == 0)
-            barrier_arrive(&sh.weights_ready);
+        warp_arrives(&sh.weights_ready, lane);
         __threadfence(); /* what was cleared a layer ago */
         if (layer > 0)
             clear_exchange(p, layer - 1, lane);

@@ -75,8 +75,7 @@ __device__ __forceinline__ void wait_for_weights(worker &w) {
 __device__ __forceinline__ void free_stage(worker &w) {
     reads_before_copies();
     __syncwarp();
-    if (w.lane == 0)
-        barrier_arrive(&w.sh.empty[w.ring.stage]);
+    warp_arrives(&w.sh.empty[w.ring.stage], w.lane);
     w.ring.next(w.p);
 }
 
@@ -214,10 +213,8 @@ __device__ __forceinline__ void load_two_units(worker &w, const places &l, uint3
     }
     reads_before_copies();
     __syncwarp();
-    if (w.lane == 0) {
-        barrier_arrive(&w.sh.empty[stage0]);
-        barrier_arrive(&w.sh.empty[stage1]);
-    }
+    warp_arrives(&w.sh.empty[stage0], w.lane);
+    warp_arrives(&w.sh.empty[stage1], w.lane);
 }
 
 /* Adds them times b0 and b1 to sum0 and sum1, which may be the same. */
@@ -294,8 +291,7 @@ __device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float 
         to[3 * 64] = sum[3];
     }
     __syncwarp();
-    if (w.lane == 0)
-        barrier_arrive(&w.sh.slot_full[slot]);
+    warp_arrives(&w.sh.slot_full[slot], w.lane);
 }
 
 /* How many tiles there were so far is kept in shared memory: registers are scarce. */
@@ -434,11 +430,9 @@ __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l
     float2 offset = shared_load_floats(mine + l.offset);
     reads_before_copies();
     __syncwarp();
-    if (w.lane == 0) {
-        barrier_arrive(&w.sh.empty[stage0]);
-        if (two)
-            barrier_arrive(&w.sh.empty[stage1]);
-    }
+    warp_arrives(&w.sh.empty[stage0], w.lane);
+    if (two)
+        warp_arrives(&w.sh.empty[stage1], w.lane);
     const float *values = w.sh.nested_values + (w.lane & 7);
     scale0 = __fadd_rn(__fmul_rn(values[code0 * 8], scale0), offset.x);
     scale1 = __fadd_rn(__fmul_rn(values[code1 * 8], scale1), offset.y);

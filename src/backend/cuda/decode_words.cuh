@@ -17,6 +17,20 @@ __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity) {
     }
 }
 
+/* A warp arrives at a barrier by one thread: what the others did comes before that by __syncwarp.
+ * compute-sanitizer's racecheck does not follow it, so in a build for it (NB_DECODE_RACECHECK) each
+ * thread arrives. */
+#ifdef NB_DECODE_RACECHECK
+enum { ARRIVALS = 32 };
+#else
+enum { ARRIVALS = 1 };
+#endif
+
+__device__ __forceinline__ void warp_arrives(uint64_t *b, int32_t lane) {
+    if (ARRIVALS == 32 || lane == 0)
+        barrier_arrive(b);
+}
+
 /* A word that was not written yet. No arithmetic makes it: NaN is 0x7FFFFFFF in f32 and 0x7FFF in
  * bf16. */
 #define NOTHING 0xFFFFFFFFU
