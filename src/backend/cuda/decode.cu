@@ -38,7 +38,7 @@
  *     fits a limit in how fast a warp gets through its instructions, with four warps a scheduler.
  *   - Above 512 positions a context is split, among all blocks there are: 2.3 us more a layer at
  *     1,025 positions than at 129, 15 at 8,192, where reading keys and values takes 7.4. (With
- *     fewer splits, of 16 pages each, 12 at 1,025.)
+ *     fewer splits, of 16 pages each, 11 at 1,025.)
  *   - With the ring full of requests the L2 cache is slow to answer: so x of down is asked for four
  *     units ahead and before gate and up's end.
  *   - Lanes without a token that load zeros from one place make that line of the L2 cache a
