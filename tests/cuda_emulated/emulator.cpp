@@ -1280,8 +1280,13 @@ bool launch(index3 blocks, unsigned threads, size_t shared_bytes, bool together,
     uint8_t *&stacks = stacks_of[depth].p;
     size_t &n_stacks = stacks_of[depth].n;
     if ((size_t)most * threads > n_stacks) {
-        if (stacks)
+        if (stacks) {
+#ifdef ADDRESS_SANITIZER
+            /* The address sanitizer keeps what it knew of the stacks; other memory comes there. */
+            __asan_unpoison_memory_region(stacks, n_stacks * STACK_BYTES);
+#endif
             munmap(stacks, n_stacks * STACK_BYTES);
+        }
         n_stacks = (size_t)most * threads;
         stacks = (uint8_t *)mmap(nullptr, n_stacks * STACK_BYTES, PROT_READ | PROT_WRITE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -607,7 +607,7 @@ size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, w
     place(&layout, &w->start.turns, T * (d / 2));
     place(&layout, &w->route.logits, T * E);
     place(&layout, &w->route.arrived, T + 1);
-    w->group.arrived = w->route.arrived + T;
+    w->group.arrived = base ? w->route.arrived + T : nullptr;
     place(&layout, &w->route.expert, T * K + 4);
     place(&layout, &w->route.weight, T * K);
     place(&layout, &w->group.begin, E + 1);
