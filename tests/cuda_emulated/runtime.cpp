@@ -462,20 +462,25 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
 }
 
 /* Waits for all that was begun, as CUDA's does. */
-cudaError_t cudaFree(void *p) {
+static cudaError_t release(std::map<const void *, allocation> &memory, void *p, const char *what) {
     locked hold(lock);
     run_late();
     if (!p)
         return done_with(lost);
     for (emulated_stream *s : streams)
         drain(s);
-    auto i = device_memory.find(p);
-    if (i == device_memory.end())
-        forbidden("cudaFree of what is not there");
-    device_bytes -= i->second.bytes;
+    auto i = memory.find(p);
+    if (i == memory.end())
+        forbidden(what);
+    if (&memory == &device_memory)
+        device_bytes -= i->second.bytes;
     unmap(i->second);
-    device_memory.erase(i);
+    memory.erase(i);
     return done_with(lost);
+}
+
+cudaError_t cudaFree(void *p) {
+    return release(device_memory, p, "cudaFree of what is not there");
 }
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags) {
@@ -490,18 +495,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags) {
 }
 
 cudaError_t cudaFreeHost(void *p) {
-    locked hold(lock);
-    run_late();
-    if (!p)
-        return done_with(lost);
-    for (emulated_stream *s : streams)
-        drain(s);
-    auto i = host_memory.find(p);
-    if (i == host_memory.end())
-        forbidden("cudaFreeHost of what is not there");
-    unmap(i->second);
-    host_memory.erase(i);
-    return done_with(lost);
+    return release(host_memory, p, "cudaFreeHost of what is not there");
 }
 
 cudaError_t cudaHostGetDevicePointer(void **out, void *host, unsigned) {

@@ -168,7 +168,7 @@ __global__ void write_kv(nb_cuda_model m, nb_cuda_step s, int layer, const float
 /* A query head of a token over all positions up to its own that its window holds: softmax with a
  * running maximum. A warp; sums of values in shared memory, [d]. */
 __global__ void attend(nb_cuda_model m, nb_cuda_step s, int layer, const float *qkv, float *out) {
-    float *sum_of_values = nb_dynamic_shared<float>();
+    NB_DYNAMIC_SHARED(16, float, sum_of_values);
     int32_t d = m.head_width, h = blockIdx.x, t = blockIdx.y, lane = threadIdx.x;
     int32_t g = h / (m.n_heads / m.n_kv_heads), last = s.position[t];
     int32_t first = m.window && last >= m.window ? last - m.window + 1 : 0;

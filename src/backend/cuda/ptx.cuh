@@ -7,6 +7,8 @@
 #ifndef NB_BACKEND_CUDA_PTX_CUH
 #define NB_BACKEND_CUDA_PTX_CUH
 
+#include "backend/cuda/shared.cuh"
+
 #include <cuda.h>
 #include <stdint.h>
 
@@ -15,13 +17,6 @@
 #else
 #define NB_BULK 0
 #endif
-
-/* Shared memory of the block: NB_SHARED(float, sums, [8][N]) declares sums; of dynamic memory,
- * `name` is where it begins, aligned to so many bytes. */
-#define NB_SHARED(type, name, dimensions) __shared__ type name dimensions
-#define NB_DYNAMIC_SHARED(align, type, name)                                                       \
-    extern __shared__ __align__(align)                                                             \
-    type name[]
 
 namespace {
 

@@ -227,7 +227,8 @@ __global__ void __launch_bounds__(THREADS) quantize(const tables t, int fp4, int
 __global__ void __launch_bounds__(256) quantize_absmax(const float *absmax, int64_t n, float offset,
                                                        const float *values, uint8_t *codes,
                                                        float *nested) {
-    float(&table)[256] = nb_shared<float[256]>(), (&most_of)[8] = nb_shared<float[8]>();
+    NB_SHARED(float, table, [256]);
+    NB_SHARED(float, most_of, [8]);
     int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
     table[threadIdx.x] = values[threadIdx.x];
     float centred = i < n ? __fadd_rn(absmax[i], -offset) : 0;

@@ -4,6 +4,8 @@
 #ifndef NB_BACKEND_CUDA_PTX_CUH
 #define NB_BACKEND_CUDA_PTX_CUH
 
+#include "backend/cuda/shared.cuh"
+
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
@@ -13,12 +15,6 @@
 #else
 #define NB_BULK 0
 #endif
-
-#define NB_SHARED(type, name, dimensions)                                                          \
-    static const char name##_tag = 0;                                                              \
-    typedef type name##_type dimensions;                                                           \
-    name##_type &name = *(name##_type *)emulator::shared_static(&name##_tag, sizeof(name##_type))
-#define NB_DYNAMIC_SHARED(align, type, name) type *name = (type *)emulator::shared_memory()
 
 namespace {
 

@@ -4,13 +4,10 @@
 
 #include <cuda_runtime.h>
 
-template <class T> inline T &nb_shared() {
-    static const char tag = 0;
-    return *(T *)emulator::shared_static(&tag, sizeof(T));
-}
-
-template <class T> inline T *nb_dynamic_shared() {
-    return (T *)emulator::shared_memory();
-}
+#define NB_SHARED(type, name, dimensions)                                                          \
+    static const char name##_tag = 0;                                                              \
+    typedef type name##_type dimensions;                                                           \
+    name##_type &name = *(name##_type *)emulator::shared_static(&name##_tag, sizeof(name##_type))
+#define NB_DYNAMIC_SHARED(align, type, name) type *name = (type *)emulator::shared_memory()
 
 #endif
