@@ -7,7 +7,7 @@ set -u
 . "$(dirname "$0")/server.sh"
 
 mkdir -p "$tmp/actions/books"
-start --model "$root/models/demo" --max-sequences 4 --prompts "$root/prompts" --schemas "$root/schemas" --actions "$tmp/actions"
+start --model "$root/models/demo" --max-sequences 4 --drain 120 --prompts "$root/prompts" --schemas "$root/schemas" --actions "$tmp/actions"
 ask /healthz
 expect "alive" answers 200 '.status == "ok"'
 ask /readyz
@@ -241,13 +241,14 @@ for name in request waiting first_token token_gap; do
 done
 expect "queue, batch, tokens, pages, prefixes, latencies${missing:+: not $missing}" [ -z "${missing:-}" ]
 
-# SIGTERM waits for what runs. A connection that is open hears that no more is taken.
-curl -s -m 60 -o "$tmp/long" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 900, "ignore_eos": true}' &
+# SIGTERM waits for what runs (thirty seconds unless told otherwise, which 900 tokens may take under a sanitizer on a busy
+# machine). A connection that is open hears that no more is taken.
+curl -s -m 120 -o "$tmp/long" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 900, "ignore_eos": true}' &
 long=$!
-curl -s -m 60 -o "$tmp/first" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 600, "ignore_eos": true}' --next -s -o "$tmp/ready" -w '%{http_code} ' "$url/readyz" \
+curl -s -m 120 -o "$tmp/first" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 600, "ignore_eos": true}' --next -s -o "$tmp/ready" -w '%{http_code} ' "$url/readyz" \
     --next -s -o "$tmp/second" -D "$tmp/headers" -w '%{http_code} %{num_connects}' "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 3}' >"$tmp/codes" &
 draining=$!
-curl -s -m 60 -o "$tmp/last" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 200, "ignore_eos": true}' &
+curl -s -m 120 -o "$tmp/last" "$url/v1/completions" -d '{"prompt": "a", "max_tokens": 200, "ignore_eos": true}' &
 client=$!
 three_run() { [ "$(metric nibble_running)" = 3 ]; }
 until_ 10 three_run

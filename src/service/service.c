@@ -440,7 +440,9 @@ bool nb_service_drain(struct nb_service *s, double timeout_s) {
         return done;
     /* What is answered must still be sent; clients that do not read may not keep it forever. */
     double left_ms = timeout_s * 1000 - (double)(nb_now_us() - begun) / 1000;
-    return nb_http_drain(s->http, left_ms > LEAST_SEND_MS ? left_ms : LEAST_SEND_MS) && done;
+    bool sent = nb_http_drain(s->http, left_ms > LEAST_SEND_MS ? left_ms : LEAST_SEND_MS);
+    /* What was late may have been answered while that was waited for. */
+    return sent && (done || nb_scheduler_drain(s->scheduler, 0));
 }
 
 void nb_service_close(struct nb_service *s) {
