@@ -460,6 +460,7 @@ static void test(bool brief) {
         {"natural bf16", NATURAL, 67, 1152, 0, 0, NB_CUDA_STORE_BF16},
         {"rotary f32", ROTARY, 192, 256, 64, 128, NB_CUDA_STORE_F32},
         {"gate and up, padded", GATE_UP, 2 * 72, 256, 0, 0, NB_CUDA_SILU},
+        {"nested blocks end in rows", NATURAL, 300, 768, 0, 0, NB_CUDA_STORE_F32},
         {"tiny", NATURAL, 24, 128, 0, 0, NB_CUDA_STORE_F32},
     };
 #else
