@@ -234,11 +234,96 @@ static double plain_read_gbps() {
 }
 
 #ifdef NB_DECODE_TRACE
-/* Where the time of a step goes: for each phase of a layer, the mean over blocks and layers, and of
- * that the time until operands were there and that spent waiting for weights. */
+/* What note() in decode_state.cuh tells of, in its order in a layer. later: 1 if it belongs to the
+ * layer that follows the one from whose end times are counted. */
+static const struct {
+    const char *name;
+    int note, other; /* of both finishers */
+    int later;
+} events[] = {
+    {"down: sums there", 56, 60, 0},
+    {"down: added up", 57, 61, 0},
+    {"down: passed on", 58, 62, 0},
+    {"down: mma warps done", 6, 6, 0},
+    {"q, k, v: begun", 0, 0, 1},
+    {"q, k, v: x there", 8, 8, 1},
+    {"q, k, v: mma warps done", 1, 1, 1},
+    {"q, k, v: root mean square known", 35, 39, 1},
+    {"q, k, v: sums there", 32, 36, 1},
+    {"q, k, v: added up", 33, 37, 1},
+    {"q, k, v: passed on", 34, 38, 1},
+    {"attention: old keys asked for", 27, 27, 1},
+    {"attention: last warp has its head", 28, 28, 1},
+    {"attention: last warp's head ready", 29, 29, 1},
+    {"attention: all heads ready", 24, 24, 1},
+    {"attention: first warp has attended", 25, 25, 1},
+    {"attention: all have", 30, 30, 1},
+    {"attention: stored", 31, 31, 1},
+    {"attention: done", 26, 26, 1},
+    {"o: begun", 2, 2, 1},
+    {"o: x there", 10, 10, 1},
+    {"o: mma warps done", 3, 3, 1},
+    {"o: sums there", 40, 44, 1},
+    {"o: added up", 41, 45, 1},
+    {"o: passed on", 42, 46, 1},
+    {"router: scores added up", 16, 16, 1},
+    {"router: list made", 17, 17, 1},
+    {"router: weights known", 19, 19, 1},
+    {"router: fence passed", 20, 20, 1},
+    {"gate, up: x there", 12, 12, 1},
+    {"gate, up: mma warps have the list", 14, 14, 1},
+    {"gate, up: producer has the list", 22, 22, 1},
+    {"gate, up: mma warps done", 5, 5, 1},
+};
+
+/* The median over layers of when the first block, the median and the last came to each event, in us
+ * since the last block had multiplied the layer before; and of how long a layer took. t: as
+ * nb_cuda_decode_trace, of B blocks and L layers. */
+static void print_timeline(const unsigned long long *t, int B, int L) {
+    enum { NOTES = 64 };
+    auto at = [&](int b, int l, int i) { return t[((size_t)b * (L + 1) + l) * NOTES + i]; };
+    auto median = [](std::vector<double> v) {
+        std::sort(v.begin(), v.end());
+        return v.empty() ? 0 : v[v.size() / 2];
+    };
+    auto last_block = [&](int l) {
+        unsigned long long end = 0;
+        for (int b = 0; b < B; b++)
+            end = std::max(end, at(b, l, 6));
+        return end;
+    };
+    std::vector<double> layer;
+    for (int l = 2; l + 2 < L; l++)
+        layer.push_back((double)(last_block(l) - last_block(l - 1)) / 1e3);
+    for (auto &e : events) {
+        std::vector<double> first, middle, last;
+        for (int l = 2; l + 1 < L; l++) {
+            std::vector<double> all;
+            unsigned long long end = last_block(l - 1);
+            for (int b = 0; b < B; b++) {
+                for (int i : {e.note, e.other}) {
+                    unsigned long long v = at(b, l - 1 + e.later, i);
+                    if (v) /* not all blocks attend, or have two tiles */
+                        all.push_back(((double)v - (double)end) / 1e3);
+                }
+            }
+            if (all.empty())
+                continue;
+            std::sort(all.begin(), all.end());
+            first.push_back(all[0]);
+            middle.push_back(all[all.size() / 2]);
+            last.push_back(all.back());
+        }
+        if (!last.empty())
+            printf("#   %-36s first %7.2f, median %7.2f, last %7.2f\n", e.name, median(first),
+                   median(middle), median(last));
+    }
+    printf("#   a layer %.2f us\n", median(layer));
+}
+
 static void print_trace(struct cuda_random_model *m, struct cuda_random_step *s, void *work) {
     int L = m->model.n_layers, B = m->limits.sm_count;
-    size_t n = (size_t)B * (L + 1) * 32;
+    size_t n = (size_t)B * (L + 1) * 64;
     CUDA_CHECK(cudaMalloc(&nb_cuda_decode_trace, n * 8));
     CUDA_CHECK(cudaMemset(nb_cuda_decode_trace, 0, n * 8));
     for (int i = 0; i < 2; i++)
@@ -247,35 +332,7 @@ static void print_trace(struct cuda_random_model *m, struct cuda_random_step *s,
     std::vector<unsigned long long> t = download<unsigned long long>(nb_cuda_decode_trace, n);
     CUDA_CHECK(cudaFree(nb_cuda_decode_trace));
     nb_cuda_decode_trace = nullptr;
-    auto at = [&](int b, int l, int i) { return t[((size_t)b * (L + 1) + l) * 32 + i]; };
-    const char *names[] = {"qkv", "attention", "o", "list", "gate_up", "down"};
-    double layer = 0;
-    for (int i = 0; i < 6; i++) {
-        double sum = 0, first = 0, stall = 0;
-        std::vector<double> span;
-        for (int l = 1; l < L - 1; l++) {
-            unsigned long long begin = 0, end = 0;
-            for (int b = 0; b < B; b++) {
-                sum += (double)(at(b, l, i + 1) - at(b, l, i));
-                if (at(b, l, 8 + i))
-                    first += (double)(at(b, l, 8 + i) - at(b, l, i));
-                stall += (double)at(b, l, 16 + i);
-                begin = std::max(begin, at(b, l, i));
-                end = std::max(end, at(b, l, i + 1));
-            }
-            span.push_back((double)end - (double)begin);
-        }
-        double k = (double)B * (L - 2);
-        std::sort(span.begin(), span.end());
-        printf(
-            "#   %-9s mean %6.2f us, operands after %5.2f, waits for weights %6.2f; last to last "
-            "%6.2f\n",
-            names[i], sum / k / 1e3, first / k / 1e3, stall / k / 1980 / 2,
-            span[span.size() / 2] / 1e3);
-        layer += sum / k;
-    }
-    printf("#   layer %.2f us; head %.2f\n", layer / 1e3,
-           (double)(at(0, L, 1) - at(0, L, 0)) / 1e3);
+    print_timeline(t.data(), B, L);
 }
 #endif
 

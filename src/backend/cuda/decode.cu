@@ -30,6 +30,16 @@
  * is there 4.1 us after down, q, k and v take 2.5 then, attention and its way 7.9, o 2.5, x of the
  * experts' 2.3, gate and up 34.9, down 17.5. The products alone would take 45 us at the rate of a
  * plain read. What is known of the rest:
+ *   - What is between the products, in us since the last block had multiplied the layer before (the
+ *     trace of tests/cuda_decode.cu prints it, and more): that block's rows of x are passed on at
+ *     0.8; x is there at 1.0 in the median block, at 3.1 in the last; the last rows of q, k and v are
+ *     passed on at 7.2; a head of queries is there at 7.2 to 7.7, all are ready at 8.5, attended to at
+ *     10.5, all warps' sums combined at 11.8; x of o is there at 12.8 in most blocks, and in the 8
+ *     that attended at 14.6, which so are the last with o, at 17.4; its rows are passed on at 17.9,
+ *     scores added up at 18.9, the list made at 19.7. A trip through the L2 cache is 0.4 to 0.7 us of
+ *     that. The rest is code that runs once a layer, and blocks that come late: those that attend,
+ *     and the 20 that have a tile of gate and up more than others. Some come 3 us after the others
+ *     although all that they wait for is there.
  *   - Gate and up and down run at 76 % of that rate. Bulk copies as they are here reach 4,100 GB/s
  *     (units are no multiple of 128 bytes; such copies reach 4,570, and 4,540 in four parts), but
  *     units of 17,024 bytes gain 1 to 4 % at 1 token and nothing in more, and parts lose 5: what
@@ -59,7 +69,7 @@
 #include <string.h>
 
 #ifdef NB_DECODE_TRACE
-unsigned long long *nb_cuda_decode_trace; /* device: [sm_count, n_layers + 1, 32] */
+unsigned long long *nb_cuda_decode_trace; /* device: [sm_count, n_layers + 1, NOTES] */
 #endif
 
 namespace {
@@ -114,8 +124,10 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
 #pragma unroll 1
     for (int32_t step = 0; step < HEAD * L + (p.s.n_logits > 0); step++) {
         int32_t layer = step / HEAD, phase = layer < L ? step % HEAD : HEAD;
-        if (phase == GATE_UP)
+        if (phase == GATE_UP) {
             wait_for_list(w.p, w.sh, layer);
+            note(p, layer, 22);
+        }
         const matrix &m = p.matrices[phase];
         phase_tiles t = tiles_of(p, w.sh, layer, phase);
         unit_order<COLUMNS>(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {

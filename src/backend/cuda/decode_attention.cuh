@@ -191,6 +191,8 @@ __device__ __forceinline__ void prepare_head(const worker &w, int32_t layer, int
     float x[N];
     take_words(raw, from + w.lane, WIDTH);
     __syncwarp();
+    if (w.warp == MMA_WARPS - 1 && w.lane == 0)
+        note(w.p, layer, 28);
 #pragma unroll
     for (int i = 0; i < N; i++)
         x[i] = __uint_as_float(raw[i]);
@@ -292,7 +294,8 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
 #pragma unroll 1
     for (int i = 1; i <= AHEAD; i++)
         prefetch(item + i * WARPS);
-        /* The last warps first: the first ones have most to wait for. */
+    stamp(w, layer, 27);
+    /* The last warps first: the first ones have most to wait for. */
 #pragma unroll 1
     for (int32_t i = MMA_WARPS - 1 - w.warp; i < group + 2 * u.n_new; i += MMA_WARPS) {
         int32_t n = i - group, kind = i < group ? 0 : n < u.n_new ? 1 : 2;
@@ -303,6 +306,8 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
                             : kind == 1 ? w.sh.keys[0] + n * WIDTH
                                         : w.sh.values[0] + n * WIDTH);
     }
+    if (w.warp == MMA_WARPS - 1 && w.lane == 0)
+        note(w.p, layer, 29);
     /* Finishers must be done with the sums of tiles, where sums of attention go. */
     uint32_t tile = w.sh.tile[w.warp];
 #pragma unroll 1
@@ -338,6 +343,7 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
     if (w.q == 0)
         *(float2 *)w.sh.maximum_sum[w.warp][w.g] = make_float2(a.maximum, a.sum);
     mma_warps_meet();
+    stamp(w, layer, 30);
     /* All warps' sums: a lane a column. */
     int32_t n_warps = n_items < WARPS ? n_items : WARPS;
     const exchange x = exchange_of(w.p, layer);
@@ -372,6 +378,7 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
                 store_float(part + WIDTH + column, column ? sum : most);
         }
     }
+    stamp(w, layer, 31);
     if (u.split == 0 && w.warp == MMA_WARPS - 1) /* keys and values stay until all meet again */
         write_kv<WIDTH>(w, u, layer);
     mma_warps_meet();

@@ -19,10 +19,19 @@ struct finisher {
     bool active;
 };
 
+/* For a trace: what of a tile is done, 0-3. */
+__device__ __forceinline__ void note_tile(const finisher &w, int32_t layer, int32_t phase,
+                                          int32_t what) {
+    if (phase < HEAD && w.lane == 0)
+        note(w.p, layer, 32 + phase * 8 + w.f * 4 + what);
+}
+
 template <int COLUMNS>
-__device__ __forceinline__ void collect(finisher &w, uint32_t tile, float (&v)[4]) {
+__device__ __forceinline__ void collect(finisher &w, int32_t layer, int32_t phase, uint32_t tile,
+                                        float (&v)[4]) {
     uint32_t slot = tile % SLOTS;
     barrier_wait(&w.sh.slot_full[slot], tile / SLOTS & 1);
+    note_tile(w, layer, phase, 0);
     v[0] = v[1] = v[2] = v[3] = 0;
     const float *from = slot_place(w.table, tile, 0, 0) + w.lane;
     if (w.p.s.n_tokens > 1) {
@@ -260,6 +269,7 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
         } else if (i == w.f) {
             take_rms(p, phase == GATE_UP ? x.squares_expert : x.squares_attention, w.lane,
                      w.sh.inverse_rms[w.f]);
+            note_tile(w, layer, phase, 3);
         }
         if (layer < 0) {
             for (int k = 0; k < 4; k++) {
@@ -270,10 +280,12 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
             }
             __syncwarp();
         } else {
-            collect<COLUMNS>(w, w.tile + i, v);
+            collect<COLUMNS>(w, layer, phase, w.tile + i, v);
+            note_tile(w, layer, phase, 1);
         }
         if (stream) {
             finish_stream(w, layer, phase, i, v, norms, router);
+            note_tile(w, layer, phase, 2);
             continue;
         }
         for (int k = 0; k < 4; k++)
@@ -285,6 +297,7 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
         } else {
             publish_rows(w, layer, phase, tile, v);
         }
+        note_tile(w, layer, phase, 2);
     }
     if (layer >= 0)
         w.tile += n;
@@ -488,6 +501,10 @@ __device__ __forceinline__ void clear_exchange(const params &p, int32_t layer, i
 }
 
 __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane) {
+    auto done = [&](int32_t layer, int32_t i) {
+        if (lane == 0)
+            note(p, layer, i);
+    };
     int32_t T = p.s.n_tokens, n = p.m.n_experts * T;
     bool few = n == 4 || n == 8 || n == 16;
     float *inverse_rms = sh.inverse_rms[FINISHERS];
@@ -499,6 +516,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
                 add_few_scores(p, sh, layer, lane);
             else
                 add_many_scores(p, sh, layer, lane);
+            done(layer, 16);
             if (lane < MAX_SCORES / MAX_TOKENS / 32)
                 sh.used[lane] = 0;
             __syncwarp();
@@ -511,8 +529,10 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
         __syncwarp();
         if (!p.m.dense)
             warp_arrives(&sh.list_ready, lane);
+        done(layer, 17);
         /* In a dense model this is what keeps the router from running ahead. */
         take_rms(p, x.squares_expert, lane, inverse_rms);
+        done(layer, 18);
         if (!p.m.dense) {
 #pragma unroll 1
             for (int32_t t = 0; t < T; t++)
@@ -520,9 +540,12 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
         }
         __syncwarp();
         warp_arrives(&sh.weights_ready, lane);
+        done(layer, 19);
         __threadfence(); /* what was cleared a layer ago */
+        done(layer, 20);
         if (layer > 0)
             clear_exchange(p, layer - 1, lane);
+        done(layer, 21);
     }
 }
 

@@ -32,15 +32,11 @@ struct worker {
 #endif
 };
 
-/* In a build with NB_DECODE_TRACE, a block's first warp notes for each layer: 0-6 when phases
- * began, 8-13 when their operands were there, in ns, and 16-21 cycles spent waiting for weights. */
+/* What the first warp of a block does, for a trace (see note). */
 #ifdef NB_DECODE_TRACE
 __device__ __forceinline__ void stamp(const worker &w, int32_t layer, int32_t i) {
-    if (w.p.trace && w.warp == 0 && w.lane == 0) {
-        unsigned long long now;
-        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
-        w.p.trace[((size_t)blockIdx.x * (w.p.m.n_layers + 1) + layer) * 32 + i] = now;
-    }
+    if (w.warp == 0 && w.lane == 0)
+        note(w.p, layer, i);
 }
 
 __device__ __forceinline__ void enter(worker &w, int32_t layer, int32_t phase) {

@@ -161,6 +161,29 @@ struct ring {
     }
 };
 
+/* A build with NB_DECODE_TRACE notes when things happen, in ns: NOTES of each block and layer. mma
+ * warps (by the first of each block, unless said): 0-6 when they began with q, k and v; attention;
+ * o; the list of experts; gate and up; down; and ended; 8-13 when the operands of those were there,
+ * 14 when the list was. Attention: 27 keys and values asked for, 28 the last warp has its head of
+ * queries and 29 has it ready, 24 all have, 25 attended, 30 all have, 31 stored, 26 all have. The
+ * router: 16 scores added up, 17 list made, 18 and 19 experts' weights, 20 and 21 words of the last
+ * layer cleared. The producer: 22 it has the list. Finisher f at phase P: 32 + 8 P + 4 f and so on:
+ * all warps' sums are there, added up, passed on, and the root mean square is known. */
+enum { NOTES = 64 };
+
+#ifdef NB_DECODE_TRACE
+__device__ __forceinline__ void note(const params &p, int32_t layer, int32_t i) {
+    if (p.trace && layer >= 0 && i < NOTES) {
+        unsigned long long now;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+        p.trace[((size_t)blockIdx.x * (p.m.n_layers + 1) + layer) * NOTES + i] = now;
+    }
+}
+#else
+__device__ __forceinline__ void note(const params &, int32_t, int32_t) {
+}
+#endif
+
 /* The first rows, in their tensor, of halves of a phase's tiles. */
 struct tile_rows {
     int32_t phase, n_tiles; /* n_tiles: of one expert */
