@@ -43,9 +43,11 @@ const test_shape shapes[] = {
     /* name, V, L, D, H, G, d, E, K, F, blocks, tokens, long, window, norms, dense, tied, kinds */
     {"mixture", 48, 3, 128, 2, 1, 128, 8, 2, 128, 3, {1, 3, 5, 8}},
     /* Rows of down in units of 32 chunks: two tiles together, in twos. */
-    {"wide experts", 16, 2, 64, 1, 1, 128, 4, 1, 2048, 2, {2, 4, 7}},
+    {"wide experts", 16, 2, 64, 1, 1, 128, 4, 1, 2048, 2, {1, 2, 4, 7}},
+    /* And of three: two and one. */
+    {"wider experts", 16, 2, 64, 1, 1, 128, 4, 2, 6144, 3, {1, 3}},
     /* A row of o is two such units, which stay in registers. */
-    {"many heads", 16, 2, 64, 32, 4, 128, 4, 2, 64, 2, {4, 6}, false, 0, true},
+    {"many heads", 16, 2, 64, 32, 4, 128, 4, 2, 64, 2, {1, 4, 6}, false, 0, true},
     {"dense", 40, 3, 128, 2, 2, 128, 1, 1, 192, 5, {1, 2, 5}, false, 40, false, true, true, false,
      NB_CUDA_ABSMAX},
     {"heads of 64, tied", 64, 2, 128, 8, 2, 64, 16, 4, 64, 4, {1, 4, 8}, false, 0, true, false,

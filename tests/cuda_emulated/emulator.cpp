@@ -82,6 +82,7 @@ enum {
     STACK_BYTES = 96 * 1024 + 11 * 64, /* so that stacks' ends do not share the same cache lines */
     AHEAD = 4096,    /* rounds that a store or a copy may take, less one */
     REMEMBERED = 32, /* words that a lane found to be nothing */
+    MANY = 256,      /* so many without a wait: it asks for more words than are remembered */
     UNFENCED = 16
 };
 
@@ -806,9 +807,10 @@ uint32_t load_word(const void *p) {
         return *at;
     }
     for (unsigned i = 0; i < REMEMBERED; i++) {
-        if (l.nothing[i] != p)
+        if (l.nothing[i] != p && l.n_nothing < MANY)
             continue;
         l.nothing[i] = nullptr;
+        l.n_nothing = 0;
         l.at = p;
         wait_for(WORD);
         happens_after(p);
