@@ -107,9 +107,9 @@ __device__ __forceinline__ void add_to_stream(finisher &w, int32_t i, const floa
     square[0] = square[1] = 0;
     for (int k = 0; k < 4; k++) {
         float *x = &w.sh.x[i][w.g + k / 2 * 8][w.t + k % 2];
-        float sum = *x + v[k];
-        if (w.active)
-            *x = sum;
+        float sum = v[k];
+        if (w.active) /* others have no token of their own: t is an active lane's */
+            *x = sum += *x;
         square[k % 2] += sum * sum;
         y[k] = sum * norm[k / 2];
     }
