@@ -159,6 +159,9 @@ __device__ __forceinline__ void fetch_weights(const args &a, int32_t e, int32_t 
             scales = s.scale_bytes + first * a.scale_stride; /* offsets in a unit */
 #if NB_BULK
     struct piece to = piece_at(a, stage, tiles, 0);
+    /* All lanes have seen that the stage is free: one that looks later might find it used and freed
+     * once more, and wait for ever. */
+    __syncwarp();
     if (threadIdx.x % 32 == 0) {
         barrier_expect(barrier, tiles * a.slot_bytes);
         copy_box(to.codes, a.codes, codes / 8, u, tile, e, barrier, policy);
