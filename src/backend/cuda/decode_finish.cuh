@@ -455,7 +455,8 @@ __device__ __forceinline__ void make_list(const params &p, shared &sh, int32_t l
     }
     if (lane == 0) {
         sh.n_list = n;
-        sh.n_own[GATE_UP] = own_share(n * p.matrices[GATE_UP].n_tiles);
+        if (!p.m.dense) /* else it is there already, put by another thread */
+            sh.n_own[GATE_UP] = own_share(n * p.matrices[GATE_UP].n_tiles);
     }
     __syncwarp();
 }
