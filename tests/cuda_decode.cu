@@ -234,6 +234,8 @@ static double plain_read_gbps() {
 }
 
 #ifdef NB_DECODE_TRACE
+enum { NOTES = 64 }; /* of a block and layer, as decode_state.cuh has it */
+
 /* What note() in decode_state.cuh tells of, in its order in a layer. later: 1 if it belongs to the
  * layer that follows the one from whose end times are counted. */
 static const struct {
@@ -280,7 +282,6 @@ static const struct {
  * since the last block had multiplied the layer before; and of how long a layer took. t: as
  * nb_cuda_decode_trace, of B blocks and L layers. */
 static void print_timeline(const unsigned long long *t, int B, int L) {
-    enum { NOTES = 64 };
     auto at = [&](int b, int l, int i) { return t[((size_t)b * (L + 1) + l) * NOTES + i]; };
     auto median = [](std::vector<double> v) {
         std::sort(v.begin(), v.end());
@@ -323,7 +324,7 @@ static void print_timeline(const unsigned long long *t, int B, int L) {
 
 static void print_trace(struct cuda_random_model *m, struct cuda_random_step *s, void *work) {
     int L = m->model.n_layers, B = m->limits.sm_count;
-    size_t n = (size_t)B * (L + 1) * 64;
+    size_t n = (size_t)B * (L + 1) * NOTES;
     CUDA_CHECK(cudaMalloc(&nb_cuda_decode_trace, n * 8));
     CUDA_CHECK(cudaMemset(nb_cuda_decode_trace, 0, n * 8));
     for (int i = 0; i < 2; i++)
