@@ -117,7 +117,26 @@ struct phase_tiles {
     return t;
 }
 
-/* All units that this block's mma warps will take, in their order. One thread. */
+/* Copies a unit into the stage that is next, when that is free. */
+__device__ __forceinline__ void fill_stage(producer &w, const uint8_t *unit, uint32_t bytes) {
+    struct ring &ring = w.ring;
+    uint64_t *full = &w.sh.full[ring.stage];
+    barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
+    barrier_expect(full, bytes);
+    bulk_load(ring.at, unit, bytes, full, w.policy);
+    ring.next(w.p);
+}
+
+/* Which unit of a tile comes next: unit u of the e-th expert, which begins so many bytes from the
+ * tile's first of expert 0. */
+struct unit_place {
+    int32_t e, u;
+    uint64_t at;
+};
+
+/* All units that this block's mma warps will take, in their order. One thread: what it does for
+ * each is little (no division, no address from the beginning), for at the rate of the memory a unit
+ * is a few hundred cycles, with the mma warps' instructions between its own. */
 template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
     const params &p = w.p;
     int32_t L = p.m.n_layers;
@@ -129,22 +148,45 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
             note(p, layer, 22);
         }
         const matrix &m = p.matrices[phase];
-        phase_tiles t = tiles_of(p, w.sh, layer, phase);
-        unit_order<COLUMNS>(m, t.streaming, t.n_experts, t.n, [&](int32_t i, int32_t e, int32_t u) {
-            int32_t tile = own_index(i);
+        const phase_tiles t = tiles_of(p, w.sh, layer, phase);
+        const unit_order order = order_of<COLUMNS>(m, t.streaming);
+        const int32_t units = t.n_experts * m.n_units, n_units = m.n_units;
+        const uint32_t unit_bytes = m.unit_bytes;
+        const uint64_t bytes = m.bytes, tile_bytes = (uint64_t)n_units * unit_bytes;
+        auto first_unit = [&](int32_t i) {
+            int32_t tile = own_index(i), e = 0;
             for (; phase == GATE_UP && tile >= m.n_tiles; e++)
                 tile -= m.n_tiles;
-            const uint8_t *data = t.data;
-            if (phase == GATE_UP || phase == DOWN)
-                data += w.sh.list[e] * m.bytes;
-            struct ring &ring = w.ring;
-            uint64_t *full = &w.sh.full[ring.stage];
-            barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
-            barrier_expect(full, m.unit_bytes);
-            bulk_load(ring.at, data + ((size_t)tile * m.n_units + u) * m.unit_bytes, m.unit_bytes,
-                      full, w.policy);
-            ring.next(p);
-        });
+            return t.data + (phase == GATE_UP ? w.sh.list[e] * bytes : 0) + tile * tile_bytes;
+        };
+        auto of_expert = [&](int32_t e) {
+            return phase == DOWN && e < t.n_experts ? w.sh.list[e] * bytes : 0;
+        };
+#pragma unroll 1
+        for (int32_t i = 0; i < t.n; i += order.tiles) {
+            const uint8_t *tile = first_unit(i);
+            const uint8_t *other =
+                order.tiles > 1 && i + 1 < t.n ? first_unit(i + 1) : nullptr;
+            unit_place next = {0, 0, of_expert(0)};
+#pragma unroll 1
+            for (int32_t left = units; left > 0; left -= order.units) {
+                unit_place here;
+#pragma unroll 1
+                for (const uint8_t *from = tile; from; from = from == tile ? other : nullptr) {
+                    here = next;
+#pragma unroll 1
+                    for (int32_t k = order.units < left ? order.units : left; k > 0; k--) {
+                        fill_stage(w, from + here.at, unit_bytes);
+                        here.at += unit_bytes;
+                        if (++here.u == n_units) {
+                            here.u = 0;
+                            here.at = of_expert(++here.e);
+                        }
+                    }
+                }
+                next = here;
+            }
+        }
     }
 }
 

@@ -708,26 +708,15 @@ __device__ __forceinline__ void multiply_experts(worker &w, const matrix &gate_u
     tiles_done(w, end + n);
 }
 
-/* The order in which the above take units: f(i, e, unit) for the block's i-th tile. Whoever fills
- * the ring follows it. */
-template <int COLUMNS, class F>
-__device__ __forceinline__ void unit_order(const matrix &m, bool streaming, int32_t n_experts,
-                                           int32_t n_tiles, F f) {
-    int32_t together = streaming ? 2 : 1, units = n_experts * m.n_units;
-    int32_t at_once = COLUMNS == 2 && streaming && in_narrow_twos(m) ? 2 : 1;
-#pragma unroll 1
-    for (int32_t i = 0; i < n_tiles; i += together) {
-        int32_t n = n_tiles - i < together ? n_tiles - i : together;
-#pragma unroll 1
-        for (int32_t first = 0; first < units; first += at_once) {
-#pragma unroll 1
-            for (int32_t k = 0; k < n; k++) {
-#pragma unroll 1
-                for (int32_t at = first; at < first + at_once && at < units; at++)
-                    f(i + k, at / m.n_units, at % m.n_units);
-            }
-        }
-    }
+/* The order in which the above take units: so many tiles together, of each so many units in turn.
+ * Who fills the ring follows it. */
+struct unit_order {
+    int32_t tiles, units;
+};
+
+template <int COLUMNS>
+__device__ __forceinline__ unit_order order_of(const matrix &m, bool streaming) {
+    return {streaming ? 2 : 1, COLUMNS == 2 && streaming && in_narrow_twos(m) ? 2 : 1};
 }
 
 /* ---- bf16 ---- */
