@@ -118,7 +118,7 @@ struct phase_tiles {
 }
 
 /* Copies a unit into the stage that is next, when that is free. */
-__device__ __forceinline__ void fill_stage(producer &w, const uint8_t *unit, uint32_t bytes) {
+[[maybe_unused]] __device__ __forceinline__ void fill_stage(producer &w, const uint8_t *unit, uint32_t bytes) {
     struct ring &ring = w.ring;
     uint64_t *full = &w.sh.full[ring.stage];
     barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
