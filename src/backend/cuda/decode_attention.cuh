@@ -423,10 +423,20 @@ __device__ __forceinline__ void combine_splits(const worker &w, int32_t layer,
     }
 }
 
+/* Units go to the last blocks first: these have the fewest tiles, of q, k and v before and of o
+ * after it. How many of n a block has, and its i-th. */
+__device__ __forceinline__ int32_t attention_share(int32_t n) {
+    return ((int32_t)blockIdx.x + n) / (int32_t)gridDim.x;
+}
+
+__device__ __forceinline__ int32_t attention_index(int32_t i) {
+    return (i + 1) * (int32_t)gridDim.x - 1 - (int32_t)blockIdx.x;
+}
+
 template <int WIDTH, int GROUP>
 __device__ __forceinline__ void attention(const worker &of, int32_t layer) {
     int32_t n = of.p.s.n_tokens * of.p.m.n_kv_heads * of.p.n_splits;
-    if (own_share(n) == 0)
+    if (attention_share(n) == 0)
         return;
     /* Which warp and lane this is, from memory: what follows from it would be computed before the
      * first layer, otherwise, and be kept where products need the registers. */
@@ -436,12 +446,12 @@ __device__ __forceinline__ void attention(const worker &of, int32_t layer) {
     w.g = w.lane / 4;
     w.q = w.lane % 4;
 #pragma unroll 1
-    for (int32_t i = 0; i < own_share(n); i++)
-        attend<WIDTH, GROUP>(w, layer, unit_in_memory(w, own_index(i)));
+    for (int32_t i = 0; i < attention_share(n); i++)
+        attend<WIDTH, GROUP>(w, layer, unit_in_memory(w, attention_index(i)));
     if (w.p.n_splits > 1) {
 #pragma unroll 1
-        for (int32_t i = 0; i < own_share(n); i++)
-            combine_splits<WIDTH>(w, layer, unit_in_memory(w, own_index(i)));
+        for (int32_t i = 0; i < attention_share(n); i++)
+            combine_splits<WIDTH>(w, layer, unit_in_memory(w, attention_index(i)));
     }
 }
 
