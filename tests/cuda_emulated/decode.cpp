@@ -52,6 +52,8 @@ const test_shape shapes[] = {
      NB_CUDA_ABSMAX},
     {"heads of 64, tied", 64, 2, 128, 8, 2, 64, 16, 4, 64, 4, {1, 4, 8}, false, 0, true, false,
      false, true, NB_CUDA_NESTED, NB_CUDA_NESTED},
+    /* More than a lane of the router each. */
+    {"40 experts", 16, 2, 64, 1, 1, 128, 40, 3, 64, 3, {1, 4}},
     {"splits of a long context", 16, 2, 64, 8, 1, 128, 4, 2, 64, 4, {1}, true},
 };
 
