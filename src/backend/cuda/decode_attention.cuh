@@ -128,6 +128,13 @@ template <int WIDTH, int GROUP> struct attended {
         }
         any = true;
     }
+
+    /* Of a warp that had nothing to attend to: what is there is multiplied by 0. */
+    __device__ __forceinline__ void no_sums(const worker &w) {
+#pragma unroll 1
+        for (int32_t i = 0; i < GROUP * WIDTH / 32; i++)
+            *(float *)(w.table + (w.warp * GROUP * WIDTH / 32 + i) * 256 + 128 + w.lane * 4) = 0;
+    }
 };
 
 __device__ __forceinline__ attention_unit attention_unit_of(const worker &w, int32_t index) {
@@ -229,9 +236,8 @@ __device__ __forceinline__ void write_kv(const worker &w, const volatile attenti
                                          int32_t layer) {
     const struct nb_cuda_model &m = w.p.m;
     int32_t position = w.sh.position[u.t];
-    int32_t page =
-        w.p.s.pages[(size_t)w.sh.sequence[u.t] * w.p.s.max_pages + position / NB_PAGE_TOKENS];
-    __nv_bfloat16 *to = (__nv_bfloat16 *)m.kv + ((size_t)layer * m.n_pages + page) * m.page_stride +
+    __nv_bfloat16 *to = (__nv_bfloat16 *)m.kv +
+                        ((size_t)layer * m.n_pages + u.new_page) * m.page_stride +
                         (size_t)(u.head * NB_PAGE_TOKENS + position % NB_PAGE_TOKENS) * WIDTH;
     int32_t i = u.n_new - 1, column = w.lane % 16 * 8;
     const __nv_bfloat16 *from = w.lane < 16 ? w.sh.keys[0] : w.sh.values[0];
@@ -294,7 +300,16 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
 #pragma unroll 1
     for (int i = 1; i <= AHEAD; i++)
         prefetch(item + i * WARPS);
+    if (u.split == 0 && w.warp == MMA_WARPS - 1 && w.lane == 0) /* which writes there at the end */
+        w.sh.units[w.warp].new_page =
+            __ldg(w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages +
+                  w.sh.position[u.t] / NB_PAGE_TOKENS);
     stamp(w, layer, 27);
+    /* Finishers must be done with the sums of tiles, where sums of attention go. */
+    uint32_t tile = w.sh.tile[w.warp];
+#pragma unroll 1
+    for (uint32_t i = 0; i < SLOTS; i++)
+        barrier_wait(&w.sh.slot_free[(tile + i) % SLOTS], ((tile + i) / SLOTS & 1) ^ 1);
     /* The last warps first: the first ones have most to wait for. */
 #pragma unroll 1
     for (int32_t i = MMA_WARPS - 1 - w.warp; i < group + 2 * u.n_new; i += MMA_WARPS) {
@@ -308,11 +323,6 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
     }
     if (w.warp == MMA_WARPS - 1 && w.lane == 0)
         note(w.p, layer, 29);
-    /* Finishers must be done with the sums of tiles, where sums of attention go. */
-    uint32_t tile = w.sh.tile[w.warp];
-#pragma unroll 1
-    for (uint32_t i = 0; i < SLOTS; i++)
-        barrier_wait(&w.sh.slot_free[(tile + i) % SLOTS], ((tile + i) / SLOTS & 1) ^ 1);
     mma_warps_meet();
     stamp(w, layer, 24);
     attended<WIDTH, GROUP> a;
@@ -338,6 +348,8 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
             p.load_values(w, values);
     }
     stamp(w, layer, 25);
+    if (!a.any && w.warp < WARPS)
+        a.no_sums(w);
     a.sum += __shfl_xor_sync(~0U, a.sum, 1);
     a.sum += __shfl_xor_sync(~0U, a.sum, 2);
     if (w.q == 0)
@@ -345,34 +357,45 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
     mma_warps_meet();
     stamp(w, layer, 30);
     /* All warps' sums: a lane a column. */
-    int32_t n_warps = n_items < WARPS ? n_items : WARPS;
-    const exchange x = exchange_of(w.p, layer);
 #pragma unroll 1
     for (int32_t i = w.warp * 32; i < group * WIDTH; i += MMA_THREADS) {
         int32_t head = i / WIDTH, column = i % WIDTH + w.lane;
-        float2 mine = make_float2(-CUDART_INF_F, 0);
-        if (w.lane < n_warps)
-            mine = *(const float2 *)w.sh.maximum_sum[w.lane][head];
-        float most = mine.x;
+        /* (From memory for the reason given in attention.) */
+        int32_t of = *(volatile int32_t *)&w.sh.numbers[threadIdx.x % WARPS];
+        float2 of_warp = *(const float2 *)w.sh.maximum_sum[of][head];
+        float most = of_warp.x;
 #pragma unroll
-        for (int s = 16; s; s /= 2)
+        for (int s = WARPS / 2; s; s /= 2)
             most = fmaxf(most, __shfl_xor_sync(~0U, most, s));
-        float factor = mine.x == -CUDART_INF_F ? 0 : exp2f(mine.x - most);
-        float sum = warp_sum(factor * mine.y), v = 0;
+        float factor = of_warp.x == -CUDART_INF_F ? 0 : exp2f(of_warp.x - most);
+        float sum = factor * of_warp.y, v = 0;
+#pragma unroll
+        for (int s = WARPS / 2; s; s /= 2)
+            sum += __shfl_xor_sync(~0U, sum, s);
+        /* Queries are used no more: for each warp its own copy. */
+        float *factors = (float *)w.sh.q + w.warp * WARPS;
+        if (w.lane < WARPS)
+            factors[w.lane] = factor;
+        __syncwarp();
         const uint8_t *sums =
             w.table + head * HEAD_SUMS<WIDTH> + column / 32 * 256 + 128 + w.lane * 4;
-#pragma unroll 4
-        for (int k = 0; k < n_warps; k++)
-            v += __shfl_sync(~0U, factor, k) *
-                 *(const float *)(sums + k * (GROUP * HEAD_SUMS<WIDTH>));
+#pragma unroll
+        for (int k = 0; k < WARPS; k += 4) {
+            float4 f = *(const float4 *)(factors + k);
+            float of4[4] = {f.x, f.y, f.z, f.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                v += of4[j] * *(const float *)(sums + (k + j) * (GROUP * HEAD_SUMS<WIDTH>));
+        }
+        __syncwarp();
         size_t row = (size_t)u.t * m.n_heads + u.head * group + head;
         if (S == 1) {
             v /= sum;
             float next = __shfl_down_sync(~0U, v, 1);
             if (w.lane % 2 == 0)
-                store_word(x.attended + row * WIDTH + column, pack(v, next));
+                store_word(exchange_of(w.p, layer).attended + row * WIDTH + column, pack(v, next));
         } else {
-            float *part = x.part + (row * S + u.split) * (WIDTH + 2);
+            float *part = exchange_of(w.p, layer).part + (row * S + u.split) * (WIDTH + 2);
             store_float(part + column, v);
             if (column < 2)
                 store_float(part + WIDTH + column, column ? sum : most);

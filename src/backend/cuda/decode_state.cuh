@@ -108,6 +108,7 @@ struct attention_unit {
     int32_t first, base;      /* positions [first, base) are in pages, the rest of this step */
     int32_t page, n_pages;    /* of the split */
     int32_t n_new, new_first; /* tokens of this step up to t of its sequence, the first in reach */
+    int32_t new_page;         /* where t goes; known to the warp that writes there */
 };
 
 /* A block's shared memory, but for the ring and the table. */
@@ -142,6 +143,7 @@ struct __align__(128) shared {
     __align__(16) float maximum_sum[MMA_WARPS][MAX_GROUP][2];
 };
 
+static_assert(sizeof(float) * MMA_WARPS * MMA_WARPS <= sizeof(shared::q), "see attend");
 static_assert(sizeof(shared) <= TABLE_AT - SHARED_BASE, "no room before the table");
 
 /* A place in the ring: a stage, its address, and how often the ring was gone around. */
