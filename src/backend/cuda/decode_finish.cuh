@@ -80,18 +80,19 @@ __device__ __forceinline__ void take_rms(const params &p, const float *squares, 
     __syncwarp();
 }
 
-/* Rows of bf16: y[0..3] as v, to out [T, stride] at column `column` of the tile's first row, and
- * Two neighbours of a column make a word: lanes of even g write rows g
- * and g + 1, of odd g rows g + 7 and g + 8. */
+/* Rows of bf16: y[0..3] as v, to out [T, stride] at column `column` of the tile's first row. Two
+ * neighbours of a column make a word: lanes of even g write rows g and g + 1, of odd g rows g + 7
+ * and g + 8. */
 __device__ __forceinline__ void publish(const finisher &w, const float (&y)[4], __nv_bfloat16 *out,
                                         size_t stride, size_t column) {
-    float other[4];
-    for (int k = 0; k < 4; k++)
-        other[k] = __shfl_xor_sync(~0U, y[k], 4);
     bool odd = w.g & 1;
     size_t row = odd ? w.g + 7 : w.g;
+#pragma unroll
     for (int i = 0; i < 2; i++) {
-        uint32_t word = odd ? pack(other[2 + i], y[2 + i]) : pack(y[i], other[i]);
+        if (i == w.p.s.n_tokens) /* all blocks wait for this: no more of it than needed */
+            break;
+        float upper = __shfl_xor_sync(~0U, y[i], 4), lower = __shfl_xor_sync(~0U, y[2 + i], 4);
+        uint32_t word = odd ? pack(lower, y[2 + i]) : pack(y[i], upper);
         if (w.active && w.t + i < w.p.s.n_tokens) {
             size_t at = (w.t + i) * stride + column + row;
             store_word(out + at, word);
@@ -121,7 +122,10 @@ __device__ __forceinline__ void publish_stream(const finisher &w, int32_t i, con
                                                float *squares) {
     int32_t tile = own_index(i), tiles = w.p.m.width / ROWS;
     publish(w, y, out, w.p.m.width, (size_t)tile * ROWS);
+#pragma unroll
     for (int k = 0; k < 2; k++) {
+        if (k == w.p.s.n_tokens)
+            break;
         for (int s = 4; s < 32; s *= 2)
             square[k] += __shfl_xor_sync(~0U, square[k], s);
         if (w.active && w.g == 0 && w.t + k < w.p.s.n_tokens)
@@ -199,19 +203,18 @@ __device__ __forceinline__ void publish_inner(const finisher &w, int32_t layer, 
     }
 }
 
-/* Rows of q, k and v, or of logits. */
-__device__ __forceinline__ void publish_rows(const finisher &w, int32_t layer, int32_t phase,
-                                             int32_t tile, const float (&v)[4]) {
-    const tile_rows rows = rows_of(w.p, phase);
+/* Rows of q, k and v, or of logits: those that the lane has, known before their sums are. */
+__device__ __forceinline__ void publish_rows(const finisher &w, float *qkv, int32_t phase,
+                                             const uint32_t (&rows)[2], const float (&v)[4]) {
     uint32_t n =
         phase == HEAD ? w.p.m.n_vocab : (w.p.m.n_heads + 2 * w.p.m.n_kv_heads) * w.p.m.head_width;
     for (int k = 0; k < 4; k++) {
         int32_t t = w.t + k % 2;
-        uint32_t row = rows(tile, k / 2) + w.g;
+        uint32_t row = rows[k / 2];
         if (!w.active || t >= w.p.s.n_tokens || row >= n)
             continue;
         if (phase == QKV)
-            store_float(exchange_of(w.p, layer).qkv + t * n + row, v[k]);
+            store_float(qkv + t * n + row, v[k]);
         else if (w.sh.logits_row[t] >= 0)
             w.p.s.logits[(size_t)w.sh.logits_row[t] * n + row] = v[k];
     }
@@ -256,6 +259,12 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
         int32_t tile = own_index(i), e = 0;
         float v[4], norms[2] = {};
         float4 router[4] = {};
+        uint32_t rows[2] = {};
+        if (phase == QKV || phase == HEAD) {
+            const tile_rows first = rows_of(p, phase);
+            for (int k = 0; k < 2; k++)
+                rows[k] = first(tile, k) + w.g;
+        }
         if (stream) {
             norms[0] = __ldg(norm + tile * ROWS + w.g);
             norms[1] = __ldg(norm + tile * ROWS + w.g + 8);
@@ -295,7 +304,7 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
                 tile -= tiles;
             publish_inner(w, layer, e, tile, v);
         } else {
-            publish_rows(w, layer, phase, tile, v);
+            publish_rows(w, exchange_of(p, layer).qkv, phase, rows, v);
         }
         note_tile(w, layer, phase, 2);
     }
