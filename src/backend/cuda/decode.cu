@@ -259,6 +259,7 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
         }
         barrier_init(&sh.list_ready, ARRIVALS);
         barrier_init(&sh.weights_ready, ARRIVALS);
+        barrier_init(&sh.scored, FINISHERS * ARRIVALS);
         barriers_ready();
     }
     for (int32_t k = i; k < 256 * 32; k += THREADS) {
@@ -295,6 +296,7 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     }
     for (int32_t k = i; k < MAX_GROUP * (MAX_HEAD + 8); k += THREADS)
         (&sh.q[0][0])[k] = __float2bfloat16_rn(0.0f);
+    begin_stream(p, sh);
     if (p.m.dense && i / 32 == ROUTER)
         choose_the_one(p, sh, i % 32);
     __syncthreads();

@@ -133,11 +133,17 @@ __device__ __forceinline__ void publish_stream(const finisher &w, int32_t i, con
     }
 }
 
+/* The lane's k-th four weights of the router for a tile, where the router keeps scores later: it
+ * waits for `scored` before it writes there, and finishers for weights_ready of the layer before. */
+__device__ __forceinline__ float4 &router_weights(const finisher &w, int k) {
+    static_assert(FINISHERS * 32 * ROWS <= MAX_SCORES, "no room");
+    return *(float4 *)(w.sh.scores + ((w.f * 4 + k) * 32 + w.lane) * 4);
+}
+
 /* What a tile adds to each token's router logits: y, f32, is in scratch. A lane an expert and
  * token.
  */
-__device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t tile,
-                                           const float4 (&first)[4]) {
+__device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t tile) {
     int32_t E = w.p.m.n_experts, n = E * w.p.s.n_tokens;
     const float *router = w.p.layers[layer].router + (size_t)tile * ROWS;
     int32_t e = w.lane, t = 0;
@@ -149,7 +155,7 @@ __device__ __forceinline__ void score_tile(finisher &w, int32_t layer, int32_t t
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             float4 r =
-                i < 32 ? first[k] : __ldg((const float4 *)(router + (size_t)e * w.p.m.width) + k);
+                i < 32 ? router_weights(w, k) : __ldg((const float4 *)(router + (size_t)e * w.p.m.width) + k);
             const float(*y)[MAX_TOKENS] = &w.sh.scratch[w.f][4 * k];
             sum += r.x * y[0][t] + r.y * y[1][t] + r.z * y[2][t] + r.w * y[3][t];
         }
@@ -187,6 +193,19 @@ __device__ inline float embedding_at(const params &p, int32_t id, int32_t column
     return m.values[16 * m.head.values + (in % 2 ? codes & 15 : codes >> 4)] * scale;
 }
 
+/* Puts the block's rows of the tokens' embeddings in its part of the residual stream. All threads. */
+[[maybe_unused]] __device__ __forceinline__ void begin_stream(const params &p, shared &sh) {
+    int32_t n = own_share(p.m.width / ROWS) * ROWS * MAX_TOKENS;
+#pragma unroll 1
+    for (int32_t k = threadIdx.x; k < n; k += THREADS) {
+        int32_t i = k / (ROWS * MAX_TOKENS), row = k / MAX_TOKENS % ROWS, t = k % MAX_TOKENS;
+        sh.x[i][row][t] =
+            t < p.s.n_tokens
+                ? embedding_at(p, __ldg(p.s.token + t), own_index(i) * ROWS + row)
+                : 0;
+    }
+}
+
 /* silu(gate) up, times the expert's weight, of tokens that chose it: [T K, F]. */
 __device__ __forceinline__ void publish_inner(const finisher &w, int32_t layer, int32_t e,
                                               int32_t tile, const float (&v)[4]) {
@@ -220,10 +239,10 @@ __device__ __forceinline__ void publish_rows(const finisher &w, float *qkv, int3
     }
 }
 
-/* Tiles of o and down, and at the beginning, as if after a layer -1, of the embeddings. */
+/* Tiles of o and down, and at the beginning, as if after a layer -1, of nothing: embeddings are in
+ * the stream already. */
 __device__ __forceinline__ void finish_stream(finisher &w, int32_t layer, int32_t phase, int32_t i,
-                                              const float (&v)[4], const float (&norm)[2],
-                                              const float4 (&router)[4]) {
+                                              const float (&v)[4], const float (&norm)[2]) {
     int32_t next = phase == DOWN ? layer + 1 : layer;
     const exchange x = exchange_of(w.p, next);
     float y[4], square[2];
@@ -234,7 +253,7 @@ __device__ __forceinline__ void finish_stream(finisher &w, int32_t layer, int32_
                 w.sh.scratch[w.f][w.g + k / 2 * 8][w.t + k % 2] = y[k];
         }
         __syncwarp();
-        score_tile(w, layer, own_index(i), router);
+        score_tile(w, layer, own_index(i));
     }
     publish_stream(w, i, y, square, phase == DOWN ? x.x_attention : x.x_expert,
                    phase == DOWN ? x.squares_attention : x.squares_expert);
@@ -244,7 +263,6 @@ __device__ __forceinline__ void finish_stream(finisher &w, int32_t layer, int32_
 template <int COLUMNS>
 __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t phase) {
     const params &p = w.p;
-    const exchange x = exchange_of(p, layer);
     int32_t tiles = p.matrices[phase].n_tiles, E = p.m.n_experts;
     bool stream = phase == O || phase == DOWN;
     const float *norm = phase == O                 ? p.layers[layer].expert_norm
@@ -258,7 +276,6 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
     for (int32_t i = w.f; i < n; i += FINISHERS) {
         int32_t tile = own_index(i), e = 0;
         float v[4], norms[2] = {};
-        float4 router[4] = {};
         uint32_t rows[2] = {};
         if (phase == QKV || phase == HEAD) {
             const tile_rows first = rows_of(p, phase);
@@ -272,28 +289,26 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
                 const float *from = p.layers[layer].router +
                                     (size_t)(w.lane < E ? w.lane : w.lane % E) * p.m.width +
                                     (size_t)tile * ROWS;
+                float4 r[4];
                 for (int k = 0; k < 4; k++)
-                    router[k] = __ldg((const float4 *)from + k);
+                    r[k] = __ldg((const float4 *)from + k);
+                for (int k = 0; k < 4; k++)
+                    router_weights(w, k) = r[k];
             }
         } else if (i == w.f) {
+            const exchange x = exchange_of(p, layer);
             take_rms(p, phase == GATE_UP ? x.squares_expert : x.squares_attention, w.lane,
                      w.sh.inverse_rms[w.f]);
             note_tile(w, layer, phase, 3);
         }
         if (layer < 0) {
-            for (int k = 0; k < 4; k++) {
-                int32_t t = w.t + k % 2, row = tile * ROWS + w.g + k / 2 * 8;
-                v[k] = t < p.s.n_tokens ? embedding_at(p, __ldg(p.s.token + t), row) : 0;
-                if (w.active)
-                    w.sh.x[i][w.g + k / 2 * 8][t] = 0;
-            }
-            __syncwarp();
+            v[0] = v[1] = v[2] = v[3] = 0;
         } else {
             collect<COLUMNS>(w, layer, phase, w.tile + i, v);
             note_tile(w, layer, phase, 1);
         }
         if (stream) {
-            finish_stream(w, layer, phase, i, v, norms, router);
+            finish_stream(w, layer, phase, i, v, norms);
             note_tile(w, layer, phase, 2);
             continue;
         }
@@ -310,6 +325,10 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
     }
     if (layer >= 0)
         w.tile += n;
+    if (phase == O) { /* router_weights are read no more */
+        __syncwarp();
+        warp_arrives(&w.sh.scored, w.lane);
+    }
 }
 
 template <int COLUMNS>
@@ -336,24 +355,25 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
     int32_t n = p.m.n_experts * p.s.n_tokens, vectors = n / 4, tiles = p.m.width / ROWS,
             all = tiles * vectors;
     const float4 *from = (const float4 *)exchange_of(p, layer).scores_of_tile;
+    enum { FEW = 16 };
     float sum[4] = {};
-    for (int32_t i = lane; i < all; i += 32 * 16) {
-        uint4 raw[16];
+    for (int32_t i = lane; i < all; i += 32 * FEW) {
+        uint4 raw[FEW];
         uint32_t tries = 0;
         bool again;
         do {
             again = false;
 #pragma unroll
-            for (int k = 0; k < 16; k++)
+            for (int k = 0; k < FEW; k++)
                 raw[k] = i + 32 * k < all ? load_words(from + i + 32 * k) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-            for (int k = 0; k < 16; k++)
+            for (int k = 0; k < FEW; k++)
                 again |= is_nothing(raw[k]);
             if (++tries > SPIN_LIMIT)
                 __trap();
         } while (again);
 #pragma unroll
-        for (int k = 0; k < 16; k++) {
+        for (int k = 0; k < FEW; k++) {
             sum[0] += __uint_as_float(raw[k].x);
             sum[1] += __uint_as_float(raw[k].y);
             sum[2] += __uint_as_float(raw[k].z);
@@ -361,6 +381,7 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
         }
     }
     __syncwarp();
+    barrier_wait(&sh.scored, layer & 1); /* what is there else is needed no more */
     for (int k = 0; k < 4; k++) {
         for (int s = vectors; s < 32; s *= 2)
             sum[k] += __shfl_xor_sync(~0U, sum[k], s);
@@ -390,6 +411,7 @@ __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int
         if (lane == 0)
             store_float(x.scores + i, sum);
     }
+    barrier_wait(&sh.scored, layer & 1);
 #pragma unroll 1
     for (int32_t i = lane; i < n; i += 32 * 4) {
         uint32_t raw[4];

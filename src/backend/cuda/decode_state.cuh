@@ -115,7 +115,7 @@ struct attention_unit {
 struct __align__(128) shared {
     uint64_t full[MAX_STAGES], empty[MAX_STAGES];
     uint64_t slot_full[SLOTS], slot_free[SLOTS];
-    uint64_t list_ready, weights_ready;
+    uint64_t list_ready, weights_ready, scored; /* scored: by the finishers, of o */
     float nested_values[256 * 8]; /* eight copies of each: no two rows of lanes meet in a bank */
     __align__(16) float rope[MAX_TOKENS][MAX_HEAD / 2][2]; /* cosine, sine */
     float x[MAX_OWN][ROWS][MAX_TOKENS]; /* the block's rows of the residual stream */
@@ -123,7 +123,7 @@ struct __align__(128) shared {
     float inverse_rms[FINISHERS + 1][MAX_TOKENS]; /* the last: the router's */
     /* Of the router. `list` are the experts that any token chose, ascending; pair[i][t] is t K + k
      * where expert list[i] is the k-th choice of token t, else -1. */
-    float scores[MAX_SCORES];
+    __align__(16) float scores[MAX_SCORES];
     float weight[MAX_TOKENS * MAX_CHOSEN]; /* [t K + k] */
     int32_t n_list;
     int32_t n_own[N_PHASES]; /* how many tiles of each phase the block has */
