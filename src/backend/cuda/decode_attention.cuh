@@ -137,39 +137,12 @@ template <int WIDTH, int GROUP> struct attended {
     }
 };
 
-__device__ __forceinline__ attention_unit attention_unit_of(const worker &w, int32_t index) {
-    attention_unit u;
-    int32_t G = w.p.m.n_kv_heads, S = w.p.n_splits;
-    u.split = index % S;
-    u.head = index / S % G;
-    u.t = index / (S * G);
-    int32_t position = w.sh.position[u.t], window = w.p.m.window;
-    u.first = window && position >= window ? position - window + 1 : 0;
-    u.n_new = 0;
-    u.new_first = 0;
-    u.base = position;
-#pragma unroll 1
-    for (int32_t t = u.t; t >= 0; t--) {
-        if (w.sh.sequence[t] != w.sh.sequence[u.t])
-            continue;
-        u.n_new++;
-        u.base = w.sh.position[t];
-    }
-    if (u.base < u.first)
-        u.new_first = u.first - u.base;
-    int32_t from = u.first / NB_PAGE_TOKENS,
-            all = u.base > u.first ? (u.base - 1) / NB_PAGE_TOKENS - from + 1 : 0;
-    u.page = from + all * u.split / S;
-    u.n_pages = from + all * (u.split + 1) / S - u.page;
-    return u;
-}
-
 /* The same in the warp's shared memory: registers are scarce where it is used. */
 __device__ __forceinline__ const volatile attention_unit &unit_in_memory(const worker &w,
                                                                          int32_t index) {
     __syncwarp();
     if (w.lane == 0)
-        w.sh.units[w.warp] = attention_unit_of(w, index);
+        w.sh.units[w.warp] = attention_unit_of(w.p, w.sh, index);
     __syncwarp();
     return w.sh.units[w.warp];
 }
@@ -279,15 +252,16 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
             p.end = u.n_new;
         }
     };
+    int32_t S = w.p.n_splits;
     /* Pages on their way while queries are waited for: a lane a line of 128 bytes. */
-    auto prefetch = [&](int32_t i) {
-        if (i < n_old && w.lane < WIDTH / 8) {
+    auto prefetch = [&](int32_t i) { /* (of a split, a finisher did that) */
+        if (S == 1 && i < n_old && w.lane < WIDTH / 8) {
             const __nv_bfloat16 *at = place(i / 2) + i % 2 * 8 * WIDTH + w.lane * 64;
             prefetch_line(at);
             prefetch_line(at + values_at);
         }
     };
-    int32_t item = w.warp, group = *(volatile int32_t *)&w.sh.group, S = w.p.n_splits;
+    int32_t item = w.warp, group = *(volatile int32_t *)&w.sh.group;
     bool last = u.split == S - 1;
     int32_t n_items = n_old + last;
     if (w.warp >= WARPS)
@@ -444,16 +418,6 @@ __device__ __forceinline__ void combine_splits(const worker &w, int32_t layer,
             store_word(x.attended + at, pack(v0 / sum, v1 / sum));
         }
     }
-}
-
-/* Units go to the last blocks first: these have the fewest tiles, of q, k and v before and of o
- * after it. How many of n a block has, and its i-th. */
-__device__ __forceinline__ int32_t attention_share(int32_t n) {
-    return ((int32_t)blockIdx.x + n) / (int32_t)gridDim.x;
-}
-
-__device__ __forceinline__ int32_t attention_index(int32_t i) {
-    return (i + 1) * (int32_t)gridDim.x - 1 - (int32_t)blockIdx.x;
 }
 
 template <int WIDTH, int GROUP>

@@ -331,6 +331,27 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
     }
 }
 
+/* Old keys and values that the block attends to in a layer, if contexts are split: towards the L2
+ * cache, between down and queries, when the memory has little else to do. */
+__device__ __forceinline__ void prefetch_pages(const finisher &w, int32_t layer) {
+    const struct nb_cuda_model &m = w.p.m;
+    int32_t n = w.p.s.n_tokens * m.n_kv_heads * w.p.n_splits, columns = NB_PAGE_TOKENS * m.head_width;
+#pragma unroll 1
+    for (int32_t i = 0; i < attention_share(n); i++) {
+        attention_unit u = attention_unit_of(w.p, w.sh, attention_index(i));
+#pragma unroll 1
+        for (int32_t k = w.lane; k < u.n_pages; k += 32) {
+            int32_t page = __ldg(w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages +
+                                 u.page + k);
+            const __nv_bfloat16 *at = (const __nv_bfloat16 *)m.kv +
+                                      ((size_t)layer * m.n_pages + page) * m.page_stride +
+                                      u.head * columns;
+            bulk_prefetch(at, columns * 2);
+            bulk_prefetch(at + w.sh.to_values, columns * 2);
+        }
+    }
+}
+
 template <int COLUMNS>
 __device__ __forceinline__ void finish(const params &p, shared &sh, uint8_t *table, int32_t f,
                                        int32_t lane) {
@@ -343,7 +364,10 @@ __device__ __forceinline__ void finish(const params &p, shared &sh, uint8_t *tab
 #pragma unroll 1
     for (int32_t step = -1; step < HEAD * L + (p.s.n_logits > 0); step++) {
         int32_t layer = step < 0 ? -1 : step / HEAD;
-        finish_phase<COLUMNS>(w, layer, layer < 0 ? DOWN : layer < L ? step % HEAD : HEAD);
+        int32_t phase = layer < 0 ? DOWN : layer < L ? step % HEAD : HEAD;
+        finish_phase<COLUMNS>(w, layer, phase);
+        if (phase == DOWN && f == FINISHERS - 1 && p.n_splits > 1 && layer + 1 < L)
+            prefetch_pages(w, layer + 1);
     }
 }
 

@@ -86,6 +86,11 @@ __device__ __forceinline__ void prefetch_line(const void *at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at) : "memory");
 }
 
+/* Towards the L2 cache; bytes and the address: multiples of 16. */
+__device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 /* ---- words that blocks pass one another ---- */
 
 __device__ __forceinline__ uint32_t load_word(const void *p) {

@@ -4,6 +4,7 @@
 #ifndef NB_BACKEND_CUDA_DECODE_STATE_CUH
 #define NB_BACKEND_CUDA_DECODE_STATE_CUH
 
+#include "backend/backend.h"
 #include "backend/cuda/decode_words.cuh"
 #include "backend/cuda/device.h"
 
@@ -213,6 +214,44 @@ __device__ inline int32_t own_share(int32_t n) {
 
 __device__ inline int32_t own_index(int32_t i) {
     return (int32_t)blockIdx.x + i * (int32_t)gridDim.x;
+}
+
+/* Units of attention go to the last blocks first: these have the fewest tiles, of q, k and v before and of o
+ * after it. How many of n a block has, and its i-th. */
+__device__ __forceinline__ int32_t attention_share(int32_t n) {
+    return ((int32_t)blockIdx.x + n) / (int32_t)gridDim.x;
+}
+
+__device__ __forceinline__ int32_t attention_index(int32_t i) {
+    return (i + 1) * (int32_t)gridDim.x - 1 - (int32_t)blockIdx.x;
+}
+
+__device__ __forceinline__ attention_unit attention_unit_of(const params &p, const shared &sh,
+                                                            int32_t index) {
+    attention_unit u;
+    int32_t G = p.m.n_kv_heads, S = p.n_splits;
+    u.split = index % S;
+    u.head = index / S % G;
+    u.t = index / (S * G);
+    int32_t position = sh.position[u.t], window = p.m.window;
+    u.first = window && position >= window ? position - window + 1 : 0;
+    u.n_new = 0;
+    u.new_first = 0;
+    u.base = position;
+#pragma unroll 1
+    for (int32_t t = u.t; t >= 0; t--) {
+        if (sh.sequence[t] != sh.sequence[u.t])
+            continue;
+        u.n_new++;
+        u.base = sh.position[t];
+    }
+    if (u.base < u.first)
+        u.new_first = u.first - u.base;
+    int32_t from = u.first / NB_PAGE_TOKENS,
+            all = u.base > u.first ? (u.base - 1) / NB_PAGE_TOKENS - from + 1 : 0;
+    u.page = from + all * u.split / S;
+    u.n_pages = from + all * (u.split + 1) / S - u.page;
+    return u;
 }
 
 #endif

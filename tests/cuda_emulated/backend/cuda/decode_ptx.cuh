@@ -44,6 +44,15 @@ inline uint64_t evict_first() {
 inline void prefetch_line(const void *) {
 }
 
+/* That all of it is there shows where memory is watched. */
+inline void bulk_prefetch(const void *from, uint32_t bytes) {
+    const volatile uint8_t *p = (const volatile uint8_t *)from;
+    if ((uintptr_t)from % 16 || bytes % 16)
+        emulator::fail("bulk_prefetch of what is no multiple of 16");
+    (void)p[0];
+    (void)p[bytes - 1];
+}
+
 inline uint32_t load_word(const void *p) {
     return emulator::load_word(p);
 }
