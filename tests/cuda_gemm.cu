@@ -392,6 +392,67 @@ static std::vector<uint8_t> run(const problem &p, enum nb_cuda_gemm_kernel kerne
 
 static int n_tests, n_failed;
 
+/* The same product with its sums left in parts, where blocks have any, by the two kernels that may:
+ * added in order as parts.* says they are the product, where there is no room for them y is whole. */
+static void check_parts(problem &p, const expected &e) {
+    static const char *kernels[] = {"any", "plain", "stream"};
+    size_t n = (size_t)p.begin.back(), rows = p.y_row, bytes = p.y_bytes, room = 20 * n;
+    uint8_t *keep = p.y;
+    p.y = allocate<uint8_t>(room * rows * 4 + 256);
+    p.g.y = p.y;
+    for (int k = NB_CUDA_GEMM_PLAIN; k <= NB_CUDA_GEMM_STREAM; k++) {
+        struct nb_cuda_parts parts;
+        cudaError_t error;
+        p.g.parts = &parts;
+        int32_t most = 1;
+        double worst = 0;
+        bool good = true;
+        for (int32_t has_room = 0; has_room < 2; has_room++) {
+            p.g.room = (int32_t)(has_room ? room : 2 * n - 1);
+            p.y_bytes = room * rows * 4;
+            std::vector<uint8_t> all = run(p, (enum nb_cuda_gemm_kernel)k, &error);
+            if (error == cudaErrorNotSupported)
+                break;
+            good = good && run(p, (enum nb_cuda_gemm_kernel)k, &error) == all;
+            std::vector<float> part(room * rows), sum(n * rows);
+            memcpy(part.data(), all.data(), part.size() * 4);
+            for (size_t i = 0; i < n; i++) {
+                for (size_t c = 0; c < rows; c++) {
+                    int32_t of = 1;
+                    if (parts.block_steps) {
+                        int32_t tile = (int32_t)c / parts.tile_rows * parts.tiles +
+                                       (int32_t)i / parts.tile_tokens,
+                                first = tile * parts.steps;
+                        of = (first + parts.steps - 1) / parts.block_steps -
+                             first / parts.block_steps + 1;
+                    }
+                    most = std::max(most, of);
+                    for (int32_t j = 0; j < of; j++)
+                        sum[i * rows + c] += part[(size_t)j * parts.stride + i * rows + c];
+                }
+            }
+            good = good && (has_room || most == 1);
+            p.y_bytes = bytes;
+            std::vector<uint8_t> y(bytes);
+            memcpy(y.data(), sum.data(), bytes);
+            worst = std::max(worst, worst_error(p, e, y));
+        }
+        p.y_bytes = bytes;
+        if (error == cudaErrorNotSupported) {
+            printf("ok %d - %s, %s, in parts # SKIP no wgmma here\n", ++n_tests, p.name.c_str(),
+                   kernels[k]);
+            continue;
+        }
+        good = good && worst <= 1;
+        n_failed += !good;
+        printf("%s %d - %s, %s, in up to %d parts: %.3f of the allowed error\n",
+               good ? "ok" : "not ok", ++n_tests, p.name.c_str(), kernels[k], most, worst);
+    }
+    p.g.parts = nullptr;
+    CUDA_CHECK(cudaFree(p.y));
+    p.y = keep, p.g.y = keep;
+}
+
 static void check(problem &p) {
     static const char *kernels[] = {"any", "plain", "stream", "wide"};
     prepare(p);
@@ -418,6 +479,8 @@ static void check(problem &p) {
                ++n_tests, p.name.c_str(), kernels[k], worst, same ? "" : ", other bits again",
                beyond ? "" : ", wrote beyond y", zero ? "" : ", left flags");
     }
+    if (p.whole && p.m.groups == 1 && p.epilogue == NB_CUDA_STORE_F32 && p.begin.back() > 0)
+        check_parts(p, e);
     fflush(stdout);
     release(p);
 }

@@ -23,6 +23,7 @@
 #include "backend/cuda/attention.h"
 #include "backend/cuda/common.cuh"
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/rotate.cuh"
 #include "backend/cuda/weights.cuh"
 
 extern "C" {
@@ -30,7 +31,6 @@ extern "C" {
 }
 #include "base/layout.h"
 
-#include <cuda_fp8.h>
 #include <math_constants.h>
 #include <type_traits>
 
@@ -163,27 +163,12 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* ---- queries, keys and values ---- */
 
-__device__ void store_four(__nv_bfloat16 *to, float4 v) {
-    *(uint2 *)to = make_uint2(nb_pack_bf16(v.x, v.y), nb_pack_bf16(v.z, v.w));
-}
-
-__device__ void store_kv(const nb_cuda_model &m, size_t at, float4 v) {
-    if (m.kv_fp8)
-        ((__nv_fp8x4_e4m3 *)m.kv)[at / 4] = __nv_fp8x4_e4m3(v);
-    else
-        store_four((__nv_bfloat16 *)m.kv + at, v);
-}
-
-__device__ float4 scaled(float4 v, float s, float4 w) {
-    return make_float4(v.x * s * w.x, v.y * s * w.y, v.z * s * w.z, v.w * s * w.w);
-}
-
-/* qkv [T, (H + 2 G) d] f32: q goes to q [T, H, d] bf16, k and v go to their pages. d / 8 lanes have
- * a head, each 4 neighbours of its first half and the same 4 of its second. blockIdx.y: token. */
+/* qkv [T, (H + 2 G) d] f32, in parts: q goes to q [T, H, d] bf16, k and v go to their pages. d / 8
+ * lanes have a head (rotate.cuh). blockIdx.y: token. */
 template <int d>
 __global__ void __launch_bounds__(THREADS)
     rotate(nb_cuda_model m, nb_cuda_step s, int32_t layer, const float *q_norm, const float *k_norm,
-           const float2 *turns, const float *qkv, __nv_bfloat16 *q) {
+           const float2 *turns, const float *qkv, nb_cuda_parts parts, __nv_bfloat16 *q) {
     constexpr int LANES = d / 8;
     int t = blockIdx.y, H = m.n_heads, G = m.n_kv_heads;
     int32_t position = s.position[t]; /* inputs of the pass are there before it begins */
@@ -193,28 +178,13 @@ __global__ void __launch_bounds__(THREADS)
     int i = 4 * (threadIdx.x % LANES);
     if (head >= H + 2 * G) /* shuffles below are among the lanes of a head */
         return;
-    const float *from = qkv + ((size_t)t * (H + 2 * G) + head) * d + i;
-    float4 a = *(const float4 *)from, b = *(const float4 *)(from + d / 2);
+    nb_parts_at from(qkv, parts, (H + 2 * G) * d, t, head * d);
+    float4 a = from.four<6>(i), b = from.four<6>(d / 2 + i);
     const float *norm = head < H ? q_norm : head < H + G ? k_norm : NULL;
-    if (norm) {
-        float sum = a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y +
-                    b.z * b.z + b.w * b.w;
-        unsigned lanes = (LANES == 32 ? 0 : 1u << LANES) - 1;
-        lanes <<= threadIdx.x % 32 / LANES * LANES;
-        for (int k = 1; k < LANES; k *= 2)
-            sum += __shfl_xor_sync(lanes, sum, k);
-        float scale = rsqrtf(sum / d + m.rms_eps);
-        a = scaled(a, scale, *(const float4 *)(norm + i));
-        b = scaled(b, scale, *(const float4 *)(norm + d / 2 + i));
-    }
-    if (head < H + G) {
-        const float4 *turn = (const float4 *)(turns + (size_t)t * (d / 2) + i);
-        float4 c = turn[0], e = turn[1], u = a;
-        a.x = a.x * c.x - b.x * c.y, b.x = b.x * c.x + u.x * c.y;
-        a.y = a.y * c.z - b.y * c.w, b.y = b.y * c.z + u.y * c.w;
-        a.z = a.z * e.x - b.z * e.y, b.z = b.z * e.x + u.z * e.y;
-        a.w = a.w * e.z - b.w * e.w, b.w = b.w * e.z + u.w * e.w;
-    }
+    if (norm)
+        norm_head<d>(a, b, norm, i, m.rms_eps);
+    if (head < H + G)
+        turn_head(a, b, turns + (size_t)t * (d / 2), i);
     if (head < H) {
         __nv_bfloat16 *to = q + ((size_t)t * H + head) * d + i;
         store_four(to, a);
@@ -325,7 +295,8 @@ __global__ void __launch_bounds__(GROUP_THREADS)
 struct residual {
     const float *x;       /* [*, D] */
     const int32_t *x_row; /* [n] rows of x; NULL: their own numbers */
-    const float *o;       /* [n, D] */
+    const float *o;       /* [n, D], in parts */
+    nb_cuda_parts o_parts;
     float *sum;           /* [n, D] x + o */
     __nv_bfloat16 *h;     /* [n, D padded] norm of it */
     const float *norm;    /* [D] */
@@ -443,7 +414,7 @@ __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
             if (column >= D)
                 continue;
             float4 a = __ldcs((const float4 *)(in.x + from * D + column)),
-                   b = __ldcs((const float4 *)(in.o + t * D + column));
+                   b = nb_parts_at(in.o, in.o_parts, D, (int)t, column).four(0);
             r[i].v[k] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
         }
     }
@@ -579,10 +550,10 @@ struct work {
     void *plan, *last_plan; /* of attention, for all tokens and for the rows of logits */
     void *gemm;
     /* Until after_attention: */
-    float *qkv;              /* [T, (H + 2 G) d] */
+    float *qkv;              /* [room, (H + 2 G) d] */
     __nv_bfloat16 *q;        /* [T, H, d] */
     __nv_bfloat16 *attended; /* [T, H d padded] */
-    float *o;                /* [T, D] */
+    float *o;                /* [room, D] */
     /* After it, in the same memory: */
     __nv_bfloat16 *inner; /* [T K, F padded] */
     float *down;          /* [T K, D] */
@@ -595,6 +566,13 @@ size_t padded(int32_t n) {
 template <class T> void place(nb_layout *layout, T **out, size_t n) {
     layout->used = (layout->used + 255) & ~(size_t)255;
     *out = (T *)nb_layout_place(layout, n * sizeof(T));
+}
+
+/* Rows of q, k and v and of attention's output: of all tokens, or, of few, in so many parts as
+ * their products leave. */
+size_t room_of(const nb_cuda_limits *l) {
+    size_t T = l->max_tokens, few = T < 32 ? T : 32;
+    return T > 16 * few ? T : 16 * few;
 }
 
 size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, work *w) {
@@ -618,10 +596,11 @@ size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, w
     place(&layout, (uint8_t **)&w->last_plan, attention);
     place(&layout, (uint8_t **)&w->gemm, nb_cuda_gemm_workspace(m, l));
     nb_layout before = layout, after = layout;
-    place(&before, &w->qkv, T * heads * d);
+    size_t room = room_of(l);
+    place(&before, &w->qkv, room * heads * d);
     place(&before, &w->q, T * H * d);
     place(&before, &w->attended, T * padded(m->n_heads * m->head_width));
-    place(&before, &w->o, T * D);
+    place(&before, &w->o, room * D);
     place(&after, &w->inner, T * K * padded(m->expert_width));
     place(&after, &w->down, T * K * D);
     return before.used > after.used ? before.used : after.used;
@@ -682,12 +661,13 @@ struct pass {
     work w;
     cudaStream_t stream;
 
-    /* y = W x, in f32 */
+    /* y = W x, in f32; unless `parts` is NULL, in those, in memory of room_of rows. */
     cudaError_t multiply(const nb_cuda_matrix &matrix, const __nv_bfloat16 *x, int n,
-                         int rotary_rows, float *y) const {
+                         int rotary_rows, float *y, nb_cuda_parts *parts) const {
         struct nb_cuda_gemm g = {};
         g.w = matrix, g.n_groups = 1, g.n = n, g.x = x, g.epilogue = NB_CUDA_STORE_F32;
         g.head_rows = m.head_width, g.rotary_rows = rotary_rows, g.y = y;
+        g.parts = parts, g.room = (int32_t)room_of(&l);
         return nb_cuda_gemm(&g, &m, &l, w.gemm, stream);
     }
 
@@ -695,12 +675,14 @@ struct pass {
     cudaError_t project(int32_t layer) const {
         const nb_cuda_layer &p = m.host_layers[layer];
         int heads = m.n_heads + 2 * m.n_kv_heads, d = m.head_width;
-        NB_CUDA_TRY(multiply(p.qkv, w.start.h, s.n_tokens, (m.n_heads + m.n_kv_heads) * d, w.qkv));
+        nb_cuda_parts parts;
+        NB_CUDA_TRY(multiply(p.qkv, w.start.h, s.n_tokens, (m.n_heads + m.n_kv_heads) * d, w.qkv,
+                             &parts));
         NB_CUDA_MARK("qkv", stream);
         dim3 grid(nb_div_up(heads, THREADS / (d / 8)), s.n_tokens);
         NB_CUDA_TRY(nb_launch(d == 64 ? rotate<64> : rotate<128>, grid, THREADS, 0,
                               l.compute_capability, stream, m, s, layer, p.q_norm, p.k_norm,
-                              w.start.turns, w.qkv, w.q));
+                              w.start.turns, w.qkv, parts, w.q));
         NB_CUDA_MARK("rotate", stream);
         return cudaSuccess;
     }
@@ -712,9 +694,10 @@ struct pass {
         int n = queries.n, K = m.experts_per_token;
         NB_CUDA_TRY(nb_cuda_attention(&m, &s, &queries, layer, w.q, w.attended, plan, &l, stream));
         NB_CUDA_MARK("attention", stream);
-        NB_CUDA_TRY(multiply(p.o, w.attended, n, 0, w.o));
+        nb_cuda_parts parts;
+        NB_CUDA_TRY(multiply(p.o, w.attended, n, 0, w.o, &parts));
         NB_CUDA_MARK("o", stream);
-        residual in = {w.start.x, queries.row, w.o, w.sum, w.start.h, p.expert_norm};
+        residual in = {w.start.x, queries.row, w.o, parts, w.sum, w.start.h, p.expert_norm};
         routing route = w.route;
         route.router = m.dense ? NULL : p.router;
         groups order = w.group;
@@ -773,7 +756,7 @@ struct pass {
                                is_last && fewer ? w.last_plan : w.plan,
                                is_last ? m.norm : m.host_layers[i + 1].attention_norm));
         }
-        NB_CUDA_TRY(multiply(m.head, w.start.h, s.n_logits, 0, s.logits));
+        NB_CUDA_TRY(multiply(m.head, w.start.h, s.n_logits, 0, s.logits, NULL));
         NB_CUDA_MARK("head", stream);
         return cudaSuccess;
     }

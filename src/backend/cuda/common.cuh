@@ -2,6 +2,7 @@
 #ifndef NB_BACKEND_CUDA_COMMON_CUH
 #define NB_BACKEND_CUDA_COMMON_CUH
 
+#include "backend/cuda/gemm.h"
 #include "backend/cuda/ptx.cuh"
 
 #include <cuda_bf16.h>
@@ -75,6 +76,42 @@ __device__ inline float nb_warp_sum(float x) {
         x += __shfl_xor_sync(~0u, x, i);
     return x;
 }
+
+/* Where row `row` of a product's parts begins for row `token` of y, and how many there are. */
+struct nb_parts_at {
+    const float *from;
+    int n;
+    size_t stride;
+
+    __device__ nb_parts_at(const float *y, const struct nb_cuda_parts &p, int rows, int token,
+                           int row)
+        : from(y + (size_t)token * rows + row), n(1), stride(p.stride) {
+        if (p.block_steps == 0)
+            return;
+        int first = (row / p.tile_rows * p.tiles + token / p.tile_tokens) * p.steps;
+        n = (first + p.steps - 1) / p.block_steps - first / p.block_steps + 1;
+    }
+
+    /* The sum of four neighbours from column `at` on, in order of the parts; loads of up to N
+     * parts are under way together. */
+    template <int N = 8> __device__ __forceinline__ float4 four(int at) const {
+        float4 sum = make_float4(0, 0, 0, 0);
+        const float *p = from + at;
+        for (int left = n; left > 0; left -= N) {
+            float4 v[N];
+#pragma unroll
+            for (int k = 0; k < N; k++, p += stride) {
+                v[k] = make_float4(0, 0, 0, 0);
+                if (k < left)
+                    v[k] = __ldcg((const float4 *)p);
+            }
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                sum.x += v[k].x, sum.y += v[k].y, sum.z += v[k].z, sum.w += v[k].w;
+        }
+        return sum;
+    }
+};
 
 /* The place, in a row of x as products want it (gemm.h), of column c, which is even; c + 1 is
  * beside it. The inverse of NB_CUDA_K_OF. */

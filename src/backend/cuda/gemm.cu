@@ -10,6 +10,7 @@ namespace {
 /* Up to so many rows a group, on average, gemm_stream.cuh is faster than gemm_wide.cuh, which
  * decodes for 256 at a time and, of one group alone, leaves SMs idle. */
 enum { STREAM_ROWS = 48, STREAM_ROWS_ALONE = 128, STREAM_ROWS_BF16 = 32 };
+enum { MAX_PARTS = 16 }; /* of sums, that are left to who reads them */
 enum { MAX_SMS = 512 }; /* flags are for that many blocks of at most 32 warps */
 static_assert(MAX_SMS * 32 * sizeof(int32_t) <= NB_CUDA_GEMM_FLAGS, "flags fit");
 
@@ -128,6 +129,26 @@ cudaError_t launch(void (*kernel)(T...), int blocks, int threads, int shared,
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+/* Steps that each block takes of one group's product, whose tiles have a.n_max tokens at most, and
+ * whether what blocks have of a tile stays in parts. */
+template <class T> void cut_steps(struct args &a, const struct nb_cuda_limits &l) {
+    int32_t tiles = div_up(a.g.n, a.n_max), all = a.m_blocks * tiles * a.k_steps;
+    a.block_steps = div_up(all, l.sm_count);
+    bool whole_heads = a.g.rotary_rows == 0 || T::WARPS * NB_CUDA_TILE % a.g.head_rows == 0;
+    if (!a.g.parts || !whole_heads)
+        return;
+    int32_t most = (a.k_steps + a.block_steps - 2) / a.block_steps + 1; /* of a tile */
+    if (most > MAX_PARTS || (int64_t)most * a.g.n > a.g.room)
+        return;
+    a.part_stride = (size_t)a.g.n * a.g.w.shape.rows;
+    *a.g.parts = {a.block_steps,
+                  a.k_steps,
+                  T::WARPS * NB_CUDA_TILE,
+                  tiles,
+                  8 * div_up(div_up(a.g.n, tiles), 8),
+                  a.part_stride};
+}
+
 template <class T>
 cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStream_t stream) {
     int rest = T::SHARED - stream_table_bytes<T> - T::STAGES * T::WARPS * a.slot_bytes -
@@ -140,6 +161,8 @@ cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStr
     a.n_max = 8 * blocks;
     a.x_bytes = blocks * stage;
     a.m_blocks = div_up(a.g.w.shape.n_tiles, T::WARPS);
+    if (a.g.n_groups == 1 && !a.g.begin)
+        cut_steps<T>(a, l);
     if (l.compute_capability >= 90) {
         cudaError_t error = map_weights(a, T::WARPS);
         if (error != cudaSuccess)
@@ -215,9 +238,13 @@ size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cud
 cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cuda_gemm *g,
                             const struct nb_cuda_model *m, const struct nb_cuda_limits *l,
                             void *workspace, cudaStream_t stream) {
+    if (g->parts)
+        *g->parts = {};
     if (g->n <= 0)
         return cudaSuccess;
     if (g->n_groups < 1 || g->n_groups > MAX_GROUPS || l->sm_count > MAX_SMS)
+        return cudaErrorInvalidValue;
+    if (g->parts && (g->begin || g->n_groups != 1 || g->epilogue != NB_CUDA_STORE_F32))
         return cudaErrorInvalidValue;
     bool wgmma = false;
     if (l->compute_capability == 90 && kernel != NB_CUDA_GEMM_PLAIN) {

@@ -17,6 +17,17 @@ enum nb_cuda_epilogue {
                            permuted within chunks as x is, padding 0: x of the product with down */
 };
 
+/* Where the sums of a product lie that blocks left in parts, each of some columns of x: part k at
+ * y + k stride, its sum over k is the product (common.cuh adds them). How many parts there are
+ * depends on the row and the token. */
+struct nb_cuda_parts {
+    int32_t block_steps;        /* steps that a block takes of all tiles in turn; 0: y is whole */
+    int32_t steps;              /* of a tile */
+    int32_t tile_rows;          /* rows of the matrix that a tile has */
+    int32_t tiles, tile_tokens; /* tiles side by side, and the rows of y in each */
+    size_t stride;              /* in floats */
+};
+
 /* y[i] = W_e x[row(i)] for rows i of group e, i in [begin[e], begin[e + 1]), row(i) = gather ?
  * gather[i] : i. */
 struct nb_cuda_gemm {
@@ -32,6 +43,10 @@ struct nb_cuda_gemm {
     int32_t head_rows;   /* d, for NB_CUDA_ROTARY */
     int32_t rotary_rows; /* the first rows that are in rotary order: (H + G) d of qkv */
     void *y;
+    /* NULL, or, of one group with NB_CUDA_STORE_F32: parts need not be added where y has room, in
+     * rows, for each part to have n; *parts says what became of it. */
+    struct nb_cuda_parts *parts;
+    int32_t room;
 };
 
 /* Bytes of scratch for the largest call that limits allow, aligned to 256, and the launch. The

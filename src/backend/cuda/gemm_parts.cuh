@@ -39,6 +39,8 @@ struct args {
     int32_t block_shift;                             /* log2 of block_chunks */
     bool whole;                                      /* all steps have PIECE chunks */
     int32_t x_bytes;                                 /* of x in a stage */
+    int32_t block_steps; /* of one group, in stream.cuh: the steps of a block */
+    size_t part_stride;  /* 0, or parts of sums stay parts, so many floats apart: nb_cuda_parts */
     /* The matrices as [groups][n_tiles][n_units][unit_bytes / 8] words of 64 bits, in boxes of what
      * a stage holds (from compute capability 9.0 on). */
     CUtensorMap codes, scales, header;
@@ -277,16 +279,18 @@ __device__ __forceinline__ void store_pair(__nv_bfloat16 *to, float2 pair, bool 
 }
 
 /* The sums of a tile's 16 rows for tokens [first, first + 8 BLOCKS) of a group; d as wgmma and mma
- * leave them. By all lanes of a warp. */
+ * leave them. `part` (of f32 alone): which part of them. By all lanes of a warp. */
 template <int BLOCKS>
 __device__ __forceinline__ void finish(const args &a, const struct group &s, int32_t first,
-                                       int32_t tile, const float (&d)[BLOCKS][4]) {
+                                       int32_t tile, const float (&d)[BLOCKS][4],
+                                       int32_t part = 0) {
     int32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, rows = a.g.w.shape.rows;
     int32_t left = s.n - first - 2 * q; /* tokens from this lane's first on */
     int2 at = rows_of(a.g, tile);
     size_t token = (size_t)(s.begin + first + 2 * q);
     if (a.g.epilogue == NB_CUDA_STORE_F32) {
-        float *upper = (float *)a.g.y + token * rows + at.x + g, *lower = upper + (at.y - at.x);
+        float *y = (float *)a.g.y + part * a.part_stride;
+        float *upper = y + token * rows + at.x + g, *lower = upper + (at.y - at.x);
         bool has_upper = at.x + g < rows, has_lower = at.y + g < rows;
 #pragma unroll
         for (int32_t i = 0; i < BLOCKS; i++) {

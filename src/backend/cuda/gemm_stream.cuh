@@ -96,11 +96,20 @@ struct cursor {
         e = left = m = n = u = p = 0;
         if (block >= l.blocks)
             return;
-        int32_t last;
-        int64_t step = l.first, end = l.step_at(l.begin_of(block + 1), &last);
-        left = (int32_t)(end - step);
-        e = find_group(l.steps, l.n_groups, step);
-        int32_t at = (int32_t)(step - l.steps[e]), tile = at / a.k_steps, tiles = l.groups[e].tiles;
+        int64_t step = l.first;
+        if (a.block_steps) {
+            left = min(a.block_steps, (int32_t)(l.steps[1] - step));
+        } else {
+            int32_t last;
+            left = (int32_t)(l.step_at(l.begin_of(block + 1), &last) - step);
+            e = find_group(l.steps, l.n_groups, step);
+        }
+        place(a, (int32_t)(step - l.steps[e]), l.groups[e].tiles);
+    }
+
+    /* Goes to step `at` of its group. */
+    __device__ __forceinline__ void place(const args &a, int32_t at, int32_t tiles) {
+        int32_t tile = at / a.k_steps;
         u = at % a.k_steps / a.pieces, p = at % a.k_steps % a.pieces;
         m = tile / tiles, n = tile % tiles;
     }
@@ -442,6 +451,11 @@ template <class T, bool SCALED> struct worker {
         int64_t first = (int64_t)(at.m * s.tiles + at.n) * a.k_steps; /* of the tile */
         constexpr int SUMS = STREAM_BLOCKS * 32;                      /* float4 of a warp */
         size_t slot_of = (size_t)blockIdx.x * T::WARPS + warp;
+        if (a.part_stride) {
+            int32_t part = (int32_t)blockIdx.x - (int32_t)first / a.block_steps;
+            finish(a, s, at.n * 8 * s.blocks, tile, sums, part);
+            return;
+        }
         if (l.first > l.steps[at.e] + first) {
             float4 *to = (float4 *)a.partial + slot_of * SUMS + lane;
 #pragma unroll
@@ -452,7 +466,8 @@ template <class T, bool SCALED> struct worker {
                 store_flag(a.flags + slot_of);
             return;
         }
-        int32_t last_block = l.block_of(at.e, first + a.k_steps - 1);
+        int32_t last = (int32_t)first + a.k_steps - 1, last_block;
+        last_block = a.block_steps ? last / a.block_steps : l.block_of(at.e, last);
         int32_t others = last_block - (int32_t)blockIdx.x; /* blocks that have a part of the tile */
         for (int32_t b = 1 + lane; b <= others; b += 32) {
             int32_t *flag = a.flags + (blockIdx.x + b) * T::WARPS + warp;
@@ -536,15 +551,32 @@ __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T>
         at.next_tile(a, l);
 }
 
-/* The warp that fetches. Weights of the first stages do not wait for the kernel before. */
+/* Weights of the first stages of one group's product, before anything else is ready but barriers;
+ * how many stages that are. By the warp that fetches. */
+template <class T>
+__device__ __forceinline__ int32_t fetch_ahead(const args &a, struct ring<T> stage) {
+    uint64_t policy = cache_policy(a.g.n <= a.n_max);
+    int32_t first = blockIdx.x * a.block_steps, tiles = div_up(a.g.n, a.n_max);
+    int32_t left = min(a.block_steps, a.m_blocks * tiles * a.k_steps - first), early = 0;
+    for (; early < T::STAGES && early < left; early++) {
+        struct cursor at;
+        at.place(a, first + early, tiles);
+        fetch_weights(a, 0, at.m * T::WARPS, T::WARPS, at.u, at.p, stage.w(a), stage.full(a),
+                      policy);
+        stage.next();
+    }
+    return early;
+}
+
+/* The warp that fetches. Weights of the first stages do not wait for the kernel before; `early`:
+ * stages that have theirs. */
 template <class T>
 __device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<T> r,
-                                      struct cursor at) {
+                                      struct cursor at, int32_t early) {
     uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
     struct cursor first = at;
     struct ring<T> stage = r;
-    int32_t early = 0;
-    for (; early < T::STAGES && first.left > 0; early++) {
+    for (; !a.block_steps && early < T::STAGES && first.left > 0; early++) {
         fetch_weights(a, first.e, first.m * T::WARPS, T::WARPS, first.u, first.p, stage.w(a),
                       stage.full(a), policy);
         if (first.step(a))
@@ -589,13 +621,23 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     if (T::TABLE_AT && address_of(shared) != T::TABLE_AT)
         __trap();
     start_kernel_after();
-    if (threadIdx.x == 0) {
-        prefetch_maps(a);
-        for (int32_t i = 0; i < T::STAGES; i++) {
-            barrier_init(full + 8 * i, 32 + NB_BULK);
-            barrier_init(empty + 8 * i, T::WARPS);
+    struct ring<T> r = {
+        address_of(shared), 0, 0
+    };
+    int32_t early = 0;
+    if (warp == T::WARPS) {
+        if (lane == 0) {
+            prefetch_maps(a);
+            for (int32_t i = 0; i < T::STAGES; i++) {
+                barrier_init(full + 8 * i, 32 + NB_BULK);
+                barrier_init(empty + 8 * i, T::WARPS);
+            }
+            barriers_ready();
+            fence_async();
         }
-        fence_async();
+        __syncwarp();
+        if (a.block_steps)
+            early = fetch_ahead<T>(a, r);
     }
     float value = a.values[lane % 16], nested[8];
 #pragma unroll
@@ -616,13 +658,16 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     if (a.g.begin)
         wait_for_kernel_before();
     if (warp == 0) {
-        int32_t tile_steps = a.m_blocks * a.k_steps;
+        int32_t tile_steps = a.m_blocks * a.k_steps, own = a.block_steps;
         int32_t n = make_groups(
             a, 1, groups, steps, cost,
             [&](const struct group &s) { return (int64_t)s.tiles * tile_steps; },
             [](const struct group &s) { return step_cost(s.blocks); });
         __syncwarp();
-        if (lane == 0) { /* no more blocks than have a step each */
+        if (lane == 0 && own) {
+            int64_t all = steps[1];
+            l = {groups, cost, steps, 1, div_up((int32_t)all, own), all, blockIdx.x * own};
+        } else if (lane == 0) { /* no more blocks than have a step each */
             int64_t all = cost[a.g.n_groups], blocks = n ? all / step_cost(n) : 0;
             l = {groups,
                  cost,
@@ -640,11 +685,8 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 
     struct cursor at;
     at.open(a, l, blockIdx.x);
-    struct ring<T> r = {
-        address_of(shared), 0, 0
-    };
     if (warp == T::WARPS) {
-        fetch<T>(a, l, r, at);
+        fetch<T>(a, l, r, at, early);
         return;
     }
     wait_for_kernel_before(); /* it may use the memory of y and of partial sums */
