@@ -15,6 +15,7 @@ extern "C" {
 #include "backend/backend.h"
 }
 #include "backend/cuda/common.cuh"
+#include "backend/cuda/rotate.cuh"
 #include "base/layout.h"
 
 #include <math_constants.h>
@@ -270,7 +271,7 @@ __device__ uint32_t word(const uint4 &v, int i) {
 /* ---- short runs ---- */
 
 /* What the warps of a block, or the parts of a tile, have of a row. */
-template <int d> struct row_sums { float max[SHORT_ROWS], sum[SHORT_ROWS], values[SHORT_ROWS][d]; };
+template <int d> struct __align__(16) row_sums { float max[SHORT_ROWS], sum[SHORT_ROWS], values[SHORT_ROWS][d]; };
 
 /* One page of 16 keys for 8 rows: scores transposed, S^T = K Q^T, so that 8 rows are the n of an
  * mma, and O^T += V^T P^T. The k of an mma may be any order of dimensions as long as both operands
@@ -351,23 +352,37 @@ __device__ void weigh(const float (&scores)[4], int32_t position, const limits_o
 /* Queries of a tile; rows are spaced so that two of them side by side fill the banks. */
 template <int d> struct short_query { uint4 row[SHORT_ROWS][d / 8 + 4]; };
 
-/* Adds pages i, i + SHORT_WARPS and so on up to `end`. The next page's keys are asked for as soon
- * as this one's are used, and its values likewise, so that the same registers are nearly always
- * waiting for memory; a page's number is asked for one page earlier still. */
+/* A warp's way through the pages of a part: what it holds of one, and the number of the next. */
+template <int d, bool FP8> struct page_walk {
+    page_keys<d, FP8> keys;
+    page_values<d, FP8> values;
+    int32_t next;
+
+    /* Asks for page i, the first. */
+    __device__ void open(const nb_cuda_model &m, int32_t layer, int32_t kv_head,
+                         const int32_t *pages, int32_t i, int32_t end) {
+        if (i >= end)
+            return;
+        const uint8_t *at = page_at<FP8>(m, layer, pages[i], kv_head);
+        next = i + SHORT_WARPS < end ? pages[i + SHORT_WARPS] : 0;
+        keys.load(at);
+        values.load(m, at);
+    }
+};
+
+/* Adds pages i, i + SHORT_WARPS and so on up to `end`; `walk` is open. The next page's keys are
+ * asked for as soon as this one's are used, and its values likewise, so that the same registers are
+ * nearly always waiting for memory; a page's number is asked for one page earlier still. */
 template <int d, bool FP8>
 __device__ void add_pages(const nb_cuda_model &m, int32_t layer, int32_t kv_head,
                           const int32_t *pages, int32_t i, int32_t end, int32_t last,
                           const limits_of_rows &rows, const short_query<d> &query, float scale,
-                          warp_state<d> *w) {
-    if (i >= end)
-        return;
+                          page_walk<d, FP8> &walk, warp_state<d> *w) {
     int q = threadIdx.x % 4;
-    page_keys<d, FP8> keys;
-    page_values<d, FP8> values;
-    const uint8_t *at = page_at<FP8>(m, layer, pages[i], kv_head);
-    int32_t next = i + SHORT_WARPS < end ? pages[i + SHORT_WARPS] : 0;
-    keys.load(at);
-    values.load(m, at);
+    page_keys<d, FP8> &keys = walk.keys;
+    page_values<d, FP8> &values = walk.values;
+    int32_t next = walk.next;
+    const uint8_t *at = NULL;
     for (; i < end; i += SHORT_WARPS) {
         bool more = i + SHORT_WARPS < end;
         if (more) {
@@ -459,25 +474,105 @@ __device__ float2 add_sums(const row_sums<d> *from, int n, int stride, int r, in
     return out;
 }
 
-/* blockIdx.y: which KV head and, in groups of more than 8, which of its query heads. */
+/* What KV memory holds of v. */
+template <bool FP8> __device__ float4 as_stored(float4 v) {
+    uint32_t pair[2] = {nb_pack_bf16(v.x, v.y), nb_pack_bf16(v.z, v.w)};
+    if (FP8)
+        nb_e4m3x4_to_bf16(__nv_fp8x4_e4m3(v).__x, pair);
+    return make_float4(__uint_as_float(pair[0] << 16), __uint_as_float(pair[0] & 0xFFFF0000),
+                       __uint_as_float(pair[1] << 16), __uint_as_float(pair[1] & 0xFFFF0000));
+}
+
+/* The queries of one token, rotated, to `query`. With `key` also its key, to that and to KV memory
+ * if `stores`, and its value, to the sums of all rows and KV memory. By the block. */
 template <int d, bool FP8>
+__device__ void rotate_token(const nb_cuda_model &m, const nb_cuda_projected &from, int32_t token,
+                             int first_head, int heads, int kv_head, size_t kv_at, bool stores,
+                             short_query<d> *query, float *key, row_sums<d> *sums) {
+    constexpr int LANES = d / 8, HEADS = SHORT_WARPS * 32 / LANES;
+    int H = m.n_heads, G = m.n_kv_heads, i = 4 * (threadIdx.x % LANES);
+    int all = heads + (key ? 2 : 0);
+    for (int h = threadIdx.x / LANES; h < all; h += HEADS) {
+        int head = h < heads ? first_head + h : H + (h > heads ? G : 0) + kv_head;
+        nb_parts_at at(from.qkv, from.parts, (H + 2 * G) * d, token, head * d + i);
+        float4 a = at.four<6>(0), b = at.four<6>(d / 2);
+        const float *norm = h < heads ? from.q_norm : h == heads ? from.k_norm : NULL;
+        if (norm)
+            norm_head<d>(a, b, norm, i, m.rms_eps);
+        if (h <= heads)
+            turn_head(a, b, from.turns + (size_t)token * (d / 2), i);
+        if (h < heads) {
+            store_four((__nv_bfloat16 *)query->row[h] + i, a);
+            store_four((__nv_bfloat16 *)query->row[h] + d / 2 + i, b);
+            continue;
+        }
+        size_t to = kv_at + (h > heads ? (size_t)G * NB_PAGE_TOKENS * d : 0) + i;
+        if (stores) {
+            store_kv(m, to, a);
+            store_kv(m, to + d / 2, b);
+        }
+        a = as_stored<FP8>(a), b = as_stored<FP8>(b);
+        for (int r = 0; r < (h == heads ? 1 : SHORT_ROWS); r++) {
+            float *row = h == heads ? key : sums->values[r];
+            *(float4 *)(row + i) = a, *(float4 *)(row + d / 2 + i) = b;
+        }
+    }
+    for (int k = threadIdx.x; k < SHORT_ROWS * d / 8; k += SHORT_WARPS * 32) {
+        if (k / (d / 8) >= heads)
+            query->row[k / (d / 8)][k % (d / 8)] = make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Sums of the token's own key alone: the values of which are there. By the block. */
+template <int d>
+__device__ void attend_to_itself(const short_query<d> &query, const float *key, float scale,
+                                 row_sums<d> *sums) {
+    constexpr int LANES = d / 8;
+    int c = threadIdx.x % LANES;
+    for (int r = threadIdx.x / LANES; r < SHORT_ROWS; r += SHORT_WARPS * 32 / LANES) {
+        uint4 q = query.row[r][c];
+        float sum = 0;
+        for (int k = 0; k < 4; k++) {
+            uint32_t pair = word(q, k);
+            sum += __uint_as_float(pair << 16) * key[8 * c + 2 * k] +
+                   __uint_as_float(pair & 0xFFFF0000) * key[8 * c + 2 * k + 1];
+        }
+        for (int k = 1; k < LANES; k *= 2)
+            sum += __shfl_xor_sync(~0u, sum, k);
+        if (c == 0)
+            sums->max[r] = sum * scale, sums->sum[r] = 1;
+    }
+}
+
+/* blockIdx.y: which KV head and, in groups of more than 8, which of its query heads. ROTATES:
+ * queries, keys and values come from `projected`, and every run is one token. KV memory is then that
+ * of passes before, so that its first pages are asked for before the kernel before is done. */
+template <int d, bool FP8, bool ROTATES>
 __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
     attend_short(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
-                 int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out) {
-    NB_SHARED(row_sums<d>, sums, [SHORT_WARPS]);
+                 int32_t layer, nb_cuda_projected projected, const __nv_bfloat16 *q,
+                 __nv_bfloat16 *out) {
+    NB_SHARED(row_sums<d>, sums, [SHORT_WARPS + ROTATES]);
     NB_SHARED(short_query<d>, query, );
+    NB_SHARED(float4, own_key, [ROTATES ? d / 4 : 1]);
     NB_SHARED(bool, is_last, );
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y;
     int chunks = s.columns / m.n_kv_heads, kv_head = column / chunks;
     int first_head = kv_head * s.group + column % chunks * s.heads;
     int heads = min(s.heads, (kv_head + 1) * s.group - first_head);
-    float scale = rsqrtf((float)d) * CUDART_L2E_F;
+    float scale = rsqrtf((float)d) * CUDART_L2E_F, *key = (float *)own_key;
     /* The plan and the pages of tokens before this pass are there already. */
     int32_t n_parts = p.n->parts;
+    page_walk<d, FP8> walk;
     if ((int)blockIdx.x < n_parts) {
         part a = p.parts[blockIdx.x];
         const int32_t *pages = step.pages + (size_t)a.sequence * (size_t)step.max_pages;
-        for (int i = 0, k = a.first_page + warp; i < 2 && k < a.end_page; i++, k += SHORT_WARPS)
+        int i = 0, k = a.first_page + warp;
+        if (ROTATES) {
+            walk.open(m, layer, kv_head, pages, k, a.end_page);
+            i++, k += SHORT_WARPS;
+        }
+        for (; i < 2 + ROTATES && k < a.end_page; i++, k += SHORT_WARPS)
             prefetch_page<d, FP8>(m, page_at<FP8>(m, layer, pages[k], kv_head));
     }
     nb_begin();
@@ -491,7 +586,20 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
             rows.high[r] = min(position + token, last);
             rows.low[r] = m.window ? rows.high[r] - m.window + 1 : 0;
         }
-        for (int i = threadIdx.x; i < SHORT_ROWS * d / 8; i += SHORT_WARPS * 32) {
+        bool own = ROTATES && a.index == a.n_parts - 1; /* attends to the token itself, too */
+        if (ROTATES) {
+            last = position - 1; /* of KV memory */
+            rows.high[0] = rows.high[1] = last;
+            if (item >= (int)gridDim.x)
+                walk.open(m, layer, kv_head, pages, a.first_page + warp, a.end_page);
+            size_t kv_at =
+                ((size_t)layer * m.n_pages + pages[position / NB_PAGE_TOKENS]) * m.page_stride +
+                (size_t)(kv_head * NB_PAGE_TOKENS + position % NB_PAGE_TOKENS) * d;
+            rotate_token<d, FP8>(m, projected, a.token, first_head, heads, kv_head, kv_at,
+                                 column % chunks == 0, &query, own ? key : NULL,
+                                 &sums[SHORT_WARPS * ROTATES]);
+        }
+        for (int i = threadIdx.x; !ROTATES && i < SHORT_ROWS * d / 8; i += SHORT_WARPS * 32) {
             int r = i / (d / 8), c = i % (d / 8), token = r / s.heads, head = r % s.heads;
             uint4 x = make_uint4(0, 0, 0, 0);
             if (token < a.n_tokens && head < heads) {
@@ -503,9 +611,14 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
         __syncthreads();
         warp_state<d> w = {};
         w.max[0] = w.max[1] = -CUDART_INF_F;
+        if (!ROTATES)
+            walk.open(m, layer, kv_head, pages, a.first_page + warp, a.end_page);
         add_pages<d, FP8>(m, layer, kv_head, pages, a.first_page + warp, a.end_page, last, rows,
-                          query, scale, &w);
+                          query, scale, walk, &w);
         store_state(&w, &sums[warp]);
+        if (own)
+            attend_to_itself<d>(query, key, scale, &sums[SHORT_WARPS * ROTATES]);
+        int n_sums = SHORT_WARPS + own;
         __syncthreads();
         row_sums<d> *parts = (row_sums<d> *)p.sums;
         row_sums<d> *mine = &parts[(size_t)(a.sums + a.index) * s.columns + column];
@@ -513,7 +626,7 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
         for (int k = threadIdx.x; !whole && k < SHORT_ROWS * d / 2; k += SHORT_WARPS * 32) {
             int r = k / (d / 2), c = k % (d / 2) * 2;
             float max, sum;
-            float2 v = add_sums<true>(sums, SHORT_WARPS, 1, r, c, &max, &sum);
+            float2 v = add_sums<true>(sums, n_sums, 1, r, c, &max, &sum);
             *(float2 *)&mine->values[r][c] = v;
             if (c == 0)
                 mine->max[r] = max, mine->sum[r] = sum;
@@ -537,7 +650,7 @@ __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
                 if (r / s.heads >= a.n_tokens || r % s.heads >= heads)
                     continue;
                 float max, sum;
-                float2 v = whole ? add_sums<true>(sums, SHORT_WARPS, 1, r, c, &max, &sum)
+                float2 v = whole ? add_sums<true>(sums, n_sums, 1, r, c, &max, &sum)
                                  : add_sums<false>(from, a.n_parts, s.columns, r, c, &max, &sum);
                 size_t row = (size_t)(a.token + r / s.heads) * m.n_heads * d;
                 int at = nb_place_of((first_head + r % s.heads) * d + c);
@@ -733,8 +846,9 @@ namespace {
 
 template <int d, bool FP8>
 cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cuda_queries &queries,
-                   int32_t layer, const __nv_bfloat16 *q, __nv_bfloat16 *out, const plan &p,
-                   const nb_cuda_limits &l, cudaStream_t stream) {
+                   int32_t layer, const nb_cuda_projected *projected, const __nv_bfloat16 *q,
+                   __nv_bfloat16 *out, const plan &p, const nb_cuda_limits &l,
+                   cudaStream_t stream) {
     shape s = shape_of(&m, l.sm_count);
     int32_t longest_short = SHORT_TILES * s.tile_tokens;
     if (queries.longest_run > longest_short) {
@@ -758,9 +872,10 @@ cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cu
         return cudaSuccess;
     int parts = queries.n + s.target;
     int most = nb_div_up(l.sm_count * 2 * SHORT_BLOCKS, s.columns);
-    return nb_launch(attend_short<d, FP8>, dim3(parts < most ? parts : most, s.columns),
-                     SHORT_WARPS * 32, 0, l.compute_capability, stream, m, step, queries, s, p,
-                     layer, q, out);
+    return nb_launch(projected ? attend_short<d, FP8, true> : attend_short<d, FP8, false>,
+                     dim3(parts < most ? parts : most, s.columns), SHORT_WARPS * 32, 0,
+                     l.compute_capability, stream, m, step, queries, s, p, layer,
+                     projected ? *projected : nb_cuda_projected(), q, out);
 }
 
 } // namespace
@@ -775,6 +890,10 @@ size_t nb_cuda_attention_workspace(const struct nb_cuda_model *m, const struct n
     return place_plan(m, l, NULL, &p);
 }
 
+int nb_cuda_attention_rotates(const struct nb_cuda_queries *queries) {
+    return queries->longest_run == 1 && !queries->row;
+}
+
 cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                                    const struct nb_cuda_queries *queries, void *workspace,
                                    const struct nb_cuda_limits *l, cudaStream_t stream) {
@@ -786,13 +905,16 @@ cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct n
 
 cudaError_t nb_cuda_attention(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                               const struct nb_cuda_queries *queries, int32_t layer,
-                              const __nv_bfloat16 *q, __nv_bfloat16 *out, void *workspace,
+                              const struct nb_cuda_projected *projected, const __nv_bfloat16 *q,
+                              __nv_bfloat16 *out, void *workspace,
                               const struct nb_cuda_limits *l, cudaStream_t stream) {
+    if (projected && !nb_cuda_attention_rotates(queries))
+        return cudaErrorInvalidValue;
     plan p;
     place_plan(m, l, workspace, &p);
     if (m->head_width == 64)
-        return m->kv_fp8 ? launch<64, true>(*m, *s, *queries, layer, q, out, p, *l, stream)
-                         : launch<64, false>(*m, *s, *queries, layer, q, out, p, *l, stream);
-    return m->kv_fp8 ? launch<128, true>(*m, *s, *queries, layer, q, out, p, *l, stream)
-                     : launch<128, false>(*m, *s, *queries, layer, q, out, p, *l, stream);
+        return m->kv_fp8 ? launch<64, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
+                         : launch<64, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
+    return m->kv_fp8 ? launch<128, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
+                     : launch<128, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
 }

@@ -4,7 +4,7 @@
 #ifndef NB_BACKEND_CUDA_ATTENTION_H
 #define NB_BACKEND_CUDA_ATTENTION_H
 
-#include "backend/cuda/device.h"
+#include "backend/cuda/gemm.h"
 
 /* The tokens that attend: all of a step, or some. */
 struct nb_cuda_queries {
@@ -28,12 +28,27 @@ cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct n
                                    const struct nb_cuda_queries *queries, void *workspace,
                                    const struct nb_cuda_limits *l, cudaStream_t stream);
 
+/* Queries, keys and values of a layer as their product leaves them: qkv [n, (H + 2 G) d] f32, in
+ * parts. */
+struct nb_cuda_projected {
+    const float *qkv;
+    struct nb_cuda_parts parts;
+    const float *q_norm, *k_norm; /* [d] or NULL */
+    const float2 *turns;          /* [n, d / 2] cosine and sine of each token's position */
+};
+
+/* Whether nb_cuda_attention takes such queries from the product as they are. */
+int nb_cuda_attention_rotates(const struct nb_cuda_queries *queries);
+
 /* out [n, H d rounded up to 64] bf16, permuted as products want x (gemm.h): softmax(q k) v over the
  * positions of each query's sequence up to its own, which are in KV memory, its own included. q
- * [rows, H, d] bf16, normed and rotated. The workspace is that of the plan. */
+ * [rows, H, d] bf16, normed and rotated; or, with `projected`, which is NULL otherwise, queries are
+ * normed and rotated here, and keys and values, which are not in KV memory yet, go there. The
+ * workspace is that of the plan. */
 cudaError_t nb_cuda_attention(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                               const struct nb_cuda_queries *queries, int32_t layer,
-                              const __nv_bfloat16 *q, __nv_bfloat16 *out, void *workspace,
-                              const struct nb_cuda_limits *l, cudaStream_t stream);
+                              const struct nb_cuda_projected *projected, const __nv_bfloat16 *q,
+                              __nv_bfloat16 *out, void *workspace, const struct nb_cuda_limits *l,
+                              cudaStream_t stream);
 
 #endif

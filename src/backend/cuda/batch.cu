@@ -671,28 +671,32 @@ struct pass {
         return nb_cuda_gemm(&g, &m, &l, w.gemm, stream);
     }
 
-    /* Keys and values of all tokens go to their pages, queries to w.q. */
-    cudaError_t project(int32_t layer) const {
+    /* q, k and v of all tokens, to *out; unless attention does by itself what follows, keys and
+     * values go to their pages, queries to w.q. */
+    cudaError_t project(int32_t layer, bool rotates, nb_cuda_projected *out) const {
         const nb_cuda_layer &p = m.host_layers[layer];
         int heads = m.n_heads + 2 * m.n_kv_heads, d = m.head_width;
-        nb_cuda_parts parts;
+        *out = {w.qkv, {}, p.q_norm, p.k_norm, w.start.turns};
         NB_CUDA_TRY(multiply(p.qkv, w.start.h, s.n_tokens, (m.n_heads + m.n_kv_heads) * d, w.qkv,
-                             &parts));
+                             &out->parts));
         NB_CUDA_MARK("qkv", stream);
+        if (!rotates)
+            return cudaSuccess;
         dim3 grid(nb_div_up(heads, THREADS / (d / 8)), s.n_tokens);
         NB_CUDA_TRY(nb_launch(d == 64 ? rotate<64> : rotate<128>, grid, THREADS, 0,
                               l.compute_capability, stream, m, s, layer, p.q_norm, p.k_norm,
-                              w.start.turns, w.qkv, parts, w.q));
+                              w.start.turns, w.qkv, out->parts, w.q));
         NB_CUDA_MARK("rotate", stream);
         return cudaSuccess;
     }
 
     /* The rest of a layer for the queries; `norm` follows it. */
-    cudaError_t finish(int32_t layer, const nb_cuda_queries &queries, void *plan,
-                       const float *norm) const {
+    cudaError_t finish(int32_t layer, const nb_cuda_queries &queries,
+                       const nb_cuda_projected *projected, void *plan, const float *norm) const {
         const nb_cuda_layer &p = m.host_layers[layer];
         int n = queries.n, K = m.experts_per_token;
-        NB_CUDA_TRY(nb_cuda_attention(&m, &s, &queries, layer, w.q, w.attended, plan, &l, stream));
+        NB_CUDA_TRY(nb_cuda_attention(&m, &s, &queries, layer, projected, w.q, w.attended, plan, &l,
+                                      stream));
         NB_CUDA_MARK("attention", stream);
         nb_cuda_parts parts;
         NB_CUDA_TRY(multiply(p.o, w.attended, n, 0, w.o, &parts));
@@ -749,10 +753,13 @@ struct pass {
         NB_CUDA_MARK("start", stream);
         for (int32_t i = 0; i < m.n_layers; i++) {
             bool is_last = i == m.n_layers - 1;
-            NB_CUDA_TRY(project(i));
+            const nb_cuda_queries &queries = is_last && fewer ? last : all;
+            bool rotates = !nb_cuda_attention_rotates(&queries);
+            nb_cuda_projected projected;
+            NB_CUDA_TRY(project(i, rotates, &projected));
             if (is_last && s.n_logits == 0)
                 return cudaSuccess;
-            NB_CUDA_TRY(finish(i, is_last && fewer ? last : all,
+            NB_CUDA_TRY(finish(i, queries, rotates ? NULL : &projected,
                                is_last && fewer ? w.last_plan : w.plan,
                                is_last ? m.norm : m.host_layers[i + 1].attention_norm));
         }
