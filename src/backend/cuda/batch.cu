@@ -43,6 +43,8 @@ namespace {
 
 enum {
     THREADS = 256,
+    MANY_THREADS = 1024, /* of a block where blocks are few */
+    FEW_EXPERTS = 8,     /* whose logits a thread sums at once */
     MAX_WIDTH = 8 * 4 * THREADS, /* a thread holds up to 8 times 4 of a token's values */
     MAX_EXPERTS = 8 * 32,        /* a lane up to 8 of its logits */
 };
@@ -50,12 +52,12 @@ enum {
 /* ---- a token's row, 4 * VECS values to each thread of a block ---- */
 
 template <int VECS> struct row {
-    float4 v[VECS]; /* v[i]: columns 4 * (thread + THREADS * i) … + 3 */
+    float4 v[VECS]; /* v[i]: columns 4 * (thread + threads * i) … + 3 */
 };
 
 /* Sums of x[0..N) over the block, in place. */
-template <int N> __device__ __forceinline__ void block_sums(float (&x)[N]) {
-    NB_SHARED(float, sums, [THREADS / 32][N]);
+template <int N, int T> __device__ __forceinline__ void block_sums(float (&x)[N]) {
+    NB_SHARED(float, sums, [T / 32][N]);
     __syncthreads(); /* sums may still be read from the last call */
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -67,15 +69,22 @@ template <int N> __device__ __forceinline__ void block_sums(float (&x)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         x[i] = 0;
-        for (int k = 0; k < THREADS / 32; k++)
+        for (int k = 0; k < T / 32; k++)
             x[i] += sums[k][i];
     }
+}
+
+/* Columns `column` … + 3 of h, which has `padded` of them, permuted as products want them. */
+__device__ __forceinline__ void store_h(__nv_bfloat16 *h, int column, float4 v) {
+    uint32_t *to = (uint32_t *)(h + nb_place_of(column));
+    to[0] = nb_pack_bf16(v.x, v.y);
+    to[4] = nb_pack_bf16(v.z, v.w); /* columns + 2, + 3 are 8 further */
 }
 
 /* Makes each of N rows its RMSNorm with weights w [D], and writes the first n, unless `out` is
  * NULL, to `out` [n, D padded] as products want them, permuted and padded with 0 to a multiple
  * of 64. */
-template <int VECS, int N>
+template <int VECS, int N, int T = THREADS>
 __device__ __forceinline__ void norm_rows(row<VECS> (&r)[N], int n, const float *w, int width,
                                           float eps, __nv_bfloat16 *out) {
     float scale[N];
@@ -87,11 +96,11 @@ __device__ __forceinline__ void norm_rows(row<VECS> (&r)[N], int n, const float 
             scale[j] += r[j].v[i].x * r[j].v[i].x + r[j].v[i].y * r[j].v[i].y +
                         r[j].v[i].z * r[j].v[i].z + r[j].v[i].w * r[j].v[i].w;
     }
-    block_sums(scale);
+    block_sums<N, T>(scale);
     int padded = nb_div_up(width, 64) * 64;
 #pragma unroll
     for (int i = 0; i < VECS; i++) {
-        int column = 4 * (threadIdx.x + THREADS * i);
+        int column = 4 * (threadIdx.x + T * i);
         if (column >= padded)
             continue;
         float4 weight = make_float4(0, 0, 0, 0);
@@ -103,18 +112,15 @@ __device__ __forceinline__ void norm_rows(row<VECS> (&r)[N], int n, const float 
             float by = rsqrtf(scale[j] / width + eps);
             *v = make_float4(v->x * by * weight.x, v->y * by * weight.y, v->z * by * weight.z,
                              v->w * by * weight.w);
-            if (!out || j >= n)
-                continue;
-            uint32_t *to = (uint32_t *)(out + (size_t)j * padded + nb_place_of(column));
-            to[0] = nb_pack_bf16(v->x, v->y);
-            to[4] = nb_pack_bf16(v->z, v->w); /* columns + 2, + 3 are 8 further */
+            if (out && j < n)
+                store_h(out + (size_t)j * padded, column, *v);
         }
     }
 }
 
 /* Weights on their way to the second cache, where few blocks would wait for them. */
 __device__ void prefetch_weights(const float *w, size_t n) {
-    for (size_t i = (size_t)threadIdx.x * 32; i < n && gridDim.x <= 256; i += THREADS * 32)
+    for (size_t i = (size_t)threadIdx.x * 32; i < n && gridDim.x <= 256; i += blockDim.x * 32)
         prefetch_line(w + i);
 }
 
@@ -215,7 +221,8 @@ __device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert
     NB_SHARED(int4, choices, [FEW_PAIRS / 4]);
     int i = threadIdx.x, fours = nb_div_up(pairs, 4);
     int mine = i < pairs ? __ldcg(expert + i) : n_experts;
-    ((int32_t *)choices)[i] = mine;
+    if (i < FEW_PAIRS)
+        ((int32_t *)choices)[i] = mine;
     __syncthreads();
     int at = 0, begin = 0; /* choices before this one; choices of experts below i */
     for (int f = 0; f < fours; f++) {
@@ -229,8 +236,8 @@ __device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert
     }
     if (i <= n_experts)
         out.begin[i] = begin;
-    if (n_experts == THREADS && i == 0)
-        out.begin[THREADS] = pairs;
+    if (n_experts == (int)blockDim.x && i == 0)
+        out.begin[n_experts] = pairs;
     if (i < pairs) {
         out.gather[at] = i / k;
         out.slot[i] = at;
@@ -318,15 +325,16 @@ __device__ uint32_t order_of(float x) {
     return bits & 0x80000000 ? ~bits : bits | 0x80000000;
 }
 
-/* The K largest of a token's logits [E], ties to the lower expert, and their softmax, over the K or
- * over all. A warp. */
+/* The K largest of a token's logits [E], E up to 32 N, ties to the lower expert, and their softmax,
+ * over the K or over all. A warp. */
+template <int N>
 __device__ __forceinline__ void choose(const nb_cuda_model &m, const float *logits, int32_t *expert,
                                        float *weight) {
     int lane = threadIdx.x % 32, E = m.n_experts, K = m.experts_per_token;
-    float mine[MAX_EXPERTS / 32];
-    uint64_t key[MAX_EXPERTS / 32];
+    float mine[N];
+    uint64_t key[N];
 #pragma unroll
-    for (int i = 0; i < MAX_EXPERTS / 32; i++) {
+    for (int i = 0; i < N; i++) {
         int e = lane + 32 * i;
         mine[i] = e < E ? logits[e] : -CUDART_INF_F;
         key[i] = e < E ? (uint64_t)order_of(mine[i]) << 32 | (0xFFFFFFFFu - e) : 0;
@@ -336,7 +344,7 @@ __device__ __forceinline__ void choose(const nb_cuda_model &m, const float *logi
     for (int j = 0; j < K; j++) {
         uint64_t best = 0;
 #pragma unroll
-        for (int i = 0; i < MAX_EXPERTS / 32; i++)
+        for (int i = 0; i < N; i++)
             best = key[i] > best ? key[i] : best;
         for (int i = 16; i; i /= 2) {
             uint64_t other = __shfl_xor_sync(~0u, best, i);
@@ -345,7 +353,7 @@ __device__ __forceinline__ void choose(const nb_cuda_model &m, const float *logi
         int32_t e = 0xFFFFFFFFu - (uint32_t)best;
         float value = 0;
 #pragma unroll
-        for (int i = 0; i < MAX_EXPERTS / 32; i++) {
+        for (int i = 0; i < N; i++) {
             value = i == e / 32 ? mine[i] : value;
             key[i] = key[i] == best ? 0 : key[i];
         }
@@ -359,7 +367,7 @@ __device__ __forceinline__ void choose(const nb_cuda_model &m, const float *logi
             sum += __shfl_sync(~0u, chosen, j);
     } else {
 #pragma unroll
-        for (int i = 0; i < MAX_EXPERTS / 32; i++)
+        for (int i = 0; i < N; i++)
             sum += expf(mine[i] - max);
         sum = nb_warp_sum(sum);
     }
@@ -385,6 +393,26 @@ template <int N, int OFFSET = 16> __device__ __forceinline__ float warp_sums(flo
         }
         return warp_sums<N / 2, OFFSET / 2>(half);
     }
+}
+
+/* Puts choices in order in the block that is the last to come here; unless order.arrived is NULL. */
+__device__ __forceinline__ void group_at_the_end(const nb_cuda_model &m, int n,
+                                                 const int32_t *expert, const groups &order) {
+    NB_SHARED(bool, is_last, );
+    if (!order.arrived)
+        return;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = atomicAdd(order.arrived, 1) == (int)gridDim.x - 1;
+        if (is_last)
+            *order.arrived = 0;
+    }
+    __syncthreads();
+    if (!is_last)
+        return;
+    __threadfence();
+    group_few(n * m.experts_per_token, m.experts_per_token, m.n_experts, expert, order);
 }
 
 /* A block has TOKENS tokens, and with gridDim.y > 1 a part of their experts: few tokens would keep
@@ -483,61 +511,129 @@ __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
     __syncthreads();
     for (int i = warp; i < TOKENS && first + i < n; i += THREADS / 32) {
         size_t t = first + i;
-        choose(m, logits + i * E, out.expert + t * m.experts_per_token,
+        choose<MAX_EXPERTS / 32>(m, logits + i * E, out.expert + t * m.experts_per_token,
                out.weight + t * m.experts_per_token);
     }
-    if (!order.arrived)
-        return;
-    __threadfence();
+    group_at_the_end(m, n, out.expert, order);
+}
+
+/* The same for few tokens and up to FEW_EXPERTS experts: a block of MANY_THREADS for each, all of
+ * whose sums, of squares and of logits, are made at once; the norm's scale is applied to logits
+ * afterwards. */
+template <int VECS>
+__global__ void __launch_bounds__(MANY_THREADS, 1)
+    after_attention_few(nb_cuda_model m, int n, residual in, routing out, groups order) {
+    NB_SHARED(float, sums, [MANY_THREADS / 32][2 * FEW_EXPERTS]);
+    NB_SHARED(float, all, [2 * FEW_EXPERTS]);
+    int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    prefetch_weights(in.norm, D);
+    prefetch_weights(out.router, (size_t)E * D);
+    nb_begin();
+    size_t t = blockIdx.x, from = in.x_row ? in.x_row[t] : t;
+    float4 normed[VECS];
+    float part[2 * FEW_EXPERTS] = {};
+#pragma unroll
+    for (int k = 0; k < VECS; k++) {
+        int column = 4 * (threadIdx.x + MANY_THREADS * k);
+        normed[k] = make_float4(0, 0, 0, 0);
+        if (column >= D)
+            continue;
+        float4 v = __ldcs((const float4 *)(in.x + from * D + column)),
+               o = nb_parts_at(in.o, in.o_parts, D, (int)t, column).four(0),
+               weight = __ldg((const float4 *)(in.norm + column));
+        v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
+        *(float4 *)(in.sum + t * D + column) = v;
+        part[FEW_EXPERTS] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        v = make_float4(v.x * weight.x, v.y * weight.y, v.z * weight.z, v.w * weight.w);
+        normed[k] = v;
+#pragma unroll
+        for (int e = 0; e < FEW_EXPERTS; e++) {
+            float4 w = __ldg((const float4 *)(out.router + (size_t)min(e, E - 1) * D + column));
+            part[e] += w.x * v.x + w.y * v.y + w.z * v.z + w.w * v.w;
+        }
+    }
+    float sum = warp_sums(part);
+    if (lane % 2 == 0)
+        sums[warp][lane / 2] = sum;
     __syncthreads();
-    if (threadIdx.x == 0) {
-        is_last = atomicAdd(order.arrived, 1) == (int)gridDim.x - 1;
-        if (is_last)
-            *order.arrived = 0;
+    if (warp <= FEW_EXPERTS) {
+        float x = nb_warp_sum(sums[lane][warp]);
+        if (lane == 0)
+            all[warp] = x;
     }
     __syncthreads();
-    if (!is_last)
-        return;
-    __threadfence();
-    group_few(n * m.experts_per_token, m.experts_per_token, E, out.expert, order);
+    float by = rsqrtf(all[FEW_EXPERTS] / D + m.rms_eps);
+    if (warp == 0) {
+        if (lane < E)
+            all[lane] *= by;
+        __syncwarp();
+        choose<1>(m, all, out.expert + t * m.experts_per_token,
+                  out.weight + t * m.experts_per_token);
+    }
+#pragma unroll
+    for (int k = 0; k < VECS; k++) {
+        int column = 4 * (threadIdx.x + MANY_THREADS * k);
+        float4 v = normed[k];
+        if (column < padded)
+            store_h(in.h + t * padded, column,
+                    make_float4(v.x * by, v.y * by, v.z * by, v.w * by));
+    }
+    group_at_the_end(m, n, out.expert, order);
 }
 
 /* ---- after the experts ---- */
 
 /* x = sum + the token's experts, in the order of their choice; h = norm(x). slot and weight are
  * NULL in a dense model. x may be NULL. A block a token. */
-template <int VECS>
-__global__ void __launch_bounds__(THREADS)
+template <int VECS, int T>
+__global__ void __launch_bounds__(T)
     after_experts(nb_cuda_model m, const float *sum, const float *down, const int32_t *slot,
                   const float *weight, const float *norm, float *x, __nv_bfloat16 *h) {
+    enum { TOGETHER = T == THREADS ? 2 : 4 }; /* experts whose rows are loaded at a time */
     prefetch_weights(norm, m.width);
     nb_begin();
     size_t t = blockIdx.x, D = m.width;
     int K = m.experts_per_token, padded = nb_div_up(m.width, 64) * 64;
     row<VECS> r[1] = {};
+#pragma unroll
     for (int i = 0; i < VECS; i++) {
-        int column = 4 * (threadIdx.x + THREADS * i);
+        int column = 4 * (threadIdx.x + T * i);
         if (column < m.width)
             r[0].v[i] = *(const float4 *)(sum + t * D + column);
     }
-    for (int j = 0; j < K; j++) {
-        size_t from = slot ? slot[t * K + j] : t;
-        float w = weight ? weight[t * K + j] : 1;
+    for (int j = 0; j < K; j += TOGETHER) {
+        const float *from[TOGETHER];
+        float w[TOGETHER];
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++) {
+            size_t at = t * K + min(j + k, K - 1);
+            from[k] = down + (slot ? __ldcg(slot + at) : t) * D;
+            w[k] = j + k >= K ? 0 : weight ? __ldcg(weight + at) : 1;
+        }
+#pragma unroll
         for (int i = 0; i < VECS; i++) {
-            int column = 4 * (threadIdx.x + THREADS * i);
-            if (column >= m.width)
-                break;
-            float4 y = *(const float4 *)(down + from * D + column);
-            float4 *v = &r[0].v[i];
-            *v = make_float4(v->x + w * y.x, v->y + w * y.y, v->z + w * y.z, v->w + w * y.w);
+            int column = 4 * (threadIdx.x + T * i);
+            float4 y[TOGETHER], *v = &r[0].v[i];
+#pragma unroll
+            for (int k = 0; k < TOGETHER; k++) {
+                y[k] = make_float4(0, 0, 0, 0);
+                if (column < m.width && j + k < K)
+                    y[k] = __ldcg((const float4 *)(from[k] + column));
+            }
+#pragma unroll
+            for (int k = 0; k < TOGETHER; k++)
+                *v = make_float4(v->x + w[k] * y[k].x, v->y + w[k] * y[k].y, v->z + w[k] * y[k].z,
+                                 v->w + w[k] * y[k].w);
         }
     }
-    for (int i = 0; x && i < VECS; i++) {
-        int column = 4 * (threadIdx.x + THREADS * i);
-        if (column < m.width)
+#pragma unroll
+    for (int i = 0; i < VECS; i++) {
+        int column = 4 * (threadIdx.x + T * i);
+        if (x && column < m.width)
             *(float4 *)(x + t * D + column) = r[0].v[i];
     }
-    norm_rows(r, 1, norm, m.width, m.rms_eps, h + t * padded);
+    norm_rows<VECS, 1, T>(r, 1, norm, m.width, m.rms_eps, h + t * padded);
 }
 
 /* ---- workspace ---- */
@@ -620,6 +716,21 @@ template <class F> cudaError_t with_vecs(int32_t width, F f) {
     return f(std::integral_constant<int, 8>());
 }
 
+/* Whether n blocks, one a row, are better off with MANY_THREADS. */
+bool has_few_rows(int n, const nb_cuda_limits &l) {
+    return n <= l.sm_count;
+}
+
+/* Calls f with the VECS that a width takes, and the threads. */
+template <class F> cudaError_t with_threads(int32_t width, int n, const nb_cuda_limits &l, F f) {
+    std::integral_constant<int, MANY_THREADS> many;
+    if (has_few_rows(n, l))
+        return padded(width) <= 4 * MANY_THREADS ? f(std::integral_constant<int, 1>(), many)
+                                                 : f(std::integral_constant<int, 2>(), many);
+    return with_vecs(width,
+                     [&](auto v) { return f(v, std::integral_constant<int, THREADS>()); });
+}
+
 template <int VECS, int TOKENS, int EXPERTS>
 cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int capability,
                                    const residual &in, const routing &out, const groups &order,
@@ -636,6 +747,10 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int
 cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits &l, int n,
                                    const residual &in, const routing &out, const groups &order,
                                    cudaStream_t stream) {
+    if (out.router && m.n_experts <= FEW_EXPERTS && has_few_rows(n, l))
+        return nb_launch(padded(m.width) <= 4 * MANY_THREADS ? after_attention_few<1>
+                                                             : after_attention_few<2>,
+                         n, MANY_THREADS, 0, l.compute_capability, stream, m, n, in, out, order);
     return with_vecs(m.width, [&](auto v) {
         constexpr int VECS = decltype(v)::value;
         if constexpr (VECS <= 2) { /* a large router is read once for 8 tokens */
@@ -725,14 +840,14 @@ struct pass {
         g.w = p.down, g.x = w.inner, g.gather = NULL, g.epilogue = NB_CUDA_STORE_F32, g.y = w.down;
         NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
         NB_CUDA_MARK("down", stream);
-        return with_vecs(m.width, [&](auto v) {
-            NB_CUDA_TRY(nb_launch(after_experts<decltype(v)::value>, n, THREADS, 0,
-                                  l.compute_capability, stream, m, w.sum, w.down,
-                                  m.dense ? NULL : w.group.slot, m.dense ? NULL : w.route.weight,
-                                  norm, w.start.x, w.start.h));
-            NB_CUDA_MARK("after_experts", stream);
-            return cudaSuccess;
-        });
+        NB_CUDA_TRY(with_threads(m.width, n, l, [&](auto v, auto t) {
+            constexpr int T = decltype(t)::value;
+            return nb_launch(after_experts<decltype(v)::value, T>, n, T, 0, l.compute_capability,
+                             stream, m, w.sum, w.down, m.dense ? NULL : w.group.slot,
+                             m.dense ? NULL : w.route.weight, norm, w.start.x, w.start.h);
+        }));
+        NB_CUDA_MARK("after_experts", stream);
+        return cudaSuccess;
     }
 
     cudaError_t run() const {
