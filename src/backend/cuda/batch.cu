@@ -837,6 +837,7 @@ struct pass {
         }
         NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
         NB_CUDA_MARK("gate_up", stream);
+        g.settled = g.begin != NULL;
         g.w = p.down, g.x = w.inner, g.gather = NULL, g.epilogue = NB_CUDA_STORE_F32, g.y = w.down;
         NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
         NB_CUDA_MARK("down", stream);

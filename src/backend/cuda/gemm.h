@@ -34,7 +34,9 @@ struct nb_cuda_gemm {
     struct nb_cuda_matrix w; /* group e's matrix is at w.data + e * w.shape.bytes */
     int32_t n_groups;        /* 1 for an ordinary matrix */
     const int32_t *begin;    /* device [n_groups + 1], ascending; NULL: one group of n rows */
-    int32_t n;               /* rows of y in all: begin[n_groups], known to the host (T or T * K) */
+    bool settled; /* the kernel before this one is a product with the same `begin`, which was not
+                   * settled: that is there before this kernel starts */
+    int32_t n;    /* rows of y in all: begin[n_groups], known to the host (T or T * K) */
     const __nv_bfloat16
         *x; /* [*, columns rounded up to 64] bf16, each chunk of 64 permuted: logical place
              * 16 j + kk holds column NB_CUDA_K_OF(j, kk); padding is 0 */

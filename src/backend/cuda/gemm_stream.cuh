@@ -620,7 +620,9 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 
     if (T::TABLE_AT && address_of(shared) != T::TABLE_AT)
         __trap();
-    start_kernel_after();
+    bool waits = a.g.begin && !a.g.settled; /* for its groups */
+    if (!waits)
+        start_kernel_after();
     struct ring<T> r = {
         address_of(shared), 0, 0
     };
@@ -655,8 +657,10 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         if (ROW != 256 && warp == 0)
             ((float *)(shared + 256 * ROW))[32 * i + lane] = nested[i];
     }
-    if (a.g.begin)
+    if (waits) {
         wait_for_kernel_before();
+        start_kernel_after(); /* which may read `begin` at once: gemm.h's `settled` */
+    }
     if (warp == 0) {
         int32_t tile_steps = a.m_blocks * a.k_steps, own = a.block_steps;
         int32_t n = make_groups(

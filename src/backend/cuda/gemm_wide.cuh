@@ -333,7 +333,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
     wide s = {a, address_of(shared)};
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-    start_kernel_after();
+    if (!a.g.begin)
+        start_kernel_after();
     if (threadIdx.x == 0) {
         prefetch_maps(a);
         for (int32_t i = 0; i < WIDE_W_STAGES; i++) {
@@ -354,6 +355,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
         ((float *)(shared + (s.nested_values() - s.base)))[threadIdx.x] =
             a.nested_values[threadIdx.x];
     wait_for_kernel_before();
+    if (a.g.begin)
+        start_kernel_after(); /* which may read it at once */
     if (warp == 0)
         make_groups(
             a, WIDE_STEP, s.groups(), s.before(), nullptr,
