@@ -453,6 +453,52 @@ static void check_parts(problem &p, const expected &e) {
     p.y = keep, p.g.y = keep;
 }
 
+/* Groups of the same sizes by choices in random order, that the product puts in order itself, against
+ * the same order made here: the same bits, and the slots. */
+static void check_choices(problem &p) {
+    static const char *kernels[] = {"any", "plain", "stream"};
+    int32_t n = p.begin.back(), of_x = p.gathered ? 2 : 0;
+    std::vector<int32_t> choice, slot, gather, after(p.begin.begin(), p.begin.end() - 1);
+    for (int32_t e = 0; e < p.m.groups; e++)
+        choice.insert(choice.end(), p.begin[e + 1] - p.begin[e], e);
+    for (int32_t i = n - 1; i > 0; i--)
+        std::swap(choice[i], choice[random_below(i + 1)]);
+    gather.resize(n);
+    for (int32_t i = 0; i < n; i++) {
+        slot.push_back(after[choice[i]]++);
+        gather[slot[i]] = of_x ? std::min(i / of_x, p.n_x - 1) : slot[i];
+    }
+    if (of_x && (n + 1) / of_x > p.n_x) /* x has no row for the last */
+        return;
+    struct nb_cuda_gemm keep = p.g;
+    int32_t *device_choice = upload(choice), *device_gather = upload(gather),
+            *device_slot = allocate<int32_t>(n);
+    for (int k = NB_CUDA_GEMM_PLAIN; k <= NB_CUDA_GEMM_STREAM; k++) {
+        cudaError_t error;
+        p.g = keep, p.g.gather = device_gather;
+        std::vector<uint8_t> want = run(p, (enum nb_cuda_gemm_kernel)k, &error);
+        if (error == cudaErrorNotSupported) {
+            printf("ok %d - %s, %s, choices # SKIP no wgmma here\n", ++n_tests, p.name.c_str(),
+                   kernels[k]);
+            continue;
+        }
+        p.g.begin = p.g.gather = NULL;
+        p.g.choice = device_choice, p.g.choices_of_x = of_x, p.g.slot = device_slot;
+        CUDA_CHECK(cudaMemset(device_slot, 0xFF, n * sizeof(int32_t)));
+        bool good = run(p, (enum nb_cuda_gemm_kernel)k, &error) == want;
+        std::vector<int32_t> got(n);
+        CUDA_CHECK(cudaMemcpy(got.data(), device_slot, n * sizeof(int32_t), cudaMemcpyDeviceToHost));
+        good = good && got == slot;
+        n_failed += !good;
+        printf("%s %d - %s, %s, choices\n", good ? "ok" : "not ok", ++n_tests, p.name.c_str(),
+               kernels[k]);
+    }
+    p.g = keep;
+    CUDA_CHECK(cudaFree(device_choice));
+    CUDA_CHECK(cudaFree(device_gather));
+    CUDA_CHECK(cudaFree(device_slot));
+}
+
 static void check(problem &p) {
     static const char *kernels[] = {"any", "plain", "stream", "wide"};
     prepare(p);
@@ -481,6 +527,9 @@ static void check(problem &p) {
     }
     if (p.whole && p.m.groups == 1 && p.epilogue == NB_CUDA_STORE_F32 && p.begin.back() > 0)
         check_parts(p, e);
+    if (!p.whole && p.m.groups > 1 && p.begin.back() > 0 &&
+        p.begin.back() <= NB_CUDA_GEMM_CHOICES)
+        check_choices(p);
     fflush(stdout);
     release(p);
 }

@@ -4,12 +4,13 @@
  *
  *     start            x = embedding; h = norm(x); rope's sines and cosines
  *   a layer:
- *     product          qkv = W h
- *     rotate           q and k normed (where the model does), rotated; k and v into their pages
+ *     product          qkv = W h, of few tokens in parts, which what comes next adds
+ *     rotate           q and k normed (where the model does), rotated; k and v into their pages;
+ *                      attention does this itself where every run is one token
  *     attention
  *     product          o = W attended
  *     after_attention  x' = x + o; h = norm(x'); router, experts chosen
- *     group            tokens in order of their experts
+ *     group            tokens in order of their experts; of few, products do this themselves
  *     product          inner = silu(gate h) * up h
  *     product          down = W inner
  *     after_experts    x = x' + sum of weight * down; h = norm(x), with the next layer's weights
@@ -209,46 +210,13 @@ struct groups {
     int32_t *begin;   /* [E + 1] */
     int32_t *gather;  /* [n K] the token of each row */
     int32_t *slot;    /* [n, K] the row where a token's choice is */
-    int32_t *arrived; /* 0 before and after: blocks of after_attention that are done; NULL where
-                       * `group` does this by itself */
 };
-
-enum { FEW_PAIRS = THREADS }; /* that one block puts in order */
-
-/* The choices `expert` [pairs] of all tokens in order, by one block: a thread for each choice, and
- * for where each expert's begin. */
-__device__ void group_few(int pairs, int k, int n_experts, const int32_t *expert, groups out) {
-    NB_SHARED(int4, choices, [FEW_PAIRS / 4]);
-    int i = threadIdx.x, fours = nb_div_up(pairs, 4);
-    int mine = i < pairs ? __ldcg(expert + i) : n_experts;
-    if (i < FEW_PAIRS)
-        ((int32_t *)choices)[i] = mine;
-    __syncthreads();
-    int at = 0, begin = 0; /* choices before this one; choices of experts below i */
-    for (int f = 0; f < fours; f++) {
-        int4 c = choices[f];
-        int four[4] = {c.x, c.y, c.z, c.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            at += four[j] < mine || (four[j] == mine && 4 * f + j < i);
-            begin += four[j] < i;
-        }
-    }
-    if (i <= n_experts)
-        out.begin[i] = begin;
-    if (n_experts == (int)blockDim.x && i == 0)
-        out.begin[n_experts] = pairs;
-    if (i < pairs) {
-        out.gather[at] = i / k;
-        out.slot[i] = at;
-    }
-}
 
 enum { GROUP_THREADS = 1024 };
 
-/* The same for any number, a block for each expert: it counts the choices of lower experts, which
- * is where its rows begin, and places its own tokens in their order, each thread those of a
- * stretch. expert [pairs]. */
+/* The choices `expert` [pairs] of all tokens in order, of more than products put in order
+ * themselves. A block for each expert: it counts the choices of lower experts, which is where its
+ * rows begin, and places its own tokens in their order, each thread those of a stretch. */
 __global__ void __launch_bounds__(GROUP_THREADS)
     group(int pairs, int k, const int32_t *expert, groups out) {
     NB_SHARED(int2, sums, [GROUP_THREADS / 32]);
@@ -395,33 +363,12 @@ template <int N, int OFFSET = 16> __device__ __forceinline__ float warp_sums(flo
     }
 }
 
-/* Puts choices in order in the block that is the last to come here; unless order.arrived is NULL. */
-__device__ __forceinline__ void group_at_the_end(const nb_cuda_model &m, int n,
-                                                 const int32_t *expert, const groups &order) {
-    NB_SHARED(bool, is_last, );
-    if (!order.arrived)
-        return;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        is_last = atomicAdd(order.arrived, 1) == (int)gridDim.x - 1;
-        if (is_last)
-            *order.arrived = 0;
-    }
-    __syncthreads();
-    if (!is_last)
-        return;
-    __threadfence();
-    group_few(n * m.experts_per_token, m.experts_per_token, m.n_experts, expert, order);
-}
-
 /* A block has TOKENS tokens, and with gridDim.y > 1 a part of their experts: few tokens would keep
  * few SMs busy reading the router. A thread multiplies the columns that it has, EXPERTS rows of the
- * router at a time. The last block to end puts tokens in order of their experts. Shared memory:
- * sums of warps [8, E TOKENS] and logits [TOKENS, E]. */
+ * router at a time. Shared memory: sums of warps [8, E TOKENS] and logits [TOKENS, E]. */
 template <int VECS, int TOKENS, int EXPERTS>
 __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
-    after_attention(nb_cuda_model m, int n, residual in, routing out, groups order) {
+    after_attention(nb_cuda_model m, int n, residual in, routing out) {
     NB_DYNAMIC_SHARED(16, float, sums);
     NB_SHARED(bool, is_last, );
     int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
@@ -514,7 +461,6 @@ __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
         choose<MAX_EXPERTS / 32>(m, logits + i * E, out.expert + t * m.experts_per_token,
                out.weight + t * m.experts_per_token);
     }
-    group_at_the_end(m, n, out.expert, order);
 }
 
 /* The same for few tokens and up to FEW_EXPERTS experts: a block of MANY_THREADS for each, all of
@@ -522,7 +468,7 @@ __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
  * afterwards. */
 template <int VECS>
 __global__ void __launch_bounds__(MANY_THREADS, 1)
-    after_attention_few(nb_cuda_model m, int n, residual in, routing out, groups order) {
+    after_attention_few(nb_cuda_model m, int n, residual in, routing out) {
     NB_SHARED(float, sums, [MANY_THREADS / 32][2 * FEW_EXPERTS]);
     NB_SHARED(float, all, [2 * FEW_EXPERTS]);
     int D = m.width, E = m.n_experts, padded = nb_div_up(D, 64) * 64;
@@ -579,7 +525,6 @@ __global__ void __launch_bounds__(MANY_THREADS, 1)
             store_h(in.h + t * padded, column,
                     make_float4(v.x * by, v.y * by, v.z * by, v.w * by));
     }
-    group_at_the_end(m, n, out.expert, order);
 }
 
 /* ---- after the experts ---- */
@@ -680,8 +625,7 @@ size_t place_work(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, w
     place(&layout, &w->start.h, T * padded(m->width));
     place(&layout, &w->start.turns, T * (d / 2));
     place(&layout, &w->route.logits, T * E);
-    place(&layout, &w->route.arrived, T + 1);
-    w->group.arrived = base ? w->route.arrived + T : nullptr;
+    place(&layout, &w->route.arrived, T);
     place(&layout, &w->route.expert, T * K + 4);
     place(&layout, &w->route.weight, T * K);
     place(&layout, &w->group.begin, E + 1);
@@ -733,7 +677,7 @@ template <class F> cudaError_t with_threads(int32_t width, int n, const nb_cuda_
 
 template <int VECS, int TOKENS, int EXPERTS>
 cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int capability,
-                                   const residual &in, const routing &out, const groups &order,
+                                   const residual &in, const routing &out,
                                    cudaStream_t stream) {
     auto kernel = after_attention<VECS, TOKENS, EXPERTS>;
     int bytes = (THREADS / 32 + 1) * m.n_experts * TOKENS * (int)sizeof(float);
@@ -741,31 +685,29 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int
         NB_CUDA_TRY(
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     return nb_launch(kernel, dim3(nb_div_up(n, TOKENS), parts), THREADS, bytes, capability, stream,
-                     m, n, in, out, order);
+                     m, n, in, out);
 }
 
 cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits &l, int n,
-                                   const residual &in, const routing &out, const groups &order,
+                                   const residual &in, const routing &out,
                                    cudaStream_t stream) {
     if (out.router && m.n_experts <= FEW_EXPERTS && has_few_rows(n, l))
         return nb_launch(padded(m.width) <= 4 * MANY_THREADS ? after_attention_few<1>
                                                              : after_attention_few<2>,
-                         n, MANY_THREADS, 0, l.compute_capability, stream, m, n, in, out, order);
+                         n, MANY_THREADS, 0, l.compute_capability, stream, m, n, in, out);
     return with_vecs(m.width, [&](auto v) {
         constexpr int VECS = decltype(v)::value;
         if constexpr (VECS <= 2) { /* a large router is read once for 8 tokens */
             if (n >= 3 * l.sm_count && m.n_experts >= 32)
-                return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out,
-                                                          order, stream);
+                return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out, stream);
         }
         if constexpr (VECS <= 4) {
             if (n >= 8 * l.sm_count)
-                return launch_after_attention<VECS, 2, 8>(m, n, 1, l.compute_capability, in, out,
-                                                          order, stream);
+                return launch_after_attention<VECS, 2, 8>(m, n, 1, l.compute_capability, in, out, stream);
         }
         int parts = min(m.n_experts / 16, nb_div_up(l.sm_count, n));
         return launch_after_attention<VECS, 1, 8>(m, n, out.router && parts > 1 ? parts : 1,
-                                                  l.compute_capability, in, out, order, stream);
+                                                  l.compute_capability, in, out, stream);
     });
 }
 
@@ -819,27 +761,27 @@ struct pass {
         residual in = {w.start.x, queries.row, w.o, parts, w.sum, w.start.h, p.expert_norm};
         routing route = w.route;
         route.router = m.dense ? NULL : p.router;
-        groups order = w.group;
-        bool few = n * K <= FEW_PAIRS;
-        if (!few)
-            order.arrived = NULL;
-        NB_CUDA_TRY(launch_after_attention(m, l, n, in, route, order, stream));
+        NB_CUDA_TRY(launch_after_attention(m, l, n, in, route, stream));
         NB_CUDA_MARK("after_attention", stream);
         struct nb_cuda_gemm g = {};
         g.w = p.gate_up, g.n_groups = 1, g.n = n * K, g.x = w.start.h;
         g.epilogue = NB_CUDA_SILU, g.y = w.inner;
-        if (!m.dense) {
-            if (!few)
-                NB_CUDA_TRY(nb_launch(group, m.n_experts, GROUP_THREADS, 0, l.compute_capability,
-                                      stream, n * K, K, w.route.expert, w.group));
-            g.n_groups = m.n_experts, g.begin = w.group.begin, g.gather = w.group.gather;
+        g.n_groups = m.dense ? 1 : m.n_experts;
+        struct nb_cuda_gemm down = g;
+        down.w = p.down;
+        if (!m.dense && nb_cuda_gemm_sorts(&g, &l) && nb_cuda_gemm_sorts(&down, &l)) {
+            g.choice = w.route.expert, g.choices_of_x = K, g.slot = w.group.slot;
+        } else if (!m.dense) {
+            NB_CUDA_TRY(nb_launch(group, m.n_experts, GROUP_THREADS, 0, l.compute_capability,
+                                  stream, n * K, K, w.route.expert, w.group));
+            g.begin = w.group.begin, g.gather = w.group.gather;
             NB_CUDA_MARK("group", stream);
         }
         NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
         NB_CUDA_MARK("gate_up", stream);
-        g.settled = g.begin != NULL;
-        g.w = p.down, g.x = w.inner, g.gather = NULL, g.epilogue = NB_CUDA_STORE_F32, g.y = w.down;
-        NB_CUDA_TRY(nb_cuda_gemm(&g, &m, &l, w.gemm, stream));
+        down.x = w.inner, down.epilogue = NB_CUDA_STORE_F32, down.y = w.down;
+        down.begin = g.begin, down.choice = g.choice, down.settled = !m.dense;
+        NB_CUDA_TRY(nb_cuda_gemm(&down, &m, &l, w.gemm, stream));
         NB_CUDA_MARK("down", stream);
         NB_CUDA_TRY(with_threads(m.width, n, l, [&](auto v, auto t) {
             constexpr int T = decltype(t)::value;
@@ -856,7 +798,7 @@ struct pass {
         nb_cuda_queries last = {s.n_logits, min(s.longest_run, s.n_logits), 0, s.logits_of};
         bool fewer = s.n_logits < s.n_tokens;
         NB_CUDA_TRY(cudaMemsetAsync(w.route.arrived, 0,
-                                    ((size_t)l.max_tokens + 1) * sizeof(int32_t), stream));
+                                    (size_t)l.max_tokens * sizeof(int32_t), stream));
         NB_CUDA_TRY(cudaMemsetAsync(w.gemm, 0, NB_CUDA_GEMM_FLAGS, stream));
         NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &all, w.plan, &l, stream));
         if (fewer && s.n_logits)

@@ -152,7 +152,7 @@ template <class T> void cut_steps(struct args &a, const struct nb_cuda_limits &l
 template <class T>
 cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStream_t stream) {
     int rest = T::SHARED - stream_table_bytes<T> - T::STAGES * T::WARPS * a.slot_bytes -
-               stream_plan_bytes<T>(a.g.n_groups);
+               stream_plan_bytes<T>(a.g.n_groups, a.g.choice != nullptr);
     int stage = a.piece * 1024; /* of x, for 8 tokens */
     int blocks = rest / (T::STAGES * stage);
     if (blocks < 1)
@@ -161,7 +161,7 @@ cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStr
     a.n_max = 8 * blocks;
     a.x_bytes = blocks * stage;
     a.m_blocks = div_up(a.g.w.shape.n_tiles, T::WARPS);
-    if (a.g.n_groups == 1 && !a.g.begin)
+    if (a.g.n_groups == 1 && !a.g.begin && !a.g.choice)
         cut_steps<T>(a, l);
     if (l.compute_capability >= 90) {
         cudaError_t error = map_weights(a, T::WARPS);
@@ -229,7 +229,18 @@ cudaError_t launch_wide(struct args a, const struct nb_cuda_model &m,
     return launch(wide_kernel, l.sm_count, WIDE_THREADS, shared, l, stream, a);
 }
 
+/* Whether rows are few enough for gemm_stream.cuh where there is gemm_wide.cuh, too. */
+bool is_few(const struct nb_cuda_gemm &g) {
+    return g.n / g.n_groups <= (g.w.shape.kind == NB_CUDA_BF16 ? STREAM_ROWS_BF16
+                                : g.n_groups == 1              ? STREAM_ROWS_ALONE
+                                                               : STREAM_ROWS);
+}
+
 } // namespace
+
+int nb_cuda_gemm_sorts(const struct nb_cuda_gemm *g, const struct nb_cuda_limits *l) {
+    return g->n <= NB_CUDA_GEMM_CHOICES && (l->compute_capability != 90 || is_few(*g));
+}
 
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l) {
     return NB_CUDA_GEMM_FLAGS + partial_bytes(*l) + gathered_bytes(*m, *l);
@@ -244,7 +255,10 @@ cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cud
         return cudaSuccess;
     if (g->n_groups < 1 || g->n_groups > MAX_GROUPS || l->sm_count > MAX_SMS)
         return cudaErrorInvalidValue;
-    if (g->parts && (g->begin || g->n_groups != 1 || g->epilogue != NB_CUDA_STORE_F32))
+    if (g->choice && (g->begin || g->gather || g->n > NB_CUDA_GEMM_CHOICES ||
+                      kernel == NB_CUDA_GEMM_WIDE))
+        return cudaErrorInvalidValue;
+    if (g->parts && (g->begin || g->choice || g->n_groups != 1 || g->epilogue != NB_CUDA_STORE_F32))
         return cudaErrorInvalidValue;
     bool wgmma = false;
     if (l->compute_capability == 90 && kernel != NB_CUDA_GEMM_PLAIN) {
@@ -258,11 +272,7 @@ cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cud
     if (!wgmma)
         return launch_stream<generic>(a, *l, stream);
     if (kernel == NB_CUDA_GEMM_ANY)
-        kernel = g->n / g->n_groups <= (a.form == FLOATS   ? STREAM_ROWS_BF16
-                                        : g->n_groups == 1 ? STREAM_ROWS_ALONE
-                                                           : STREAM_ROWS)
-                     ? NB_CUDA_GEMM_STREAM
-                     : NB_CUDA_GEMM_WIDE;
+        kernel = g->choice || is_few(*g) ? NB_CUDA_GEMM_STREAM : NB_CUDA_GEMM_WIDE;
     return kernel == NB_CUDA_GEMM_STREAM ? launch_stream<hopper>(a, *l, stream)
                                          : launch_wide(a, *m, *l, stream);
 }

@@ -34,9 +34,15 @@ struct nb_cuda_gemm {
     struct nb_cuda_matrix w; /* group e's matrix is at w.data + e * w.shape.bytes */
     int32_t n_groups;        /* 1 for an ordinary matrix */
     const int32_t *begin;    /* device [n_groups + 1], ascending; NULL: one group of n rows */
-    bool settled; /* the kernel before this one is a product with the same `begin`, which was not
-                   * settled: that is there before this kernel starts */
-    int32_t n;    /* rows of y in all: begin[n_groups], known to the host (T or T * K) */
+    /* Instead of begin and gather, where nb_cuda_gemm_sorts: device [n], the group that each choice
+     * is for. A group's rows are its choices in their order; that of choice i has x's row i /
+     * choices_of_x, or, where that is 0, x's rows are in y's order. */
+    const int32_t *choice;
+    int32_t choices_of_x;
+    int32_t *slot; /* out: device [n], the row of y of each choice; or NULL */
+    bool settled;  /* the kernel before this one is a product with the same `begin` or `choice`,
+                    * which  was not settled: that is there before this kernel starts */
+    int32_t n;     /* rows of y in all: begin[n_groups], known to the host (T or T * K) */
     const __nv_bfloat16
         *x; /* [*, columns rounded up to 64] bf16, each chunk of 64 permuted: logical place
              * 16 j + kk holds column NB_CUDA_K_OF(j, kk); padding is 0 */
@@ -60,6 +66,9 @@ struct nb_cuda_gemm {
  * than 1,024 groups. */
 enum { NB_CUDA_GEMM_FLAGS = 65536 };
 size_t nb_cuda_gemm_workspace(const struct nb_cuda_model *m, const struct nb_cuda_limits *l);
+/* Whether the call puts up to so many choices in order itself. */
+enum { NB_CUDA_GEMM_CHOICES = 256 };
+int nb_cuda_gemm_sorts(const struct nb_cuda_gemm *g, const struct nb_cuda_limits *l);
 cudaError_t nb_cuda_gemm(const struct nb_cuda_gemm *g, const struct nb_cuda_model *m,
                          const struct nb_cuda_limits *l, void *workspace, cudaStream_t stream);
 

@@ -65,10 +65,12 @@ struct group {
 
 /* By the threads of a warp: groups [n_groups] and before[e] = tiles(group) summed over the groups
  * before e, [n_groups + 1]; cost[e] likewise, of `weight(group)` for each of these, unless it is
- * NULL. `step`: the multiple that blocks is of. Returns the most blocks of a tile. */
+ * NULL. `begin`: where groups begin, in shared memory, if not where args say. `step`: the multiple
+ * that blocks is of. Returns the most blocks of a tile. */
 template <class F, class G>
-__device__ __forceinline__ int32_t make_groups(const args &a, int32_t step, struct group *groups,
-                                               int64_t *before, int64_t *cost, F tiles, G weight) {
+__device__ __forceinline__ int32_t make_groups(const args &a, const int32_t *begin, int32_t step,
+                                               struct group *groups, int64_t *before, int64_t *cost,
+                                               F tiles, G weight) {
     int32_t lane = threadIdx.x % 32, most = 0;
     int64_t before_now = 0, cost_now = 0;
     for (int32_t first = 0; first < a.g.n_groups; first += 32) {
@@ -76,7 +78,9 @@ __device__ __forceinline__ int32_t make_groups(const args &a, int32_t step, stru
         struct group s = {0, 0, 0, 0};
         if (e < a.g.n_groups) {
             int32_t end = a.g.n;
-            if (a.g.begin)
+            if (begin)
+                s.begin = begin[e], end = begin[e + 1];
+            else if (a.g.begin)
                 s.begin = __ldcg(a.g.begin + e), end = __ldcg(a.g.begin + e + 1);
             s.n = end - s.begin;
             s.tiles = div_up(s.n, a.n_max);

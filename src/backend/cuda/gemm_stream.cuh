@@ -82,9 +82,53 @@ struct line {
 template <class T>
 constexpr int stream_table_bytes = (256 << T::ROW_BITS) + (T::ROW_BITS == 7) * 1024;
 
-template <class T> __host__ __device__ constexpr int stream_plan_bytes(int n_groups) {
+/* Choices of groups in order, at the end of shared memory. */
+struct choices {
+    int32_t of[NB_CUDA_GEMM_CHOICES];
+    int32_t gather[NB_CUDA_GEMM_CHOICES]; /* x's row of each row of y */
+
+    /* Where groups begin, [n_groups + 1]. */
+    __device__ __forceinline__ int32_t *begin() {
+        return (int32_t *)(this + 1);
+    }
+
+    static __host__ __device__ constexpr int bytes(int n_groups) {
+        return ((int)sizeof(struct choices) + (n_groups + 1) * (int)sizeof(int32_t) + 15) & ~15;
+    }
+
+    /* By the block; a thread for each choice, and for where each group begins. */
+    __device__ __forceinline__ void sort(const struct nb_cuda_gemm &g) {
+        int32_t thread = threadIdx.x, n = g.n, last = max(n - 1, g.n_groups);
+        if (thread < NB_CUDA_GEMM_CHOICES)
+            of[thread] = thread < n ? __ldcg(g.choice + thread) : g.n_groups;
+        __syncthreads();
+        for (int32_t i = thread; i <= last; i += blockDim.x) {
+            int32_t mine = i < n ? of[i] : g.n_groups;
+            int32_t at = 0, lower = 0; /* choices before this one; of groups below i */
+            for (int32_t f = 0; f < n; f += 4) {
+                int4 c = *(const int4 *)(of + f);
+                int32_t four[4] = {c.x, c.y, c.z, c.w};
+#pragma unroll
+                for (int32_t k = 0; k < 4; k++) {
+                    at += four[k] < mine || (four[k] == mine && f + k < i);
+                    lower += four[k] < i;
+                }
+            }
+            if (i <= g.n_groups)
+                begin()[i] = lower;
+            if (i < n) {
+                gather[at] = g.choices_of_x ? i / g.choices_of_x : at;
+                if (g.slot && blockIdx.x == 0)
+                    g.slot[i] = at;
+            }
+        }
+        __syncthreads();
+    }
+};
+
+template <class T> __host__ __device__ constexpr int stream_plan_bytes(int n_groups, bool sorts) {
     return 16 * T::STAGES + 16 * (n_groups + 1) + n_groups * (int)sizeof(struct group) +
-           (int)sizeof(struct line);
+           (int)sizeof(struct line) + (sorts ? choices::bytes(n_groups) : 0);
 }
 
 /* A place on the line: piece p of unit u of tile (m, n) of group e. */
@@ -520,7 +564,10 @@ __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T>
 #pragma unroll
     for (int32_t i = 0; i < 2 * BLOCKS; i++) {
         int32_t at_row = s.begin + min(8 * BLOCKS * at.n + lane / 8 + 4 * i, s.n - 1);
-        if (a.g.gather)
+        if (a.g.choice)
+            at_row = (int32_t)load_32(r.base + T::SHARED - choices::bytes(a.g.n_groups) +
+                                      4 * (NB_CUDA_GEMM_CHOICES + at_row));
+        else if (a.g.gather)
             at_row = __ldcg(a.g.gather + at_row);
         row[i] = (const uint4 *)a.g.x + (size_t)at_row * a.x_vectors + vector;
     }
@@ -551,29 +598,28 @@ __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T>
         at.next_tile(a, l);
 }
 
-/* Weights of the first stages of one group's product, before anything else is ready but barriers;
- * how many stages that are. By the warp that fetches. */
+/* Weights of the first stages of one group's product, before anything else is ready but barriers.
+ * By the warp that fetches. */
 template <class T>
-__device__ __forceinline__ int32_t fetch_ahead(const args &a, struct ring<T> stage) {
+__device__ __forceinline__ void fetch_ahead(const args &a, struct ring<T> stage) {
     uint64_t policy = cache_policy(a.g.n <= a.n_max);
     int32_t first = blockIdx.x * a.block_steps, tiles = div_up(a.g.n, a.n_max);
-    int32_t left = min(a.block_steps, a.m_blocks * tiles * a.k_steps - first), early = 0;
-    for (; early < T::STAGES && early < left; early++) {
+    int32_t left = min(a.block_steps, a.m_blocks * tiles * a.k_steps - first);
+    for (int32_t i = 0; i < T::STAGES && i < left; i++) {
         struct cursor at;
-        at.place(a, first + early, tiles);
+        at.place(a, first + i, tiles);
         fetch_weights(a, 0, at.m * T::WARPS, T::WARPS, at.u, at.p, stage.w(a), stage.full(a),
                       policy);
         stage.next();
     }
-    return early;
 }
 
-/* The warp that fetches. Weights of the first stages do not wait for the kernel before; `early`:
- * stages that have theirs. */
+/* The warp that fetches. Weights of the first stages do not wait for the kernel before. */
 template <class T>
 __device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<T> r,
-                                      struct cursor at, int32_t early) {
+                                      struct cursor at) {
     uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
+    int32_t early = a.block_steps ? min(at.left, (int32_t)T::STAGES) : 0; /* by fetch_ahead */
     struct cursor first = at;
     struct ring<T> stage = r;
     for (; !a.block_steps && early < T::STAGES && first.left > 0; early++) {
@@ -620,13 +666,12 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
 
     if (T::TABLE_AT && address_of(shared) != T::TABLE_AT)
         __trap();
-    bool waits = a.g.begin && !a.g.settled; /* for its groups */
+    bool waits = (a.g.begin || a.g.choice) && !a.g.settled; /* for its groups */
     if (!waits)
         start_kernel_after();
     struct ring<T> r = {
         address_of(shared), 0, 0
     };
-    int32_t early = 0;
     if (warp == T::WARPS) {
         if (lane == 0) {
             prefetch_maps(a);
@@ -639,7 +684,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         }
         __syncwarp();
         if (a.block_steps)
-            early = fetch_ahead<T>(a, r);
+            fetch_ahead<T>(a, r);
     }
     float value = a.values[lane % 16], nested[8];
 #pragma unroll
@@ -659,12 +704,16 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     }
     if (waits) {
         wait_for_kernel_before();
-        start_kernel_after(); /* which may read `begin` at once: gemm.h's `settled` */
+        start_kernel_after(); /* which may read them at once: gemm.h's `settled` */
     }
+    struct choices *sorted =
+        (struct choices *)(shared + T::SHARED - choices::bytes(a.g.n_groups));
+    if (a.g.choice)
+        sorted->sort(a.g);
     if (warp == 0) {
         int32_t tile_steps = a.m_blocks * a.k_steps, own = a.block_steps;
         int32_t n = make_groups(
-            a, 1, groups, steps, cost,
+            a, a.g.choice ? sorted->begin() : nullptr, 1, groups, steps, cost,
             [&](const struct group &s) { return (int64_t)s.tiles * tile_steps; },
             [](const struct group &s) { return step_cost(s.blocks); });
         __syncwarp();
@@ -690,7 +739,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     struct cursor at;
     at.open(a, l, blockIdx.x);
     if (warp == T::WARPS) {
-        fetch<T>(a, l, r, at, early);
+        fetch<T>(a, l, r, at);
         return;
     }
     wait_for_kernel_before(); /* it may use the memory of y and of partial sums */

@@ -359,7 +359,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) wide_kernel(const __grid_cons
         start_kernel_after(); /* which may read it at once */
     if (warp == 0)
         make_groups(
-            a, WIDE_STEP, s.groups(), s.before(), nullptr,
+            a, nullptr, WIDE_STEP, s.groups(), s.before(), nullptr,
             [&](const struct group &g) { return (int64_t)g.tiles * a.m_blocks; },
             [](const struct group &) { return 1; });
     __syncthreads();
