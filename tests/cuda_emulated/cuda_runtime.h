@@ -176,8 +176,10 @@ template <class T> inline T emulated_shuffle(int kind, uint32_t mask, T x, uint3
     memcpy(&x, bits, sizeof x);
     return x;
 }
-template <class T> inline T __shfl_sync(uint32_t mask, T x, int from) {
-    return emulated_shuffle(emulator::SHUFFLE, mask, x, (uint32_t)from & 31);
+template <class T> inline T __shfl_sync(uint32_t mask, T x, int from, int width = 32) {
+    uint32_t within = (uint32_t)width - 1;
+    return emulated_shuffle(emulator::SHUFFLE, mask, x,
+                            (threadIdx.x & 31 & ~within) | ((uint32_t)from & within));
 }
 template <class T> inline T __shfl_xor_sync(uint32_t mask, T x, int by) {
     return emulated_shuffle(emulator::SHUFFLE_XOR, mask, x, (threadIdx.x ^ (uint32_t)by) & 31);

@@ -149,10 +149,16 @@ template <class T> void cut_steps(struct args &a, const struct nb_cuda_limits &l
                   a.part_stride};
 }
 
+/* Whether there must be room for choices. Not only where they are given: how tiles are cut must not
+ * depend on who puts them in order, so that neither do sums. */
+bool may_sort(const struct nb_cuda_gemm &g) {
+    return g.n_groups > 1 && g.n <= NB_CUDA_GEMM_CHOICES;
+}
+
 template <class T>
 cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStream_t stream) {
-    int rest = T::SHARED - stream_table_bytes<T> - T::STAGES * T::WARPS * a.slot_bytes -
-               stream_plan_bytes<T>(a.g.n_groups, a.g.choice != nullptr);
+    int rest = T::SHARED - stream_ring_at<T> - T::STAGES * T::WARPS * a.slot_bytes -
+               stream_rest_bytes<T>(a.g.n_groups, may_sort(a.g));
     int stage = a.piece * 1024; /* of x, for 8 tokens */
     int blocks = rest / (T::STAGES * stage);
     if (blocks < 1)

@@ -19,6 +19,10 @@
  *
  * With WGMMA four warps multiply together, B comes from shared memory once for 64 rows; otherwise
  * mma.sync, B by ldmatrix.
+ *
+ * The loop over steps is after few instructions and few wavefronts of shared memory: where memory
+ * gives 4.6 TB/s an SM has 30 cycles for a chunk, which are 119 instructions and 30 wavefronts.
+ * With 8 / 16 / 24 / 32 tokens it has 62 / 66 / 71 / 75 instructions a chunk.
  */
 #ifndef NB_BACKEND_CUDA_GEMM_STREAM_CUH
 #define NB_BACKEND_CUDA_GEMM_STREAM_CUH
@@ -78,10 +82,6 @@ struct line {
     }
 };
 
-/* Shared memory: tables, stages of x, stages of weights, then barriers and groups. */
-template <class T>
-constexpr int stream_table_bytes = (256 << T::ROW_BITS) + (T::ROW_BITS == 7) * 1024;
-
 /* Choices of groups in order, at the end of shared memory. */
 struct choices {
     int32_t of[NB_CUDA_GEMM_CHOICES];
@@ -126,11 +126,6 @@ struct choices {
     }
 };
 
-template <class T> __host__ __device__ constexpr int stream_plan_bytes(int n_groups, bool sorts) {
-    return 16 * T::STAGES + 16 * (n_groups + 1) + n_groups * (int)sizeof(struct group) +
-           (int)sizeof(struct line) + (sorts ? choices::bytes(n_groups) : 0);
-}
-
 /* A place on the line: piece p of unit u of tile (m, n) of group e. */
 struct cursor {
     uint32_t e;               /* unsigned: no register for a sign */
@@ -166,6 +161,11 @@ struct cursor {
         return is_end(a);
     }
 
+    __device__ __forceinline__ void skip(const args &a, int32_t steps) {
+        int32_t to = u * a.pieces + p + steps;
+        left -= steps, u = to / a.pieces, p = to % a.pieces;
+    }
+
     __device__ __forceinline__ bool is_end(const args &a) const {
         return u * a.pieces + p == a.k_steps;
     }
@@ -190,6 +190,23 @@ struct cursor {
     }
 };
 
+
+/* Shared memory: tables, the line and where warps are on it, stages of x, stages of weights, then
+ * barriers, groups and choices. */
+template <class T>
+constexpr int stream_table_bytes = (256 << T::ROW_BITS) + (T::ROW_BITS == 7) * 1024;
+template <class T>
+constexpr int stream_ring_at = stream_table_bytes<T> + (T::WGMMA ? 1024 : 128); /* what is before */
+
+template <class T>
+__host__ __device__ constexpr int stream_rest_bytes(int n_groups, bool may_sort) {
+    static_assert(sizeof(struct line) + T::WGMMA * T::WARPS * sizeof(struct cursor) <=
+                      stream_ring_at<T> - stream_table_bytes<T>,
+                  "room for the line and cursors");
+    return 16 * T::STAGES + 16 * (n_groups + 1) + n_groups * (int)sizeof(struct group) +
+           (may_sort ? choices::bytes(n_groups) : 0);
+}
+
 /* The ring, as each side goes round it; shared addresses. */
 template <class T> struct ring {
     uint32_t base; /* of shared memory: the tables */
@@ -197,14 +214,14 @@ template <class T> struct ring {
     uint32_t parity;
 
     __device__ __forceinline__ uint32_t x(const args &a) const {
-        return base + stream_table_bytes<T> + stage * a.x_bytes;
+        return base + stream_ring_at<T> + stage * a.x_bytes;
     }
     __device__ __forceinline__ uint32_t w(const args &a) const {
-        return base + stream_table_bytes<T> + T::STAGES * a.x_bytes +
+        return base + stream_ring_at<T> + T::STAGES * a.x_bytes +
                stage * T::WARPS * a.slot_bytes;
     }
     __device__ __forceinline__ uint32_t full(const args &a) const {
-        return base + stream_table_bytes<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) +
+        return base + stream_ring_at<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) +
                8 * stage;
     }
     __device__ __forceinline__ uint32_t empty(const args &a) const {
@@ -216,14 +233,87 @@ template <class T> struct ring {
     }
 };
 
+/* A lane's scales of NESTED and ABSMAX: of rows g and g + 8 of one tile in one chunk of each step
+ * (of steps that all have PIECE chunks), in x and y, or in y and x where `swap`. What nested absmax
+ * and means are stays in registers for `steps`, which is the same in all lanes. */
+struct lane_scales {
+    uint32_t code; /* place in a stage of weights */
+    int32_t steps;
+    float x_nested, y_nested, x_mean, y_mean;
+
+    /* From the stage at `stage` on, which has the weights of `tiles` tiles; `place`, `tile`: the
+     * lane's tile among those, and in the matrix; its chunk: `within` the piece that begins with
+     * chunk `first` of the row. */
+    __device__ __forceinline__ void open(const args &a, uint32_t stage, int32_t tiles,
+                                         int32_t place, int32_t tile, int32_t first, int32_t within,
+                                         bool swap) {
+        int32_t g = thread_now() % 32 / 4, bytes = a.piece * a.scale_stride;
+        code = tiles * CODE_BYTES + place * bytes + within * a.scale_stride;
+        steps = INT32_MAX, x_nested = y_nested = x_mean = y_mean = 0;
+        if (a.form == ABSMAX) {
+            code += 4 * g + 32 * swap;
+            return;
+        }
+        code += g + 8 * swap;
+        const struct nb_cuda_shape &s = a.g.w.shape;
+        struct nested_rows rows = nested_rows_of(a, tile);
+        if (swap)
+            rows = {rows.lower, rows.upper};
+        int32_t chunk = first + within, c0 = chunk - (uint32_t)chunk % s.unit_chunks;
+        int32_t in_row = chunk >> a.block_shift, x_here = rows.upper + g * s.row_blocks + in_row,
+                y_here = rows.lower + g * s.row_blocks + in_row;
+        int32_t x = (x_here >> 8) - ((rows.upper + (c0 >> a.block_shift)) >> 8),
+                y = (y_here >> 8) - ((rows.lower + (c0 >> a.block_shift)) >> 8);
+        uint32_t header = stage + tiles * (CODE_BYTES + bytes) + place * a.header_bytes,
+                 means = header + 8 * s.n_nested;
+        x_nested = load_f32(header + 4 * (x + swap * s.n_nested));
+        y_nested = load_f32(header + 4 * (y + !swap * s.n_nested));
+        x_mean = load_f32(means + 4 * swap), y_mean = load_f32(means + 4 * !swap);
+        /* Until one of the lanes comes to another nested block. */
+        int32_t blocks = 256 - max(x_here & 255, y_here & 255);
+        uint32_t chunks = ((in_row + blocks) << a.block_shift) - chunk;
+        steps = (__reduce_min_sync(~0u, chunks) + PIECE - 1) / PIECE;
+    }
+
+    /* Those of the step whose weights are at `stage`. `nested_value(code)`: what a code of an
+     * absmax stands for. */
+    template <bool NESTED, class F>
+    __device__ __forceinline__ float2 at(uint32_t stage, F nested_value) const {
+        uint32_t from = stage + code;
+        if (!NESTED)
+            return make_float2(load_f32(from), load_f32(from ^ 32));
+        float x = nested_value(load_8(from)), y = nested_value(load_8(from ^ 8));
+        return make_float2(__fadd_rn(__fmul_rn(x, x_nested), x_mean),
+                           __fadd_rn(__fmul_rn(y, y_nested), y_mean));
+    }
+};
+
 /* A warp that multiplies. SCALED: NESTED and ABSMAX, whose scales multiply sums of chunks; HALVES
  * and FLOATS have whole weights. */
 template <class T, bool SCALED> struct worker {
     const args &a;
     const line &l;
     struct ring<T> r;
-    struct cursor at;
     int32_t warp, lane;
+    struct cursor at; /* of hopper it is behind the line, where it takes no registers */
+
+    __device__ __forceinline__ struct cursor place() const {
+        if constexpr (T::WGMMA)
+            return ((const struct cursor *)(&l + 1))[thread_now() / 32];
+        else
+            return at;
+    }
+
+    __device__ __forceinline__ void put(const struct cursor &now) {
+        if constexpr (T::WGMMA) {
+            __syncwarp();
+            if (lane == 0)
+                ((struct cursor *)(&l + 1))[thread_now() / 32] = now;
+            __syncwarp();
+        } else {
+            at = now;
+        }
+    }
 
     __device__ __forceinline__ uint32_t look_up(uint32_t index) const {
         if constexpr (T::TABLE_AT != 0)
@@ -293,14 +383,20 @@ template <class T, bool SCALED> struct worker {
         });
     }
 
-    /* The product of decoded weights with chunk c of x's stage. */
+    /* The descriptor of what lies `bytes` behind the beginning of the stage of x. It is the same in
+     * all lanes, and by the shuffle the compiler knows it, so that it is in uniform registers. */
+    __device__ __forceinline__ uint64_t x_of(int32_t bytes) const {
+        return wgmma_descriptor(__shfl_sync(~0u, r.x(a) + bytes, 0), 0);
+    }
+
+    /* The product of decoded weights with chunk c of a stage of x, whose descriptor is `x`. */
     template <int BLOCKS>
     __device__ __forceinline__ void start(float (&d)[BLOCKS][4], const uint32_t (&w)[16],
-                                          uint32_t stage, int32_t c, bool add) const {
+                                          uint64_t x, int32_t c, bool add) const {
         wgmma_fence();
 #pragma unroll
         for (int32_t j = 0; j < 4; j++)
-            wgmma<BLOCKS>(d, w + 4 * j, wgmma_descriptor(stage + c * (BLOCKS * 1024), j), add || j);
+            wgmma<BLOCKS>(d, w + 4 * j, wgmma_behind(x, c * (BLOCKS * 1024), j), add || j);
         wgmma_commit();
     }
 
@@ -356,10 +452,35 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
+    __device__ __forceinline__ float nested_value(uint32_t code) const {
+        return T::ROW_BITS == 8 ? __uint_as_float(look_up((code << 8 | 4 * lane) + 128))
+                                : load_f32(r.base + (256 << T::ROW_BITS) + 4 * code);
+    }
+
+    /* Steps of the tile to its end or that of the block's part. */
+    __device__ __forceinline__ int32_t steps_from(const struct cursor &at) const {
+        return min(at.left, a.k_steps - at.u * a.pieces - at.p);
+    }
+
+    /* A lane's scales from the step on with which `count` of the tile are left, whose weights are
+     * there; the rest as lane_scales::open has it. */
+    __device__ __forceinline__ struct lane_scales open_scales(int32_t count, int32_t place_in,
+                                                              int32_t within, bool swap) const {
+        struct cursor at = place();
+        struct lane_scales s;
+        s.open(a, r.w(a), T::WARPS, place_in, at.m * T::WARPS + place_in,
+               at.u * a.g.w.shape.unit_chunks + PIECE * (at.p + steps_from(at) - count), within,
+               swap);
+        return s;
+    }
+
     /* `count` steps, chunks one after the other. */
     template <int BLOCKS>
-    __device__ __forceinline__ void any_steps(float (&sums)[BLOCKS][4], struct nested_rows rows,
+    __device__ __forceinline__ void any_steps(float (&sums)[BLOCKS][4], struct cursor at,
                                               int32_t count) {
+        struct nested_rows rows = {0, 0};
+        if (a.form == NESTED)
+            rows = nested_rows_of(a, at.m * T::WARPS + warp);
         for (; count > 0; count--) {
             wait_stage();
             struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
@@ -373,12 +494,12 @@ template <class T, bool SCALED> struct worker {
                     multiply(sums, w, r.x(a), c, scale);
                 } else if constexpr (SCALED) {
                     float part[BLOCKS][4];
-                    start(part, w, r.x(a), c, false);
+                    start(part, w, x_of(c * (BLOCKS * 1024)), 0, false);
                     wgmma_wait<0>();
                     add_scaled(sums, part, __shfl_sync(~0u, scale.x, (lane & ~3) | c),
                                __shfl_sync(~0u, scale.y, (lane & ~3) | c));
                 } else {
-                    start(sums, w, r.x(a), c, true);
+                    start(sums, w, x_of(c * (BLOCKS * 1024)), 0, true);
                     wgmma_wait<0>();
                 }
             }
@@ -387,77 +508,56 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
-    /* What the side that decodes has: the codes of its next chunk, where its piece is, and the
-     * scales of that. */
-    struct decoder {
-        uint32_t codes[4], piece;
-        float2 scale;
-    };
-
-    __device__ __forceinline__ void open(struct decoder &d, struct nested_rows rows) const {
-        wait_stage();
-        struct piece from = piece_at(a, r.w(a), T::WARPS, warp);
-        d.piece = from.codes;
-        load_codes(d.codes, d.piece, 0);
-        d.scale = scales(from, rows, at.u, at.p);
-    }
-
-    /* Multiplies chunk C of a step, which is in `now` and has these scales, and decodes the one
-     * after it into `next`; of the last step's last chunk it decodes what is there, to no end. `x`:
-     * that of the step. With C = 2 this goes over to the next step, if there is one. */
-    template <int C, int BLOCKS>
-    __device__ __forceinline__ void multiply_and_decode(float (&sums)[BLOCKS][4],
-                                                        const uint32_t (&now)[16],
-                                                        uint32_t (&next)[16], struct decoder &d,
-                                                        uint32_t x, float2 scale, bool more,
-                                                        struct nested_rows rows) {
-        float part[BLOCKS][4];
-        float upper = __shfl_sync(~0u, scale.x, (lane & ~3) + C),
-              lower = __shfl_sync(~0u, scale.y, (lane & ~3) + C);
-        start(part, now, x, C, false);
-        look_up_all(next, d.codes);
-        if (C + 2 < PIECE) {
-            load_codes(d.codes, d.piece, C + 2);
-        } else if (C + 2 == PIECE) {
-            at.step(a);
-            if (more) {
-                r.next();
-                open(d, rows);
+    /* `count` steps of PIECE chunks each, of scaled weights, by wgmma: warp w has tile w. The
+     * warpgroups take turns by themselves: one decodes while others multiply. */
+    template <bool NESTED, int BLOCKS>
+    __device__ __forceinline__ void many_steps_alike(float (&sums)[BLOCKS][4],
+                                                     const struct lane_scales &s, int32_t count) {
+        struct ring<T> zero = {r.base, 0, 0};
+        uint32_t full = zero.full(a), weights = zero.w(a), weights_bytes = T::WARPS * a.slot_bytes,
+                 own_codes = warp * CODE_BYTES + 16 * lane;
+        keep(full), keep(weights), keep(own_codes), keep(weights_bytes);
+#pragma unroll 1
+        for (; count > 0; count--) {
+            uint32_t barrier = full + 8 * r.stage, stage = weights + r.stage * weights_bytes;
+            uint64_t x = x_of(0);
+            uint32_t codes[4];
+            wait_stage();
+            r.next();
+            load_128(codes, stage + own_codes);
+            float2 scale =
+                s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
+#pragma unroll
+            for (int32_t c = 0; c < PIECE; c++) {
+                uint32_t w[16];
+                float part[BLOCKS][4];
+                look_up_all(w, codes);
+                if (c + 1 < PIECE)
+                    load_128(codes, stage + own_codes + 512 * (c + 1));
+                float upper = __shfl_sync(~0u, scale.x, c, 4),
+                      lower = __shfl_sync(~0u, scale.y, c, 4);
+                start(part, w, x, c, false);
+                wgmma_wait<0>();
+                add_scaled(sums, part, upper, lower);
             }
-        } else {
-            load_codes(d.codes, d.piece, 1);
-        }
-        wgmma_wait<0>();
-        add_scaled(sums, part, upper, lower);
-    }
-
-    /* `count` steps of PIECE chunks each, of scaled weights, with wgmma: a chunk is decoded while
-     * the one before is multiplied, from one step to the next, too, and its codes are fetched from
-     * shared memory before that. */
-    template <int BLOCKS>
-    __device__ __forceinline__ void whole_steps(float (&sums)[BLOCKS][4], struct nested_rows rows,
-                                                int32_t count) {
-        static_assert(PIECE == 4, "chunks of a step");
-        uint32_t even[16], odd[16];
-        struct decoder d;
-        open(d, rows);
-        look_up_all(even, d.codes);
-        load_codes(d.codes, d.piece, 1);
-        do {
-            /* The same in all lanes, and by this the compiler knows it: what wgmma's descriptors are
-             * made of is then in uniform registers. */
-            uint32_t x = __shfl_sync(~0u, r.x(a), 0), empty = r.empty(a);
-            float2 scale = d.scale;
-            bool more = count > 1;
-            multiply_and_decode<0>(sums, even, odd, d, x, scale, more, rows);
-            multiply_and_decode<1>(sums, odd, even, d, x, scale, more, rows);
-            multiply_and_decode<2>(sums, even, odd, d, x, scale, more, rows);
-            multiply_and_decode<3>(sums, odd, even, d, x, scale, more, rows);
             __syncwarp();
             if (lane == 0)
-                barrier_arrive(empty);
-        } while (--count > 0);
-        r.next();
+                barrier_arrive(barrier + 8 * T::STAGES);
+        }
+    }
+
+    template <int BLOCKS>
+    __device__ __forceinline__ void many_steps(float (&sums)[BLOCKS][4], int32_t count) {
+        while (count > 0) {
+            wait_stage();
+            struct lane_scales s = open_scales(count, warp, lane % 4, false);
+            int32_t n = min(count, s.steps);
+            if (a.form == NESTED)
+                many_steps_alike<true>(sums, s, n);
+            else
+                many_steps_alike<false>(sums, s, n);
+            count -= n;
+        }
     }
 
     /* Steps of a tile, up to its end or that of the block's part, and what is to become of the
@@ -468,29 +568,31 @@ template <class T, bool SCALED> struct worker {
 #pragma unroll
         for (int32_t i = 0; i < BLOCKS; i++)
             sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
-        int32_t tile = at.m * T::WARPS + warp;
-        struct nested_rows rows = {0, 0};
-        if (a.form == NESTED)
-            rows = nested_rows_of(a, tile);
-        int32_t count = min(at.left, a.k_steps - at.u * a.pieces - at.p);
-        if constexpr (T::WGMMA && SCALED && BLOCKS < 3) { /* of more, registers do not suffice */
-            if (a.whole)
-                whole_steps(sums, rows, count);
+        struct cursor at = place();
+        int32_t count = steps_from(at);
+        if constexpr (T::WGMMA && SCALED) {
+            if (!a.whole)
+                any_steps(sums, at, count);
             else
-                any_steps(sums, rows, count);
+                many_steps(sums, count);
         } else {
-            any_steps(sums, rows, count);
+            any_steps(sums, at, count);
         }
+        at = place();
+        at.skip(a, steps_from(at));
+        int32_t tile = at.m * T::WARPS + warp;
         if (tile < a.g.w.shape.n_tiles)
-            leave(sums, tile);
+            leave(sums, at, tile);
         if (at.is_end(a))
             at.next_tile(a, l);
+        put(at);
     }
 
     /* Sums of a warp's tile: to the block that has the tile's first step, or, in that block, all
      * together. */
     template <int BLOCKS>
-    __device__ __forceinline__ void leave(float (&sums)[BLOCKS][4], int32_t tile) {
+    __device__ __forceinline__ void leave(float (&sums)[BLOCKS][4], const struct cursor &at,
+                                          int32_t tile) {
         const struct group &s = l.groups[at.e];
         int64_t first = (int64_t)(at.m * s.tiles + at.n) * a.k_steps; /* of the tile */
         constexpr int SUMS = STREAM_BLOCKS * 32;                      /* float4 of a warp */
@@ -533,8 +635,8 @@ template <class T, bool SCALED> struct worker {
     }
 
     __device__ __forceinline__ void run() {
-        while (at.left > 0) {
-            switch (l.groups[at.e].blocks) {
+        while (place().left > 0) {
+            switch (l.groups[place().e].blocks) {
             case 1:
                 tile<1>();
                 break;
@@ -656,11 +758,12 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     if constexpr (T::WGMMA && !NB_WGMMA)
         return;
     NB_DYNAMIC_SHARED(1024, uint8_t, shared);
-    constexpr int TABLE = stream_table_bytes<T>, ROW = 1 << T::ROW_BITS;
-    uint8_t *barriers = shared + TABLE + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
+    constexpr int ROW = 1 << T::ROW_BITS;
+    uint8_t *barriers = shared + stream_ring_at<T> +
+                        T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
     int64_t *cost = (int64_t *)(barriers + 16 * T::STAGES), *steps = cost + a.g.n_groups + 1;
     struct group *groups = (struct group *)(steps + a.g.n_groups + 1);
-    struct line &l = *(struct line *)(groups + a.g.n_groups);
+    struct line &l = *(struct line *)(shared + stream_table_bytes<T>);
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t full = address_of(barriers), empty = full + 8 * T::STAGES;
 
@@ -743,7 +846,8 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         return;
     }
     wait_for_kernel_before(); /* it may use the memory of y and of partial sums */
-    worker<T, SCALED> worker = {a, l, r, at, warp, lane};
+    worker<T, SCALED> worker = {a, l, r, warp, lane, {}};
+    worker.put(at);
     worker.run();
 #endif
 }

@@ -256,6 +256,18 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t at) {
 
 /* ---- arithmetic ---- */
 
+/* threadIdx.x, read anew, so that nothing that depends on it need be kept in registers. */
+__device__ __forceinline__ uint32_t thread_now() {
+    uint32_t x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
+/* The compiler keeps x in a register rather than computing it anew where it is used. */
+__device__ __forceinline__ void keep(uint32_t &x) {
+    asm volatile("" : "+r"(x));
+}
+
 /* c [16, 8] += a [16, 16] b [16, 8]: bf16, sums in f32. */
 __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                     uint32_t a3, uint32_t b0, uint32_t b1) {

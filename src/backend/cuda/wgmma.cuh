@@ -63,6 +63,12 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, int k) {
     return d;
 }
 
+/* The same for what lies `bytes` further: an addition to a descriptor that is there, where making
+ * each from its address takes two moves between uniform registers more. */
+__device__ __forceinline__ uint64_t wgmma_behind(uint64_t descriptor, int bytes, int k) {
+    return descriptor + (bytes >> 4) + 2 * k;
+}
+
 /* Names of the operands %0, … in an instruction's text, and sums d[i][0..3], … as its operands. */
 #define NB_NAMES_4  "%0, %1, %2, %3"
 #define NB_NAMES_8  NB_NAMES_4 ", %4, %5, %6, %7"

@@ -127,6 +127,12 @@ inline void load_128(uint32_t (&v)[4], uint32_t address) {
     memcpy(v, emulator::shared_at(address, 16), 16);
 }
 
+inline uint32_t thread_now() {
+    return threadIdx.x;
+}
+inline void keep(uint32_t &) {
+}
+
 /* PTX ISA, "ldmatrix": lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; lane l gets two
  * neighbours of row l / 4, or, transposed, of column l / 4. */
 template <bool TRANSPOSED> inline void load_matrices(uint32_t (&r)[4], uint32_t at) {

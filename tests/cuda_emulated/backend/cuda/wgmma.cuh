@@ -31,6 +31,10 @@ inline uint64_t wgmma_descriptor(uint32_t address, int k) {
     return (uint64_t)(1 << 30 | 64) << 32 | ((address >> 4 | 1 << 16) + 2 * (uint32_t)k);
 }
 
+inline uint64_t wgmma_behind(uint64_t descriptor, int bytes, int k) {
+    return descriptor + (uint64_t)(bytes >> 4) + 2 * (uint64_t)k;
+}
+
 template <int NB> inline void wgmma(float (&d)[NB][4], const uint32_t *a, uint64_t b, int add) {
     emulator::product_begin({&d[0][0], NB, a, 0, b, false, add != 0});
 }
