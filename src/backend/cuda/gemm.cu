@@ -152,7 +152,7 @@ template <class T> void cut_steps(struct args &a, const struct nb_cuda_limits &l
 /* Whether there must be room for choices. Not only where they are given: how tiles are cut must not
  * depend on who puts them in order, so that neither do sums. */
 bool may_sort(const struct nb_cuda_gemm &g) {
-    return g.n_groups > 1 && g.n <= NB_CUDA_GEMM_CHOICES;
+    return (g.n_groups > 1 || g.choice) && g.n <= NB_CUDA_GEMM_CHOICES;
 }
 
 template <class T>

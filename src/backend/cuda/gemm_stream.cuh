@@ -17,12 +17,15 @@
  * where rows of 256 bytes fit (ROW_BITS 8; the free half of a row is the same kind of table of the
  * nested absmax code). Scales multiply the sums of a chunk.
  *
- * With WGMMA four warps multiply together, B comes from shared memory once for 64 rows; otherwise
- * mma.sync, B by ldmatrix.
- *
- * The loop over steps is after few instructions and few wavefronts of shared memory: where memory
- * gives 4.6 TB/s an SM has 30 cycles for a chunk, which are 119 instructions and 30 wavefronts.
- * With 8 / 16 / 24 / 32 tokens it has 62 / 66 / 71 / 75 instructions a chunk.
+ * On Hopper the steps of scaled weights are done in one of two ways. Up to 16 tokens: mma.sync, a
+ * warp has one chunk of four tiles of each step, so that B comes from shared memory once for 64
+ * rows as it does with wgmma, and no warp waits for another but at the end of a tile, where four
+ * add their sums. More tokens: wgmma, a warp has its own tile. Elsewhere: mma.sync, B by ldmatrix.
+ * Both are after few instructions and few wavefronts of shared memory: where memory gives 4.6 TB/s
+ * an SM has 30 cycles for a chunk, which are 119 instructions and 30 wavefronts. With 8 / 16 / 24 /
+ * 32 tokens the loops have 52 / 63 / 71 / 75 instructions a chunk. With 8 tokens the wavefronts are
+ * 16 of lookups, 4 of reading codes and 4 of their arrival, 2 for B, 2 for the scales' way from
+ * lane to lane and 1 for making them: 29.
  */
 #ifndef NB_BACKEND_CUDA_GEMM_STREAM_CUH
 #define NB_BACKEND_CUDA_GEMM_STREAM_CUH
@@ -34,6 +37,7 @@ namespace {
 
 enum {
     STREAM_BLOCKS = 4, /* of 8 tokens, at most */
+    FEW_BLOCKS = 2,    /* so many are multiplied by mma.sync, more by wgmma */
 };
 
 /* SHARED: bytes that a block may take. TABLE_AT: the shared address of the table of pairs, where it
@@ -41,11 +45,13 @@ enum {
 struct hopper {
     static constexpr bool WGMMA = true;
     static constexpr int WARPS = 16, STAGES = 3, ROW_BITS = 8, SHARED = 232448, TABLE_AT = 1024;
+    static constexpr int EXCHANGE = 512 * WARPS; /* bytes for sums that warps pass one another */
 };
 
 struct generic {
     static constexpr bool WGMMA = false;
     static constexpr int WARPS = 8, STAGES = 2, ROW_BITS = 7, SHARED = 101376, TABLE_AT = 0;
+    static constexpr int EXCHANGE = 0;
 };
 
 template <class T> constexpr int stream_threads = 32 * T::WARPS + 32;
@@ -190,9 +196,8 @@ struct cursor {
     }
 };
 
-
-/* Shared memory: tables, the line and where warps are on it, stages of x, stages of weights, then
- * barriers, groups and choices. */
+/* Shared memory: tables, the line and where warps are on it, stages of x, stages of weights, room
+ * for an exchange of sums, then barriers, groups and choices. */
 template <class T>
 constexpr int stream_table_bytes = (256 << T::ROW_BITS) + (T::ROW_BITS == 7) * 1024;
 template <class T>
@@ -203,8 +208,8 @@ __host__ __device__ constexpr int stream_rest_bytes(int n_groups, bool may_sort)
     static_assert(sizeof(struct line) + T::WGMMA * T::WARPS * sizeof(struct cursor) <=
                       stream_ring_at<T> - stream_table_bytes<T>,
                   "room for the line and cursors");
-    return 16 * T::STAGES + 16 * (n_groups + 1) + n_groups * (int)sizeof(struct group) +
-           (may_sort ? choices::bytes(n_groups) : 0);
+    return T::EXCHANGE + 16 * T::STAGES + 16 * (n_groups + 1) +
+           n_groups * (int)sizeof(struct group) + (may_sort ? choices::bytes(n_groups) : 0);
 }
 
 /* The ring, as each side goes round it; shared addresses. */
@@ -222,10 +227,13 @@ template <class T> struct ring {
     }
     __device__ __forceinline__ uint32_t full(const args &a) const {
         return base + stream_ring_at<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) +
-               8 * stage;
+               T::EXCHANGE + 8 * stage;
     }
     __device__ __forceinline__ uint32_t empty(const args &a) const {
         return full(a) + 8 * T::STAGES;
+    }
+    __device__ __forceinline__ uint32_t exchange(const args &a) const {
+        return base + stream_ring_at<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
     }
     __device__ __forceinline__ void next() {
         if (++stage == T::STAGES)
@@ -474,6 +482,113 @@ template <class T, bool SCALED> struct worker {
         return s;
     }
 
+    /* `count` steps of PIECE chunks each, of scaled weights, by mma.sync: warp w multiplies chunk w
+     * % 4 of the four tiles from w - w % 4 on, so that B is read once for four tiles, and in the
+     * end four warps add what they have. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void few_steps(float (&sums)[BLOCKS][4], int32_t count) {
+        float all[4][BLOCKS][4];
+#pragma unroll
+        for (int32_t i = 0; i < 4 * BLOCKS; i++)
+            all[i / BLOCKS][i % BLOCKS][0] = all[i / BLOCKS][i % BLOCKS][1] =
+                all[i / BLOCKS][i % BLOCKS][2] = all[i / BLOCKS][i % BLOCKS][3] = 0;
+        while (count > 0) {
+            barrier_wait(r.full(a), r.parity);
+            struct lane_scales s =
+                open_scales(count, warp - warp % 4 + lane % 4, warp % 4, lane % 4 >= 2);
+            int32_t n = min(count, s.steps);
+            if (a.form == NESTED)
+                few_steps_alike<true>(all, s, n);
+            else
+                few_steps_alike<false>(all, s, n);
+            count -= n;
+        }
+        exchange(sums, all);
+    }
+
+    template <bool NESTED, int BLOCKS>
+    __device__ __forceinline__ void few_steps_alike(float (&all)[4][BLOCKS][4],
+                                                    const struct lane_scales &s, int32_t count) {
+        uint32_t row = lane % 8, x_place = row * 128 + ((lane / 8) ^ row) * 16;
+        struct ring<T> zero = {r.base, 0, 0};
+        uint32_t full = zero.full(a), weights = zero.w(a), weights_bytes = T::WARPS * a.slot_bytes,
+                 tokens = zero.x(a) + warp % 4 * (BLOCKS * 1024) + x_place,
+                 own_codes = (warp & ~3) * CODE_BYTES + warp % 4 * 512 + 16 * lane;
+        keep(full), keep(weights), keep(tokens), keep(own_codes), keep(weights_bytes);
+#pragma unroll 1
+        for (; count > 0; count--) {
+            uint32_t barrier = full + 8 * r.stage, stage = weights + r.stage * weights_bytes,
+                     x = tokens + r.stage * a.x_bytes, codes[4], b[BLOCKS][2][4];
+            barrier_wait(barrier, r.parity);
+            r.next();
+            load_128(codes, stage + own_codes);
+#pragma unroll
+            for (int32_t i = 0; i < BLOCKS; i++) {
+                load_matrices<false>(b[i][0], x + 1024 * i);
+                load_matrices<false>(b[i][1], (x ^ 64) + 1024 * i);
+            }
+            float2 scale =
+                s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
+#pragma unroll
+            for (int32_t t = 0; t < 4; t++) {
+                uint32_t w[16];
+                look_up_all(w, codes);
+                if (t < 3)
+                    load_128(codes, stage + own_codes + (t + 1) * CODE_BYTES);
+                float upper = __shfl_sync(~0u, t < 2 ? scale.x : scale.y, t, 4),
+                      lower = __shfl_sync(~0u, t < 2 ? scale.y : scale.x, t, 4);
+#pragma unroll
+                for (int32_t i = 0; i < BLOCKS; i++) {
+                    float d[4] = {0, 0, 0, 0};
+#pragma unroll
+                    for (int32_t j = 0; j < 4; j++)
+                        mma(d, w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3],
+                            b[i][j / 2][j % 2 * 2], b[i][j / 2][j % 2 * 2 + 1]);
+                    all[t][i][0] += upper * d[0], all[t][i][1] += upper * d[1];
+                    all[t][i][2] += lower * d[2], all[t][i][3] += lower * d[3];
+                }
+            }
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(barrier + 8 * T::STAGES);
+        }
+    }
+
+    /* x and y change places where `swap`. */
+    template <int BLOCKS>
+    static __device__ __forceinline__ void exchange_if(bool swap, float (&x)[BLOCKS][4],
+                                                       float (&y)[BLOCKS][4]) {
+#pragma unroll
+        for (int32_t i = 0; i < 4 * BLOCKS; i++) {
+            float &to = x[i / 4][i % 4], &from = y[i / 4][i % 4], old = to;
+            to = swap ? from : to, from = swap ? old : from;
+        }
+    }
+
+    /* What four warps have of four tiles each: the sums of tile p to the p-th of them, which adds
+     * what it has and what p ^ 1, p ^ 2 and p ^ 3 have, in this order. */
+    template <int BLOCKS>
+    __device__ __forceinline__ void exchange(float (&sums)[BLOCKS][4], float (&all)[4][BLOCKS][4]) {
+        uint32_t from = r.exchange(a) + 16 * lane, to = from + 512 * warp;
+        __syncwarp();
+        exchange_if(warp & 1, all[0], all[1]), exchange_if(warp & 1, all[2], all[3]);
+        exchange_if(warp & 2, all[0], all[2]), exchange_if(warp & 2, all[1], all[3]);
+#pragma unroll
+        for (int32_t i = 0; i < BLOCKS; i++) {
+            sums[i][0] = all[0][i][0], sums[i][1] = all[0][i][1];
+            sums[i][2] = all[0][i][2], sums[i][3] = all[0][i][3];
+#pragma unroll
+            for (int32_t other = 1; other < 4; other++) {
+                float v[4];
+                threads_meet(1 + warp / 4, 128); /* what was there has been read */
+                store_f32x4(to, all[other][i]);
+                threads_meet(1 + warp / 4, 128);
+                load_f32x4(v, from + 512 * (warp ^ other));
+                sums[i][0] += v[0], sums[i][1] += v[1], sums[i][2] += v[2], sums[i][3] += v[3];
+            }
+        }
+    }
+
     /* `count` steps, chunks one after the other. */
     template <int BLOCKS>
     __device__ __forceinline__ void any_steps(float (&sums)[BLOCKS][4], struct cursor at,
@@ -573,6 +688,8 @@ template <class T, bool SCALED> struct worker {
         if constexpr (T::WGMMA && SCALED) {
             if (!a.whole)
                 any_steps(sums, at, count);
+            else if constexpr (BLOCKS <= FEW_BLOCKS)
+                few_steps(sums, count);
             else
                 many_steps(sums, count);
         } else {
@@ -760,7 +877,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     NB_DYNAMIC_SHARED(1024, uint8_t, shared);
     constexpr int ROW = 1 << T::ROW_BITS;
     uint8_t *barriers = shared + stream_ring_at<T> +
-                        T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes);
+                        T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) + T::EXCHANGE;
     int64_t *cost = (int64_t *)(barriers + 16 * T::STAGES), *steps = cost + a.g.n_groups + 1;
     struct group *groups = (struct group *)(steps + a.g.n_groups + 1);
     struct line &l = *(struct line *)(shared + stream_table_bytes<T>);

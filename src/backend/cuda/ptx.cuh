@@ -239,6 +239,19 @@ __device__ __forceinline__ void load_128(uint32_t (&v)[4], uint32_t address) {
                  : "r"(address));
 }
 
+__device__ __forceinline__ void load_f32x4(float (&v)[4], uint32_t address) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_f32x4(uint32_t address, const float (&v)[4]) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v[0]), "f"(v[1]),
+                 "f"(v[2]), "f"(v[3])
+                 : "memory");
+}
+
 /* Four 8 by 8 matrices of 16 bits, one's rows at the addresses of eight lanes each. */
 template <bool TRANSPOSED>
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t at) {

@@ -132,6 +132,12 @@ inline uint32_t thread_now() {
 }
 inline void keep(uint32_t &) {
 }
+inline void load_f32x4(float (&v)[4], uint32_t address) {
+    memcpy(v, emulator::shared_at(address, 16), 16);
+}
+inline void store_f32x4(uint32_t address, const float (&v)[4]) {
+    memcpy(emulator::shared_at(address, 16), v, 16);
+}
 
 /* PTX ISA, "ldmatrix": lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; lane l gets two
  * neighbours of row l / 4, or, transposed, of column l / 4. */
