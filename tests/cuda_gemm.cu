@@ -393,7 +393,8 @@ static std::vector<uint8_t> run(const problem &p, enum nb_cuda_gemm_kernel kerne
 static int n_tests, n_failed;
 
 /* The same product with its sums left in parts, where blocks have any, by the two kernels that may:
- * added in order as parts.* says they are the product, where there is no room for them y is whole. */
+ * added in order as parts.* says they are the product, where there is no room for them y is whole.
+ */
 static void check_parts(problem &p, const expected &e) {
     static const char *kernels[] = {"any", "plain", "stream"};
     size_t n = (size_t)p.begin.back(), rows = p.y_row, bytes = p.y_bytes, room = 20 * n;
@@ -453,8 +454,8 @@ static void check_parts(problem &p, const expected &e) {
     p.y = keep, p.g.y = keep;
 }
 
-/* Groups of the same sizes by choices in random order, that the product puts in order itself, against
- * the same order made here: the same bits, and the slots. */
+/* Groups of the same sizes by choices in random order, that the product puts in order itself,
+ * against the same order made here: the same bits, and the slots. */
 static void check_choices(problem &p) {
     static const char *kernels[] = {"any", "plain", "stream"};
     int32_t n = p.begin.back(), of_x = p.gathered ? 2 : 0;
@@ -487,7 +488,8 @@ static void check_choices(problem &p) {
         CUDA_CHECK(cudaMemset(device_slot, 0xFF, n * sizeof(int32_t)));
         bool good = run(p, (enum nb_cuda_gemm_kernel)k, &error) == want;
         std::vector<int32_t> got(n);
-        CUDA_CHECK(cudaMemcpy(got.data(), device_slot, n * sizeof(int32_t), cudaMemcpyDeviceToHost));
+        CUDA_CHECK(
+            cudaMemcpy(got.data(), device_slot, n * sizeof(int32_t), cudaMemcpyDeviceToHost));
         good = good && got == slot;
         n_failed += !good;
         printf("%s %d - %s, %s, choices\n", good ? "ok" : "not ok", ++n_tests, p.name.c_str(),
@@ -527,8 +529,7 @@ static void check(problem &p) {
     }
     if (p.whole && p.m.groups == 1 && p.epilogue == NB_CUDA_STORE_F32 && p.begin.back() > 0)
         check_parts(p, e);
-    if (!p.whole && p.m.groups > 1 && p.begin.back() > 0 &&
-        p.begin.back() <= NB_CUDA_GEMM_CHOICES)
+    if (!p.whole && p.m.groups > 1 && p.begin.back() > 0 && p.begin.back() <= NB_CUDA_GEMM_CHOICES)
         check_choices(p);
     fflush(stdout);
     release(p);

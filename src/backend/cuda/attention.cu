@@ -27,7 +27,7 @@ enum {
     SHORT_TILES = 4,   /* a run of more such tiles is long */
     SHORT_WARPS = 4,   /* of a block */
     SHORT_BLOCKS = 3,  /* of an SM, by the registers that they take */
-    MIN_PAGES = 4,     /* that a part of a split context has at least */
+    MIN_PAGES = 16,    /* that a part of a split context has at least */
     BLOCKS_PER_SM = 2, /* that the split aims at */
     LONG_ROWS = 128,
     LONG_KEYS = 64, /* staged at a time */
@@ -59,6 +59,7 @@ struct shape {
     int32_t tile_tokens; /* of a short tile */
     int32_t long_tokens; /* of a long one */
     int32_t target;      /* parts to aim at, of all tiles */
+    int32_t wave;        /* parts whose blocks run at the same time */
 };
 
 __host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count) {
@@ -69,6 +70,7 @@ __host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count) {
     s.tile_tokens = SHORT_ROWS / s.heads;
     s.long_tokens = LONG_ROWS / s.group;
     s.target = nb_div_up(sm_count * BLOCKS_PER_SM, s.columns);
+    s.wave = sm_count * SHORT_BLOCKS / s.columns;
     return s;
 }
 
@@ -153,19 +155,32 @@ __global__ void __launch_bounds__(PLAN_THREADS, 1)
         n_runs += total;
     }
     __syncthreads();
-    /* Pages that short tiles read in all decide how long parts are. */
-    int32_t pages = 0, is_long = SHORT_TILES * s.tile_tokens;
-    for (int32_t r = thread; r < n_runs; r += PLAN_THREADS) {
-        int32_t token = p.run[r], n = (r + 1 < n_runs ? p.run[r + 1] : q.n) - token;
-        if (n > is_long)
-            continue;
-        for (int32_t i = 0; i < n; i += s.tile_tokens) {
-            int32_t position = position_of(token + i);
-            pages += end_page(position, min(s.tile_tokens, n - i)) - first_page(m, position);
-        }
-    }
-    scan(pages, &total);
-    int32_t part_pages = max(MIN_PAGES, nb_div_up(total, s.target));
+    /* Pages that short tiles read in all decide how long parts are; they are made longer until all
+     * run at the same time, if they can: with contexts of equal length a few blocks too many would
+     * take as long as all others together. */
+    int32_t is_long = SHORT_TILES * s.tile_tokens;
+    auto parts_of =
+        [&](int32_t part_pages) { /* of all short tiles */
+                                  int32_t mine = 0;
+                                  for (int32_t r = thread; r < n_runs; r += PLAN_THREADS) {
+                                      int32_t token = p.run[r],
+                                              n = (r + 1 < n_runs ? p.run[r + 1] : q.n) - token;
+                                      for (int32_t i = 0; i < n && n <= is_long;
+                                           i += s.tile_tokens) {
+                                          int32_t position = position_of(token + i),
+                                                  end =
+                                                      end_page(position, min(s.tile_tokens, n - i));
+                                          mine +=
+                                              nb_div_up(end - first_page(m, position), part_pages);
+                                      }
+                                  }
+                                  scan(mine, &total);
+                                  return total;
+        };
+    int32_t part_pages = max(MIN_PAGES, nb_div_up(parts_of(1), s.target));
+    bool fits = parts_of(INT32_MAX / 2) <= s.wave;
+    while (fits && parts_of(part_pages) > s.wave)
+        part_pages += nb_div_up(part_pages, 16);
     outcome done = {};
     for (int32_t base = 0; base < n_runs; base += PLAN_THREADS) {
         int32_t r = base + thread, token = 0, n = 0;
@@ -271,7 +286,9 @@ __device__ uint32_t word(const uint4 &v, int i) {
 /* ---- short runs ---- */
 
 /* What the warps of a block, or the parts of a tile, have of a row. */
-template <int d> struct __align__(16) row_sums { float max[SHORT_ROWS], sum[SHORT_ROWS], values[SHORT_ROWS][d]; };
+template <int d> struct __align__(16) row_sums {
+    float max[SHORT_ROWS], sum[SHORT_ROWS], values[SHORT_ROWS][d];
+};
 
 /* One page of 16 keys for 8 rows: scores transposed, S^T = K Q^T, so that 8 rows are the n of an
  * mma, and O^T += V^T P^T. The k of an mma may be any order of dimensions as long as both operands
@@ -545,8 +562,8 @@ __device__ void attend_to_itself(const short_query<d> &query, const float *key, 
 }
 
 /* blockIdx.y: which KV head and, in groups of more than 8, which of its query heads. ROTATES:
- * queries, keys and values come from `projected`, and every run is one token. KV memory is then that
- * of passes before, so that its first pages are asked for before the kernel before is done. */
+ * queries, keys and values come from `projected`, and every run is one token. KV memory is then
+ * that of passes before, so that its first pages are asked for before the kernel before is done. */
 template <int d, bool FP8, bool ROTATES>
 __global__ void __launch_bounds__(SHORT_WARPS * 32, SHORT_BLOCKS)
     attend_short(nb_cuda_model m, nb_cuda_step step, nb_cuda_queries queries, shape s, plan p,
@@ -906,15 +923,17 @@ cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct n
 cudaError_t nb_cuda_attention(const struct nb_cuda_model *m, const struct nb_cuda_step *s,
                               const struct nb_cuda_queries *queries, int32_t layer,
                               const struct nb_cuda_projected *projected, const __nv_bfloat16 *q,
-                              __nv_bfloat16 *out, void *workspace,
-                              const struct nb_cuda_limits *l, cudaStream_t stream) {
+                              __nv_bfloat16 *out, void *workspace, const struct nb_cuda_limits *l,
+                              cudaStream_t stream) {
     if (projected && !nb_cuda_attention_rotates(queries))
         return cudaErrorInvalidValue;
     plan p;
     place_plan(m, l, workspace, &p);
     if (m->head_width == 64)
-        return m->kv_fp8 ? launch<64, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
-                         : launch<64, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
-    return m->kv_fp8 ? launch<128, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
-                     : launch<128, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
+        return m->kv_fp8
+                   ? launch<64, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
+                   : launch<64, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
+    return m->kv_fp8
+               ? launch<128, true>(*m, *s, *queries, layer, projected, q, out, p, *l, stream)
+               : launch<128, false>(*m, *s, *queries, layer, projected, q, out, p, *l, stream);
 }

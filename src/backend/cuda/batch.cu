@@ -44,8 +44,8 @@ namespace {
 
 enum {
     THREADS = 256,
-    MANY_THREADS = 1024, /* of a block where blocks are few */
-    FEW_EXPERTS = 8,     /* whose logits a thread sums at once */
+    MANY_THREADS = 1024,         /* of a block where blocks are few */
+    FEW_EXPERTS = 8,             /* whose logits a thread sums at once */
     MAX_WIDTH = 8 * 4 * THREADS, /* a thread holds up to 8 times 4 of a token's values */
     MAX_EXPERTS = 8 * 32,        /* a lane up to 8 of its logits */
 };
@@ -207,9 +207,9 @@ __global__ void __launch_bounds__(THREADS)
 /* ---- tokens in order of their experts ---- */
 
 struct groups {
-    int32_t *begin;   /* [E + 1] */
-    int32_t *gather;  /* [n K] the token of each row */
-    int32_t *slot;    /* [n, K] the row where a token's choice is */
+    int32_t *begin;  /* [E + 1] */
+    int32_t *gather; /* [n K] the token of each row */
+    int32_t *slot;   /* [n, K] the row where a token's choice is */
 };
 
 enum { GROUP_THREADS = 1024 };
@@ -272,9 +272,9 @@ struct residual {
     const int32_t *x_row; /* [n] rows of x; NULL: their own numbers */
     const float *o;       /* [n, D], in parts */
     nb_cuda_parts o_parts;
-    float *sum;           /* [n, D] x + o */
-    __nv_bfloat16 *h;     /* [n, D padded] norm of it */
-    const float *norm;    /* [D] */
+    float *sum;        /* [n, D] x + o */
+    __nv_bfloat16 *h;  /* [n, D padded] norm of it */
+    const float *norm; /* [D] */
 };
 
 struct routing {
@@ -459,7 +459,7 @@ __global__ void __launch_bounds__(THREADS, TOKENS == 8 ? 1 : 2)
     for (int i = warp; i < TOKENS && first + i < n; i += THREADS / 32) {
         size_t t = first + i;
         choose<MAX_EXPERTS / 32>(m, logits + i * E, out.expert + t * m.experts_per_token,
-               out.weight + t * m.experts_per_token);
+                                 out.weight + t * m.experts_per_token);
     }
 }
 
@@ -522,8 +522,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 1)
         int column = 4 * (threadIdx.x + MANY_THREADS * k);
         float4 v = normed[k];
         if (column < padded)
-            store_h(in.h + t * padded, column,
-                    make_float4(v.x * by, v.y * by, v.z * by, v.w * by));
+            store_h(in.h + t * padded, column, make_float4(v.x * by, v.y * by, v.z * by, v.w * by));
     }
 }
 
@@ -671,14 +670,12 @@ template <class F> cudaError_t with_threads(int32_t width, int n, const nb_cuda_
     if (has_few_rows(n, l))
         return padded(width) <= 4 * MANY_THREADS ? f(std::integral_constant<int, 1>(), many)
                                                  : f(std::integral_constant<int, 2>(), many);
-    return with_vecs(width,
-                     [&](auto v) { return f(v, std::integral_constant<int, THREADS>()); });
+    return with_vecs(width, [&](auto v) { return f(v, std::integral_constant<int, THREADS>()); });
 }
 
 template <int VECS, int TOKENS, int EXPERTS>
 cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int capability,
-                                   const residual &in, const routing &out,
-                                   cudaStream_t stream) {
+                                   const residual &in, const routing &out, cudaStream_t stream) {
     auto kernel = after_attention<VECS, TOKENS, EXPERTS>;
     int bytes = (THREADS / 32 + 1) * m.n_experts * TOKENS * (int)sizeof(float);
     if (bytes > 48 << 10)
@@ -689,8 +686,7 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, int n, int parts, int
 }
 
 cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits &l, int n,
-                                   const residual &in, const routing &out,
-                                   cudaStream_t stream) {
+                                   const residual &in, const routing &out, cudaStream_t stream) {
     if (out.router && m.n_experts <= FEW_EXPERTS && has_few_rows(n, l))
         return nb_launch(padded(m.width) <= 4 * MANY_THREADS ? after_attention_few<1>
                                                              : after_attention_few<2>,
@@ -699,11 +695,13 @@ cudaError_t launch_after_attention(const nb_cuda_model &m, const nb_cuda_limits 
         constexpr int VECS = decltype(v)::value;
         if constexpr (VECS <= 2) { /* a large router is read once for 8 tokens */
             if (n >= 3 * l.sm_count && m.n_experts >= 32)
-                return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out, stream);
+                return launch_after_attention<VECS, 8, 4>(m, n, 1, l.compute_capability, in, out,
+                                                          stream);
         }
         if constexpr (VECS <= 4) {
             if (n >= 8 * l.sm_count)
-                return launch_after_attention<VECS, 2, 8>(m, n, 1, l.compute_capability, in, out, stream);
+                return launch_after_attention<VECS, 2, 8>(m, n, 1, l.compute_capability, in, out,
+                                                          stream);
         }
         int parts = min(m.n_experts / 16, nb_div_up(l.sm_count, n));
         return launch_after_attention<VECS, 1, 8>(m, n, out.router && parts > 1 ? parts : 1,
@@ -797,8 +795,8 @@ struct pass {
         nb_cuda_queries all = {s.n_tokens, s.longest_run, s.longest_run == s.n_tokens, NULL};
         nb_cuda_queries last = {s.n_logits, min(s.longest_run, s.n_logits), 0, s.logits_of};
         bool fewer = s.n_logits < s.n_tokens;
-        NB_CUDA_TRY(cudaMemsetAsync(w.route.arrived, 0,
-                                    (size_t)l.max_tokens * sizeof(int32_t), stream));
+        NB_CUDA_TRY(
+            cudaMemsetAsync(w.route.arrived, 0, (size_t)l.max_tokens * sizeof(int32_t), stream));
         NB_CUDA_TRY(cudaMemsetAsync(w.gemm, 0, NB_CUDA_GEMM_FLAGS, stream));
         NB_CUDA_TRY(nb_cuda_attention_plan(&m, &s, &all, w.plan, &l, stream));
         if (fewer && s.n_logits)

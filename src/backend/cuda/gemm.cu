@@ -11,7 +11,7 @@ namespace {
  * decodes for 256 at a time and, of one group alone, leaves SMs idle. */
 enum { STREAM_ROWS = 48, STREAM_ROWS_ALONE = 128, STREAM_ROWS_BF16 = 32 };
 enum { MAX_PARTS = 16 }; /* of sums, that are left to who reads them */
-enum { MAX_SMS = 512 }; /* flags are for that many blocks of at most 32 warps */
+enum { MAX_SMS = 512 };  /* flags are for that many blocks of at most 32 warps */
 static_assert(MAX_SMS * 32 * sizeof(int32_t) <= NB_CUDA_GEMM_FLAGS, "flags fit");
 
 /* Never run: what its attributes say tells whether the code that the driver chose has wgmma. */
@@ -261,8 +261,8 @@ cudaError_t nb_cuda_gemm_by(enum nb_cuda_gemm_kernel kernel, const struct nb_cud
         return cudaSuccess;
     if (g->n_groups < 1 || g->n_groups > MAX_GROUPS || l->sm_count > MAX_SMS)
         return cudaErrorInvalidValue;
-    if (g->choice && (g->begin || g->gather || g->n > NB_CUDA_GEMM_CHOICES ||
-                      kernel == NB_CUDA_GEMM_WIDE))
+    if (g->choice &&
+        (g->begin || g->gather || g->n > NB_CUDA_GEMM_CHOICES || kernel == NB_CUDA_GEMM_WIDE))
         return cudaErrorInvalidValue;
     if (g->parts && (g->begin || g->choice || g->n_groups != 1 || g->epilogue != NB_CUDA_STORE_F32))
         return cudaErrorInvalidValue;

@@ -222,8 +222,7 @@ template <class T> struct ring {
         return base + stream_ring_at<T> + stage * a.x_bytes;
     }
     __device__ __forceinline__ uint32_t w(const args &a) const {
-        return base + stream_ring_at<T> + T::STAGES * a.x_bytes +
-               stage * T::WARPS * a.slot_bytes;
+        return base + stream_ring_at<T> + T::STAGES * a.x_bytes + stage * T::WARPS * a.slot_bytes;
     }
     __device__ __forceinline__ uint32_t full(const args &a) const {
         return base + stream_ring_at<T> + T::STAGES * (a.x_bytes + T::WARPS * a.slot_bytes) +
@@ -510,7 +509,9 @@ template <class T, bool SCALED> struct worker {
     __device__ __forceinline__ void few_steps_alike(float (&all)[4][BLOCKS][4],
                                                     const struct lane_scales &s, int32_t count) {
         uint32_t row = lane % 8, x_place = row * 128 + ((lane / 8) ^ row) * 16;
-        struct ring<T> zero = {r.base, 0, 0};
+        struct ring<T> zero = {
+            r.base, 0, 0
+        };
         uint32_t full = zero.full(a), weights = zero.w(a), weights_bytes = T::WARPS * a.slot_bytes,
                  tokens = zero.x(a) + warp % 4 * (BLOCKS * 1024) + x_place,
                  own_codes = (warp & ~3) * CODE_BYTES + warp % 4 * 512 + 16 * lane;
@@ -527,8 +528,7 @@ template <class T, bool SCALED> struct worker {
                 load_matrices<false>(b[i][0], x + 1024 * i);
                 load_matrices<false>(b[i][1], (x ^ 64) + 1024 * i);
             }
-            float2 scale =
-                s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
+            float2 scale = s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
 #pragma unroll
             for (int32_t t = 0; t < 4; t++) {
                 uint32_t w[16];
@@ -628,7 +628,9 @@ template <class T, bool SCALED> struct worker {
     template <bool NESTED, int BLOCKS>
     __device__ __forceinline__ void many_steps_alike(float (&sums)[BLOCKS][4],
                                                      const struct lane_scales &s, int32_t count) {
-        struct ring<T> zero = {r.base, 0, 0};
+        struct ring<T> zero = {
+            r.base, 0, 0
+        };
         uint32_t full = zero.full(a), weights = zero.w(a), weights_bytes = T::WARPS * a.slot_bytes,
                  own_codes = warp * CODE_BYTES + 16 * lane;
         keep(full), keep(weights), keep(own_codes), keep(weights_bytes);
@@ -640,8 +642,7 @@ template <class T, bool SCALED> struct worker {
             wait_stage();
             r.next();
             load_128(codes, stage + own_codes);
-            float2 scale =
-                s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
+            float2 scale = s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
 #pragma unroll
             for (int32_t c = 0; c < PIECE; c++) {
                 uint32_t w[16];
@@ -926,8 +927,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         wait_for_kernel_before();
         start_kernel_after(); /* which may read them at once: gemm.h's `settled` */
     }
-    struct choices *sorted =
-        (struct choices *)(shared + T::SHARED - choices::bytes(a.g.n_groups));
+    struct choices *sorted = (struct choices *)(shared + T::SHARED - choices::bytes(a.g.n_groups));
     if (a.g.choice)
         sorted->sort(a.g);
     if (warp == 0) {
