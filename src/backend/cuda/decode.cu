@@ -300,6 +300,9 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     if (p.m.dense && i / 32 == ROUTER)
         choose_the_one(p, sh, i % 32);
     __syncthreads();
+    if (i == 0)
+        first_unit_of(p, sh);
+    __syncthreads();
 }
 
 template <int COLUMNS, int WIDTH, int GROUP>

@@ -137,12 +137,14 @@ template <int WIDTH, int GROUP> struct attended {
     }
 };
 
-/* The same in the warp's shared memory: registers are scarce where it is used. */
+/* The block's i-th unit, in shared memory: registers are scarce where it is used. */
 __device__ __forceinline__ const volatile attention_unit &unit_in_memory(const worker &w,
-                                                                         int32_t index) {
+                                                                         int32_t i) {
+    if (i == 0)
+        return w.sh.first_unit;
     __syncwarp();
     if (w.lane == 0)
-        w.sh.units[w.warp] = attention_unit_of(w.p, w.sh, index);
+        w.sh.units[w.warp] = attention_unit_of(w.p, w.sh, attention_index(i));
     __syncwarp();
     return w.sh.units[w.warp];
 }
@@ -220,6 +222,12 @@ __device__ __forceinline__ void write_kv(const worker &w, const volatile attenti
         *(uint4 *)(to + column) = *(const uint4 *)(from + i * WIDTH + column);
 }
 
+/* Where the splits' maxima and sums are: behind their sums of values. */
+template <int WIDTH>
+__device__ __forceinline__ float *parts_end(const worker &w, const exchange &x) {
+    return x.part + (size_t)w.p.s.n_tokens * w.p.m.n_heads * w.p.n_splits * WIDTH;
+}
+
 /* One unit up to what its split contributes. */
 template <int WIDTH, int GROUP>
 __device__ __forceinline__ void attend(const worker &w, int32_t layer,
@@ -274,10 +282,6 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
 #pragma unroll 1
     for (int i = 1; i <= AHEAD; i++)
         prefetch(item + i * WARPS);
-    if (u.split == 0 && w.warp == MMA_WARPS - 1 && w.lane == 0) /* which writes there at the end */
-        w.sh.units[w.warp].new_page =
-            __ldg(w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages +
-                  w.sh.position[u.t] / NB_PAGE_TOKENS);
     stamp(w, layer, 27);
     /* Finishers must be done with the sums of tiles, where sums of attention go. */
     uint32_t tile = w.sh.tile[w.warp];
@@ -369,10 +373,11 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
             if (w.lane % 2 == 0)
                 store_word(exchange_of(w.p, layer).attended + row * WIDTH + column, pack(v, next));
         } else {
-            float *part = exchange_of(w.p, layer).part + (row * S + u.split) * (WIDTH + 2);
-            store_float(part + column, v);
+            const exchange x = exchange_of(w.p, layer);
+            store_float(x.part + (row * S + u.split) * WIDTH + column, v);
             if (column < 2)
-                store_float(part + WIDTH + column, column ? sum : most);
+                store_float(parts_end<WIDTH>(w, x) + (row * S + u.split) * 2 + column,
+                            column ? sum : most);
         }
     }
     stamp(w, layer, 31);
@@ -382,41 +387,62 @@ __device__ __forceinline__ void attend(const worker &w, int32_t layer,
     stamp(w, layer, 26);
 }
 
-/* A split's share of the columns of its token and KV head: all splits' sums, one result. A lane a
- * split. */
+/* A split's share of what its token and KV head attended to, 32 columns a warp at a time: all
+ * splits' sums, one result. A lane is a column, and a split, of which it has the maximum and the
+ * sum. */
 template <int WIDTH>
 __device__ __forceinline__ void combine_splits(const worker &w, int32_t layer,
                                                const volatile attention_unit &u) {
+    enum { AT_ONCE = 16 };
     const struct nb_cuda_model &m = w.p.m;
     const exchange x = exchange_of(w.p, layer);
-    int32_t group = *(volatile int32_t *)&w.sh.group, S = w.p.n_splits, pairs = group * WIDTH / 2;
-    int32_t begin = pairs * u.split / S, end = pairs * (u.split + 1) / S;
-    for (int32_t i = begin + w.warp; i < end; i += MMA_WARPS) {
-        int32_t head = u.head * group + i / (WIDTH / 2), column = i % (WIDTH / 2) * 2;
-        const float *from = x.part + (((size_t)u.t * m.n_heads + head) * S + w.lane) * (WIDTH + 2);
-        float v[4] = {0, 0, -CUDART_INF_F, 0};
-        if (w.lane < S) {
-            uint32_t raw[4], tries = 0;
+    int32_t group = *(volatile int32_t *)&w.sh.group, S = w.p.n_splits;
+#pragma unroll 1
+    for (int32_t i = u.split + w.warp * S; i < group * (WIDTH / 32); i += MMA_WARPS * S) {
+        size_t row = (size_t)u.t * m.n_heads + u.head * group + i / (WIDTH / 32);
+        int32_t column = i % (WIDTH / 32) * 32 + w.lane;
+        const float *from = x.part + row * S * WIDTH + column,
+                    *of_split = parts_end<WIDTH>(w, x) + (row * S + w.lane) * 2;
+        float most = -CUDART_INF_F, factor = 0, sum = 0, v = 0;
+#pragma unroll 1
+        for (int32_t first = 0; first < S; first += AT_ONCE, from += AT_ONCE * WIDTH) {
+            uint32_t raw[AT_ONCE], mine[2], tries = 0;
+            bool again;
             do {
-                for (int k = 0; k < 4; k++)
-                    raw[k] = load_word(from + (k < 2 ? column + k : WIDTH + k - 2));
+                again = false;
+                mine[0] = mine[1] = 0;
+                if (first == 0 && w.lane < S) {
+                    mine[0] = load_word(of_split);
+                    mine[1] = load_word(of_split + 1);
+                }
+#pragma unroll
+                for (int k = 0; k < AT_ONCE; k++)
+                    raw[k] = first + k < S ? load_word(from + k * WIDTH) : 0;
+#pragma unroll
+                for (int k = 0; k < AT_ONCE; k++)
+                    again |= raw[k] == NOTHING;
+                again |= mine[0] == NOTHING || mine[1] == NOTHING;
                 if (++tries > SPIN_LIMIT)
                     __trap();
-            } while (is_nothing(make_uint4(raw[0], raw[1], raw[2], raw[3])));
-            for (int k = 0; k < 4; k++)
-                v[k] = __uint_as_float(raw[k]);
+            } while (again);
+            __syncwarp();
+            if (first == 0) {
+                float maximum = w.lane < S ? __uint_as_float(mine[0]) : -CUDART_INF_F;
+                most = maximum;
+#pragma unroll
+                for (int s = 16; s; s /= 2)
+                    most = fmaxf(most, __shfl_xor_sync(~0U, most, s));
+                factor = exp2f(maximum - most);
+                sum = warp_sum(__uint_as_float(mine[1]) * factor);
+            }
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++)
+                v += __shfl_sync(~0U, factor, (first + k) & 31) * __uint_as_float(raw[k]);
         }
-        __syncwarp();
-        float most = v[2];
-        for (int s = 16; s; s /= 2)
-            most = fmaxf(most, __shfl_xor_sync(~0U, most, s));
-        float factor = exp2f(v[2] - most);
-        float sum = warp_sum(v[3] * factor), v0 = warp_sum(v[0] * factor),
-              v1 = warp_sum(v[1] * factor);
-        if (w.lane == 0) {
-            size_t at = ((size_t)u.t * m.n_heads + head) * WIDTH + column;
-            store_word(x.attended + at, pack(v0 / sum, v1 / sum));
-        }
+        v /= sum;
+        float next = __shfl_down_sync(~0U, v, 1);
+        if (w.lane % 2 == 0)
+            store_word(x.attended + row * WIDTH + column, pack(v, next));
     }
 }
 
@@ -434,12 +460,9 @@ __device__ __forceinline__ void attention(const worker &of, int32_t layer) {
     w.q = w.lane % 4;
 #pragma unroll 1
     for (int32_t i = 0; i < attention_share(n); i++)
-        attend<WIDTH, GROUP>(w, layer, unit_in_memory(w, attention_index(i)));
-    if (w.p.n_splits > 1) {
-#pragma unroll 1
-        for (int32_t i = 0; i < attention_share(n); i++)
-            combine_splits<WIDTH>(w, layer, unit_in_memory(w, attention_index(i)));
-    }
+        attend<WIDTH, GROUP>(w, layer, unit_in_memory(w, i));
+    if (w.p.n_splits > 1) /* then there is one unit a block */
+        combine_splits<WIDTH>(w, layer, w.sh.first_unit);
 }
 
 #endif

@@ -335,20 +335,17 @@ __device__ __forceinline__ void finish_phase(finisher &w, int32_t layer, int32_t
  * cache, between down and queries, when the memory has little else to do. */
 __device__ __forceinline__ void prefetch_pages(const finisher &w, int32_t layer) {
     const struct nb_cuda_model &m = w.p.m;
-    int32_t n = w.p.s.n_tokens * m.n_kv_heads * w.p.n_splits, columns = NB_PAGE_TOKENS * m.head_width;
+    int32_t columns = NB_PAGE_TOKENS * m.head_width;
+    const volatile attention_unit &u = w.sh.first_unit;
 #pragma unroll 1
-    for (int32_t i = 0; i < attention_share(n); i++) {
-        attention_unit u = attention_unit_of(w.p, w.sh, attention_index(i));
-#pragma unroll 1
-        for (int32_t k = w.lane; k < u.n_pages; k += 32) {
-            int32_t page = __ldg(w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages +
-                                 u.page + k);
-            const __nv_bfloat16 *at = (const __nv_bfloat16 *)m.kv +
-                                      ((size_t)layer * m.n_pages + page) * m.page_stride +
-                                      u.head * columns;
-            bulk_prefetch(at, columns * 2);
-            bulk_prefetch(at + w.sh.to_values, columns * 2);
-        }
+    for (int32_t k = w.lane; k < u.n_pages; k += 32) {
+        int32_t page =
+            __ldg(w.p.s.pages + (size_t)w.sh.sequence[u.t] * w.p.s.max_pages + u.page + k);
+        const __nv_bfloat16 *at = (const __nv_bfloat16 *)m.kv +
+                                  ((size_t)layer * m.n_pages + page) * m.page_stride +
+                                  u.head * columns;
+        bulk_prefetch(at, columns * 2);
+        bulk_prefetch(at + w.sh.to_values, columns * 2);
     }
 }
 

@@ -68,7 +68,7 @@ struct exchange {
     __nv_bfloat16 *x_attention; /* [T, D] */
     float *squares_attention;   /* [T, D / 16] sums of x^2, of each tile */
     float *qkv;                 /* [T, (H + 2 G) d] natural order, before norm and rope */
-    float *part;                /* [T, H, S, d + 2] sums of values, maximum, sum, of splits */
+    float *part;                /* of splits: [T, H, S, d] sums of values, [T, H, S, 2] maximum, sum */
     __nv_bfloat16 *attended;    /* [T, H d] */
     __nv_bfloat16 *x_expert;    /* [T, D] */
     float *squares_expert;      /* [T, D / 16] */
@@ -109,7 +109,7 @@ struct attention_unit {
     int32_t first, base;      /* positions [first, base) are in pages, the rest of this step */
     int32_t page, n_pages;    /* of the split */
     int32_t n_new, new_first; /* tokens of this step up to t of its sequence, the first in reach */
-    int32_t new_page;         /* where t goes; known to the warp that writes there */
+    int32_t new_page;         /* where t goes */
 };
 
 /* A block's shared memory, but for the ring and the table. */
@@ -140,6 +140,7 @@ struct __align__(128) shared {
     __align__(16) __nv_bfloat16 q[MAX_GROUP][MAX_HEAD + 8];
     __align__(16) __nv_bfloat16 keys[MAX_TOKENS][MAX_HEAD]; /* of this step */
     __align__(16) __nv_bfloat16 values[MAX_TOKENS][MAX_HEAD];
+    struct attention_unit first_unit; /* of the block, in each layer; others are found anew */
     struct attention_unit units[MMA_WARPS];
     __align__(16) float maximum_sum[MMA_WARPS][MAX_GROUP][2];
 };
@@ -251,7 +252,17 @@ __device__ __forceinline__ attention_unit attention_unit_of(const params &p, con
             all = u.base > u.first ? (u.base - 1) / NB_PAGE_TOKENS - from + 1 : 0;
     u.page = from + all * u.split / S;
     u.n_pages = from + all * (u.split + 1) / S - u.page;
+    u.new_page = __ldg(p.s.pages + (size_t)sh.sequence[u.t] * p.s.max_pages +
+                       position / NB_PAGE_TOKENS);
     return u;
+}
+
+/* What the block attends to first, if anything: has no pages else. */
+__device__ inline void first_unit_of(const params &p, shared &sh) {
+    if (attention_share(p.s.n_tokens * p.m.n_kv_heads * p.n_splits) > 0)
+        sh.first_unit = attention_unit_of(p, sh, attention_index(0));
+    else
+        sh.first_unit.n_pages = 0;
 }
 
 #endif
