@@ -285,6 +285,8 @@ __device__ __forceinline__ uint32_t value_bits(const float *values, int32_t i) {
     }
     if (i < N_PHASES)
         sh.n_own[i] = own_share(p.matrices[i].n_tiles);
+    if (i <= FEW_EXPERTS)
+        sh.share_of[i] = own_share(i * p.matrices[GATE_UP].n_tiles);
     if (i < MAX_TOKENS) {
         sh.position[i] = i < p.s.n_tokens ? __ldg(p.s.position + i) : -1;
         sh.sequence[i] = i < p.s.n_tokens ? __ldg(p.s.sequence + i) : -1;

@@ -35,13 +35,13 @@ __device__ __forceinline__ void collect(finisher &w, int32_t layer, int32_t phas
     v[0] = v[1] = v[2] = v[3] = 0;
     const float *from = slot_place(w.table, tile, 0, 0) + w.lane;
     if (w.p.s.n_tokens > 1) {
-#pragma unroll 4
+#pragma unroll 8
         for (int i = 0; i < MMA_WARPS; i++) {
             for (int k = 0; k < 4; k++)
                 v[k] += from[(i * 4 + k) * 64];
         }
     } else {
-#pragma unroll 8
+#pragma unroll
         for (int i = 0; i < MMA_WARPS; i++) {
             v[0] += from[i * 256];
             v[2] += from[i * 256 + 128];
@@ -403,10 +403,14 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
     }
     __syncwarp();
     barrier_wait(&sh.scored, layer & 1); /* what is there else is needed no more */
-    for (int k = 0; k < 4; k++) {
-        for (int s = vectors; s < 32; s *= 2)
+#pragma unroll 1
+    for (int s = vectors; s < 32; s *= 2) {
+#pragma unroll
+        for (int k = 0; k < 4; k++)
             sum[k] += __shfl_xor_sync(~0U, sum[k], s);
-        if (lane < vectors)
+    }
+    if (lane < vectors) {
+        for (int k = 0; k < 4; k++)
             sh.scores[4 * lane + k] = sum[k];
     }
     __syncwarp();
@@ -476,12 +480,12 @@ __device__ __forceinline__ void choose_of_few(const params &p, shared &sh, int32
     if (used >> lane & 1) {
         sh.list[rank] = lane;
 #pragma unroll 1
-        for (int32_t t = 0; t < MAX_TOKENS; t++)
+        for (int32_t t = 0; t < T; t++)
             sh.pair[rank][t] = has >> t & 1 ? t * K + (int32_t)(kth >> 4 * t & 15) : -1;
     }
     if (lane == 0) {
         sh.n_list = n;
-        sh.n_own[GATE_UP] = own_share(n * p.matrices[GATE_UP].n_tiles);
+        sh.n_own[GATE_UP] = sh.share_of[n];
     }
     __syncwarp();
 }
@@ -605,7 +609,7 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
             else
                 add_many_scores(p, sh, layer, lane);
             done(layer, 16);
-            if (p.m.n_experts <= 32) {
+            if (p.m.n_experts <= FEW_EXPERTS) {
                 choose_of_few(p, sh, lane);
             } else {
                 if (lane < MAX_SCORES / MAX_TOKENS / 32)

@@ -21,6 +21,7 @@ enum {
     MAX_OWN = 4,       /* tiles of the residual stream that a block holds */
     MAX_LIST = 128,    /* experts that a step may use in a layer */
     MAX_CHOSEN = 16,   /* experts of a token */
+    FEW_EXPERTS = 32,  /* see choose_of_few */
     MAX_SCORES = 1024, /* of the router, for all tokens */
     MAX_HEAD = 128,    /* width */
     MAX_GROUP = 8,     /* query heads that share a KV head */
@@ -127,7 +128,8 @@ struct __align__(128) shared {
     __align__(16) float scores[MAX_SCORES];
     float weight[MAX_TOKENS * MAX_CHOSEN]; /* [t K + k] */
     int32_t n_list;
-    int32_t n_own[N_PHASES]; /* how many tiles of each phase the block has */
+    int32_t n_own[N_PHASES];        /* how many tiles of each phase the block has */
+    int32_t share_of[FEW_EXPERTS + 1]; /* and of gate and up of so many experts */
     uint32_t used[MAX_SCORES / MAX_TOKENS / 32];
     uint8_t list[MAX_LIST], chosen[MAX_TOKENS * MAX_CHOSEN];
     int8_t pair[MAX_LIST][MAX_TOKENS];
