@@ -419,7 +419,7 @@ int splits(const nb_cuda_model *m, int tokens, int max_position, int blocks) {
     if (m->window && pages > m->window / NB_PAGE_TOKENS + 2)
         pages = m->window / NB_PAGE_TOKENS + 2;
     int most = blocks / (tokens * m->n_kv_heads);
-    if (pages <= 2 * MMA_WARPS || most < 1)
+    if (pages < MMA_WARPS || most < 1)
         return 1;
     return most < MAX_SPLITS ? most : MAX_SPLITS;
 }
