@@ -71,20 +71,22 @@ template <int WIDTH, int GROUP> struct attended {
         any = false;
     }
 
-    /* Scores of positions 2 q and 2 q + 1 with head g. */
+    /* Scores of positions 2 q and 2 q + 1 with head g. Of each product one half of the rows counts,
+     * so that both have the same operand, of each eight columns four in rows 0-7 and four in rows
+     * 8-15, and none of it is moved. */
     __device__ __forceinline__ void score(const worker &w, const half_page<WIDTH> &p,
                                           float (&c)[2]) {
         float sums[2][4] = {};
 #pragma unroll
         for (int i = 0; i < WIDTH / 32; i++) {
             uint4 query = *(const uint4 *)&w.sh.q[w.g][32 * i + 8 * w.q];
-            mma(sums[0], query.x, 0, query.y, 0, p.keys[i].x, p.keys[i].y);
-            mma(sums[1], query.z, 0, query.w, 0, p.keys[i].z, p.keys[i].w);
+            mma(sums[0], query.x, query.y, query.z, query.w, p.keys[i].x, p.keys[i].y);
+            mma(sums[1], query.x, query.y, query.z, query.w, p.keys[i].z, p.keys[i].w);
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             int32_t at = 2 * w.q + i;
-            c[i] = at >= p.first && at < p.end ? sums[0][i] + sums[1][i] : -CUDART_INF_F;
+            c[i] = at >= p.first && at < p.end ? sums[0][i] + sums[1][2 + i] : -CUDART_INF_F;
         }
     }
 
@@ -200,9 +202,11 @@ __device__ __forceinline__ void prepare_head(const worker &w, int32_t layer, int
             x[i + N / 2] = b * turn[0] + a * turn[1];
         }
     }
+    /* Of queries, the second and third pair of eight change places, see score. */
+    int32_t at = kind == 0 ? (w.lane & ~6) | (w.lane & 2) << 1 | (w.lane & 4) >> 1 : w.lane;
 #pragma unroll
     for (int i = 0; i < N; i++)
-        to[w.lane + 32 * i] = __float2bfloat16_rn(x[i]);
+        to[at + 32 * i] = __float2bfloat16_rn(x[i]);
 }
 
 /* The key and value of this step's last token of u into its page. A warp. */
