@@ -32,23 +32,28 @@
  * plain read. What is known of the rest:
  *   - What is between the products, in us since the last block had multiplied the layer before (the
  *     trace of tests/cuda_decode.cu prints it, and more): that block's rows of x are passed on at
- *     0.8; x is there at 1.0 in the median block, at 3.1 in the last; the last rows of q, k and v are
- *     passed on at 7.2; a head of queries is there at 7.2 to 7.7, all are ready at 8.5, attended to at
- *     10.5, all warps' sums combined at 11.8; x of o is there at 12.8 in most blocks, and in the 8
- *     that attended at 14.6, which so are the last with o, at 17.4; its rows are passed on at 17.9,
- *     scores added up at 18.9, the list made at 19.7. A trip through the L2 cache is 0.4 to 0.7 us of
- *     that. The rest is code that runs once a layer, and blocks that come late: those that attend,
- *     and the 20 that have a tile of gate and up more than others. Some come 3 us after the others
- *     although all that they wait for is there.
+ *     1.3; x is there at 1.5 in the median block, at 2.6 in the last; the last rows of q, k and v are
+ *     passed on at 5.9; a head of queries is there at 6.7 to 7.2, all are ready at 7.7, attended to at
+ *     9.5, all warps' sums combined at 10.5 to 11; x of o is there at 12.0 in most blocks, and in the
+ *     8 that attended at 13; its rows are passed on at 15.4, scores added up at 16.4, the list made
+ *     at 16.9. A trip through the L2 cache is 0.4 to 0.7 us of that. The rest is code that runs once
+ *     a layer, whose instructions follow one another. Blocks that come late are others each time
+ *     (of 100 waits for x one is 1.2 us longer than the median).
+ *   - Blocks end down with a standard deviation of 1 us, others in each layer, and the median 2.3 us
+ *     before the last. So it gained nothing to give the 20 tiles of gate and up that are left over
+ *     to blocks with one tile of down less.
  *   - Gate and up and down run at 76 % of that rate. Bulk copies as they are here reach 4,100 GB/s
  *     (units are no multiple of 128 bytes; such copies reach 4,570, and 4,540 in four parts), but
  *     units of 17,024 bytes gain 1 to 4 % at 1 token and nothing in more, and parts lose 5: what
  *     waits is the warps. Without lookups in the table of pairs they take as long; with a quarter of
  *     the codes widened by arithmetic (more instructions, fewer loads) a step takes 18 % longer. That
  *     fits a limit in how fast a warp gets through its instructions, with four warps a scheduler.
- *   - Above 512 positions a context is split, among all blocks there are: 2.3 us more a layer at
- *     1,025 positions than at 129, 15 at 8,192, where reading keys and values takes 7.4. (With
- *     fewer splits, of 16 pages each, 11 at 1,025.)
+ *   - From 240 positions on a context is split, among all blocks there are. That costs 1.5 us a
+ *     layer from when the last split is stored to when all are joined; 8 positions take a warp 1 us,
+ *     that is the instructions of 16 warps, and 2.3 where keys and values are not in registers when
+ *     queries come. At 8,192 positions a layer takes 15 us more than at 129, where reading keys and
+ *     values takes 7.4. Asking for them all while gate and up are multiplied lost 2 %: it is the
+ *     memory that binds there.
  *   - With the ring full of requests the L2 cache is slow to answer: so x of down is asked for four
  *     units ahead and before gate and up's end.
  *   - Lanes without a token that load zeros from one place make that line of the L2 cache a
@@ -413,7 +418,8 @@ template <class T> void place_part(nb_layout *layout, T **out, size_t n) {
 
 /* Splits of a context: one where it is short, since they cost another trip between blocks, else as
  * many as there are blocks for. (Fewer, so that each has 16 pages, left more of what joins them to
- * each block: 8 % of a token's time at 1,025 positions.) */
+ * each block: 8 % of a token's time at 1,025 positions.) From 15 pages on a warp has three of a
+ * context's halves of pages, and a split is faster. */
 int splits(const nb_cuda_model *m, int tokens, int max_position, int blocks) {
     int pages = max_position / NB_PAGE_TOKENS + 1;
     if (m->window && pages > m->window / NB_PAGE_TOKENS + 2)
