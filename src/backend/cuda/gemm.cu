@@ -134,6 +134,10 @@ cudaError_t launch(void (*kernel)(T...), int blocks, int threads, int shared,
 template <class T> void cut_steps(struct args &a, const struct nb_cuda_limits &l) {
     int32_t tiles = div_up(a.g.n, a.n_max), all = a.m_blocks * tiles * a.k_steps;
     a.block_steps = div_up(all, l.sm_count);
+    /* A block that has steps of two tiles ends late; a step more costs less. */
+    int32_t of_tile = l.sm_count / (a.m_blocks * tiles);
+    if (of_tile > 1 && div_up(a.k_steps, of_tile) <= a.block_steps + 1)
+        a.block_steps = div_up(a.k_steps, of_tile);
     bool whole_heads = a.g.rotary_rows == 0 || T::WARPS * NB_CUDA_TILE % a.g.head_rows == 0;
     if (!a.g.parts || !whole_heads)
         return;

@@ -167,9 +167,9 @@ struct cursor {
         return is_end(a);
     }
 
+    /* To the end of the tile or of the block's part. */
     __device__ __forceinline__ void skip(const args &a, int32_t steps) {
-        int32_t to = u * a.pieces + p + steps;
-        left -= steps, u = to / a.pieces, p = to % a.pieces;
+        left -= steps, p += u * a.pieces + steps, u = 0;
     }
 
     __device__ __forceinline__ bool is_end(const args &a) const {
@@ -249,11 +249,11 @@ struct lane_scales {
     float x_nested, y_nested, x_mean, y_mean;
 
     /* From the stage at `stage` on, which has the weights of `tiles` tiles; `place`, `tile`: the
-     * lane's tile among those, and in the matrix; its chunk: `within` the piece that begins with
-     * chunk `first` of the row. */
+     * lane's tile among those, and in the matrix; its chunk: `at` from chunk c0 of the row on,
+     * where a unit begins, and `within` its piece. */
     __device__ __forceinline__ void open(const args &a, uint32_t stage, int32_t tiles,
-                                         int32_t place, int32_t tile, int32_t first, int32_t within,
-                                         bool swap) {
+                                         int32_t place, int32_t tile, int32_t c0, int32_t at,
+                                         int32_t within, bool swap) {
         int32_t g = thread_now() % 32 / 4, bytes = a.piece * a.scale_stride;
         code = tiles * CODE_BYTES + place * bytes + within * a.scale_stride;
         steps = INT32_MAX, x_nested = y_nested = x_mean = y_mean = 0;
@@ -266,7 +266,9 @@ struct lane_scales {
         struct nested_rows rows = nested_rows_of(a, tile);
         if (swap)
             rows = {rows.lower, rows.upper};
-        int32_t chunk = first + within, c0 = chunk - (uint32_t)chunk % s.unit_chunks;
+        int32_t chunk = c0 + at;
+        if (at >= s.unit_chunks)
+            c0 += at / s.unit_chunks * s.unit_chunks;
         int32_t in_row = chunk >> a.block_shift, x_here = rows.upper + g * s.row_blocks + in_row,
                 y_here = rows.lower + g * s.row_blocks + in_row;
         int32_t x = (x_here >> 8) - ((rows.upper + (c0 >> a.block_shift)) >> 8),
@@ -476,8 +478,8 @@ template <class T, bool SCALED> struct worker {
         struct cursor at = place();
         struct lane_scales s;
         s.open(a, r.w(a), T::WARPS, place_in, at.m * T::WARPS + place_in,
-               at.u * a.g.w.shape.unit_chunks + PIECE * (at.p + steps_from(at) - count), within,
-               swap);
+               at.u * a.g.w.shape.unit_chunks, PIECE * (at.p + steps_from(at) - count) + within,
+               within, swap);
         return s;
     }
 
@@ -730,9 +732,12 @@ template <class T, bool SCALED> struct worker {
                 store_flag(a.flags + slot_of);
             return;
         }
-        int32_t last = (int32_t)first + a.k_steps - 1, last_block;
-        last_block = a.block_steps ? last / a.block_steps : l.block_of(at.e, last);
-        int32_t others = last_block - (int32_t)blockIdx.x; /* blocks that have a part of the tile */
+        int32_t others = 0; /* blocks that have a part of the tile */
+        if (!at.is_end(a)) {
+            int32_t last = (int32_t)first + a.k_steps - 1;
+            others = a.block_steps ? last / a.block_steps : l.block_of(at.e, last);
+            others -= (int32_t)blockIdx.x;
+        }
         for (int32_t b = 1 + lane; b <= others; b += 32) {
             int32_t *flag = a.flags + (blockIdx.x + b) * T::WARPS + warp;
             while (!load_flag(flag))
