@@ -59,10 +59,14 @@ struct shape {
     int32_t tile_tokens; /* of a short tile */
     int32_t long_tokens; /* of a long one */
     int32_t target;      /* parts to aim at, of all tiles */
+    int32_t blocks;      /* of short runs that an SM has at the same time */
     int32_t wave;        /* parts whose blocks run at the same time */
 };
 
-__host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count) {
+/* n: queries. A tile has one or more and a block for each column. Where these are up to two for
+ * each SM, an SM has no more: three would go to the SMs that the kernel before leaves first, and
+ * none to the last. */
+__host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count, int32_t n) {
     shape s;
     s.group = m->n_heads / m->n_kv_heads;
     s.heads = s.group < SHORT_ROWS ? s.group : SHORT_ROWS;
@@ -70,7 +74,9 @@ __host__ __device__ shape shape_of(const nb_cuda_model *m, int32_t sm_count) {
     s.tile_tokens = SHORT_ROWS / s.heads;
     s.long_tokens = LONG_ROWS / s.group;
     s.target = nb_div_up(sm_count * BLOCKS_PER_SM, s.columns);
-    s.wave = sm_count * SHORT_BLOCKS / s.columns;
+    bool two = n <= 2 * sm_count && n * s.columns > sm_count && n * s.columns <= 2 * sm_count;
+    s.blocks = two ? 2 : SHORT_BLOCKS;
+    s.wave = sm_count * s.blocks / s.columns;
     return s;
 }
 
@@ -86,7 +92,7 @@ struct plan {
 
 size_t place_plan(const nb_cuda_model *m, const nb_cuda_limits *l, void *base, plan *p) {
     nb_layout layout = {(uint8_t *)base, 0};
-    shape s = shape_of(m, l->sm_count);
+    shape s = shape_of(m, l->sm_count, l->max_tokens);
     size_t T = (size_t)l->max_tokens;
     p->n = (counts *)nb_layout_place(&layout, sizeof *p->n);
     p->run = (int32_t *)nb_layout_place(&layout, T * sizeof *p->run);
@@ -866,7 +872,7 @@ cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cu
                    int32_t layer, const nb_cuda_projected *projected, const __nv_bfloat16 *q,
                    __nv_bfloat16 *out, const plan &p, const nb_cuda_limits &l,
                    cudaStream_t stream) {
-    shape s = shape_of(&m, l.sm_count);
+    shape s = shape_of(&m, l.sm_count, queries.n);
     int32_t longest_short = SHORT_TILES * s.tile_tokens;
     if (queries.longest_run > longest_short) {
         int n_runs = min(l.max_sequences, queries.n / (longest_short + 1));
@@ -889,8 +895,13 @@ cudaError_t launch(const nb_cuda_model &m, const nb_cuda_step &step, const nb_cu
         return cudaSuccess;
     int parts = queries.n + s.target;
     int most = nb_div_up(l.sm_count * 2 * SHORT_BLOCKS, s.columns);
-    return nb_launch(projected ? attend_short<d, FP8, true> : attend_short<d, FP8, false>,
-                     dim3(parts < most ? parts : most, s.columns), SHORT_WARPS * 32, 0,
+    auto kernel = projected ? attend_short<d, FP8, true> : attend_short<d, FP8, false>;
+    /* Shared memory that nothing is put in, so that an SM, which has 228 KiB, has no third block.
+     */
+    bool large = l.compute_capability == 90 || l.compute_capability == 100;
+    int spare = s.blocks == 2 && large ? 68 << 10 : 0;
+    NB_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, spare));
+    return nb_launch(kernel, dim3(parts < most ? parts : most, s.columns), SHORT_WARPS * 32, spare,
                      l.compute_capability, stream, m, step, queries, s, p, layer,
                      projected ? *projected : nb_cuda_projected(), q, out);
 }
@@ -917,7 +928,7 @@ cudaError_t nb_cuda_attention_plan(const struct nb_cuda_model *m, const struct n
     plan p;
     place_plan(m, l, workspace, &p);
     return nb_launch(make_plan, 1, PLAN_THREADS, 0, l->compute_capability, stream, *m, *s, *queries,
-                     shape_of(m, l->sm_count), p);
+                     shape_of(m, l->sm_count, queries->n), p);
 }
 
 cudaError_t nb_cuda_attention(const struct nb_cuda_model *m, const struct nb_cuda_step *s,

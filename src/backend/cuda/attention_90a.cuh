@@ -372,8 +372,8 @@ cudaError_t launch_wide(const nb_cuda_model &m, const nb_cuda_step &step,
     NB_CUDA_TRY(
         cudaFuncSetAttribute(attend_wide<d>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     return nb_launch(attend_wide<d>, items < l.sm_count ? items : l.sm_count, WIDE_THREADS, bytes,
-                     l.compute_capability, stream, m, step, queries, shape_of(&m, l.sm_count), p,
-                     layer, q, out, map);
+                     l.compute_capability, stream, m, step, queries,
+                     shape_of(&m, l.sm_count, queries.n), p, layer, q, out, map);
 }
 
 } // namespace
