@@ -764,6 +764,13 @@ bool barrier_try(uint64_t *b, uint32_t parity) {
     return true;
 }
 
+bool barrier_test(uint64_t *b, uint32_t parity) {
+    if (as_barrier(b)->phase == parity)
+        return false;
+    happens_after(b);
+    return true;
+}
+
 const uint8_t *shared_read(uint32_t address, uint32_t bytes) {
     lane &l = *g.l;
     l.reads[l.n_reads++ % UNFENCED] = address;

@@ -81,6 +81,7 @@ const uint8_t *shared_read(uint32_t address, uint32_t bytes); /* of what a bulk 
 void barrier_init(uint64_t *b, uint32_t count);
 void barrier_arrive(uint64_t *b, uint32_t expected_bytes);
 bool barrier_try(uint64_t *b, uint32_t parity); /* waits: true when it returns */
+bool barrier_test(uint64_t *b, uint32_t parity);
 void bulk_load(uint32_t to, const void *from, uint32_t bytes, uint64_t *b);
 void reads_before_copies(); /* fence.proxy.async */
 

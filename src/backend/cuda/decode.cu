@@ -122,13 +122,32 @@ struct phase_tiles {
     return t;
 }
 
-/* Copies a unit into the stage that is next, when that is free. */
-[[maybe_unused]] __device__ __forceinline__ void fill_stage(producer &w, const uint8_t *unit, uint32_t bytes) {
+/* Copies a unit into the stage that is next, when that is free, so far from its beginning. */
+[[maybe_unused]] __device__ __forceinline__ void
+fill_stage(producer &w, const uint8_t *unit, uint32_t bytes, uint32_t skew) {
     struct ring &ring = w.ring;
     uint64_t *full = &w.sh.full[ring.stage];
     barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
     barrier_expect(full, bytes);
-    bulk_load(ring.at, unit, bytes, full, w.policy);
+    bulk_load(ring.at + skew, unit, bytes, full, w.policy);
+    ring.next(w.p);
+}
+
+/* The same for two units that the mma warps take together: both are there when the first stage's
+ * barrier says so. */
+[[maybe_unused]] __device__ __forceinline__ void
+fill_two_stages(producer &w, const uint8_t *first, const uint8_t *second, uint32_t bytes,
+                uint32_t skew0, uint32_t skew1) {
+    struct ring &ring = w.ring;
+    uint64_t *full = &w.sh.full[ring.stage];
+    uint32_t at = ring.at;
+    barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
+    ring.next(w.p);
+    barrier_wait(&w.sh.empty[ring.stage], ring.turn ^ 1);
+    barrier_expect(full, 2 * bytes);
+    bulk_load(at + skew0, first, bytes, full, w.policy);
+    bulk_load(ring.at + skew1, second, bytes, full, w.policy);
+    barrier_arrive(&w.sh.full[ring.stage]);
     ring.next(w.p);
 }
 
@@ -137,6 +156,15 @@ struct phase_tiles {
 struct unit_place {
     int32_t e, u;
     uint64_t at;
+
+    template <class F>
+    __device__ __forceinline__ void advance(int32_t n_units, uint32_t bytes, F of_expert) {
+        at += bytes;
+        if (++u == n_units) {
+            u = 0;
+            at = of_expert(++e);
+        }
+    }
 };
 
 /* All units that this block's mma warps will take, in their order. One thread: what it does for
@@ -158,6 +186,7 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
         const int32_t units = t.n_experts * m.n_units, n_units = m.n_units;
         const uint32_t unit_bytes = m.unit_bytes;
         const uint64_t bytes = m.bytes, tile_bytes = (uint64_t)n_units * unit_bytes;
+        const bool skewed = order.tiles == 1 && order.units == 2;
         auto first_unit = [&](int32_t i) {
             int32_t tile = own_index(i), e = 0;
             for (; phase == GATE_UP && tile >= m.n_tiles; e++)
@@ -179,14 +208,16 @@ template <int COLUMNS> [[maybe_unused]] __device__ void produce(producer &w) {
 #pragma unroll 1
                 for (const uint8_t *from = tile; from; from = from == tile ? other : nullptr) {
                     here = next;
-#pragma unroll 1
-                    for (int32_t k = order.units < left ? order.units : left; k > 0; k--) {
-                        fill_stage(w, from + here.at, unit_bytes);
-                        here.at += unit_bytes;
-                        if (++here.u == n_units) {
-                            here.u = 0;
-                            here.at = of_expert(++here.e);
-                        }
+                    const uint8_t *unit = from + here.at;
+                    uint32_t skew = skewed ? skew_of(m, (uint32_t)(unit - t.data)) : 0;
+                    here.advance(n_units, unit_bytes, of_expert);
+                    if (order.units == 2 && left > 1) {
+                        const uint8_t *second = from + here.at;
+                        fill_two_stages(w, unit, second, unit_bytes, skew,
+ skewed ? skew_of(m, (uint32_t)(second - t.data)) : 0);
+                        here.advance(n_units, unit_bytes, of_expert);
+                    } else {
+                        fill_stage(w, unit, unit_bytes, skew);
                     }
                 }
                 next = here;
@@ -326,7 +357,7 @@ __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ par
     int32_t warp = __shfl_sync(~0U, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     set_up(p, sh, table);
     if (warp < MMA_WARPS) {
-        worker w = {p, sh, table, TABLE_AT + (uint32_t)lane * 4};
+        worker w = {p, sh, table, kept(TABLE_AT + (uint32_t)lane * 4)};
         w.ring = ring;
         w.warp = warp;
         w.lane = lane;
@@ -366,7 +397,8 @@ uint32_t all_stages(uint32_t stage) {
     return n < MAX_STAGES ? n : MAX_STAGES;
 }
 
-matrix matrix_of(const nb_cuda_matrix &w) {
+/* stage: bytes of a stage of the ring. */
+matrix matrix_of(const nb_cuda_matrix &w, uint32_t stage) {
     const struct nb_cuda_shape &s = w.shape;
     matrix m = {};
     m.kind = s.kind, m.n_tiles = s.n_tiles, m.n_units = s.n_units, m.unit_chunks = s.unit_chunks;
@@ -377,6 +409,8 @@ matrix matrix_of(const nb_cuda_matrix &w) {
     m.aligned = 8 * s.row_blocks % 256 == 0;
     m.scale_bytes = s.scale_bytes, m.code_bytes = s.code_bytes, m.unit_bytes = s.unit_bytes;
     m.bytes = s.bytes;
+    uint32_t step = s.unit_bytes & -s.unit_bytes, most = step < 128 ? 128 - step : 0;
+    m.skew = s.bytes % 128 == 0 && s.unit_bytes + most <= stage ? 127 : 0;
     return m;
 }
 
@@ -502,12 +536,12 @@ cudaError_t nb_cuda_decode_forward(const struct nb_cuda_model *m, const struct n
     p.m = *m;
     p.s = *s;
     const nb_cuda_layer &first = m->host_layers[0];
-    p.matrices[QKV] = matrix_of(first.qkv), p.matrices[O] = matrix_of(first.o);
-    p.matrices[GATE_UP] = matrix_of(first.gate_up), p.matrices[DOWN] = matrix_of(first.down);
-    p.matrices[HEAD] = matrix_of(m->head);
+    p.stage_bytes = stage_bytes(m);
+    const nb_cuda_matrix *of_phase[] = {&first.qkv, &first.o, &first.gate_up, &first.down, &m->head};
+    for (int i = 0; i < N_PHASES; i++)
+        p.matrices[i] = matrix_of(*of_phase[i], p.stage_bytes);
     p.layers_values = first.qkv.values;
     p.n_splits = splits(m, s->n_tokens, s->max_position, blocks);
-    p.stage_bytes = stage_bytes(m);
     p.n_stages = all_stages(p.stage_bytes);
     p.n_front = front_stages(p.stage_bytes);
 #ifdef NB_DECODE_TRACE

@@ -32,6 +32,11 @@ struct worker {
 #endif
 };
 
+/* Four times the lane, from a register that is there in all loops. */
+__device__ __forceinline__ uint32_t lane_times_4(const worker &w) {
+    return w.lane_bytes & 127;
+}
+
 /* What the first warp of a block does, for a trace (see note). */
 #ifdef NB_DECODE_TRACE
 __device__ __forceinline__ void stamp(const worker &w, int32_t layer, int32_t i) {
@@ -275,19 +280,19 @@ __device__ __forceinline__ bool in_narrow_twos(const matrix &m) {
     return in_twos(m) && m.n_units > 1;
 }
 
-/* Hands a tile's sums to its finisher. tile: counted through the whole step. */
+/* Hands a tile's sums to its finisher, who finds them by slot_place. tile: counted through the whole step. */
 __device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float (&sum)[4]) {
     uint32_t slot = tile % SLOTS;
     barrier_wait(&w.sh.slot_free[slot], (tile / SLOTS & 1) ^ 1);
-    float *to = slot_place(w.table, tile, w.warp, 0) + w.lane;
-    to[0] = sum[0];
-    to[2 * 64] = sum[2];
+    uint32_t to = w.lane_bytes + 128 + (slot * MMA_WARPS + w.warp) * 4 * 256;
+    shared_store_float(to, sum[0]);
+    shared_store_float(to + 2 * 256, sum[2]);
     if (w.p.s.n_tokens > 1) {
-        to[64] = sum[1];
-        to[3 * 64] = sum[3];
+        shared_store_float(to + 256, sum[1]);
+        shared_store_float(to + 3 * 256, sum[3]);
     }
     __syncwarp();
-    warp_arrives(&w.sh.slot_full[slot], w.lane);
+    warp_arrives(&w.sh.slot_full[slot], lane_times_4(w));
 }
 
 /* How many tiles there were so far is kept in shared memory: registers are scarce. */
@@ -381,6 +386,7 @@ __device__ __forceinline__ void load_operands(const worker &w, const matrix &m, 
 struct narrow {
     uint32_t codes, scale, offset, half; /* places in a unit; half: from nested values of rows 0-7
                                           * to those of 8-15 */
+    uint32_t values; /* shared address of the lane's copy of nested value 0 */
 };
 
 __device__ __forceinline__ narrow narrow_of(const worker &w, const matrix &m) {
@@ -389,6 +395,7 @@ __device__ __forceinline__ narrow narrow_of(const worker &w, const matrix &m) {
     l.scale = m.scale_bytes + (2 * w.warp + (w.q & 1)) * ROWS + w.g;
     l.offset = 2 * m.n_nested * 4;
     l.half = m.n_nested * 4;
+    l.values = kept(shared_address(w.sh.nested_values + (w.lane & 7)));
     return l;
 }
 
@@ -401,37 +408,40 @@ __device__ __forceinline__ uint32_t narrow_nested(const worker &w, const matrix 
 }
 
 /* Adds the two units of a tile that come next in the ring (or the one that is left, if not `two`)
- * times b, and frees their stages. */
+ * times b, and frees their stages; skews: as of skew_of. ready: whether they are known to be there; then, what is next.
+ * (To ask takes 70 ns, so it is asked ahead.) */
 __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l,
                                                       uint32_t nested_at, bool two,
+                                                      uint32_t skew0, uint32_t skew1, bool &ready,
                                                       const uint32_t (&b)[8], float (&sum)[4]) {
-    uint32_t at0 = w.ring.at, stage0 = w.ring.stage;
-    wait_for_weights(w);
-    uint4 codes[4];
-    codes[0] = shared_load4(at0 + l.codes);
-    codes[1] = shared_load4(at0 + l.codes + NB_CUDA_CHUNK_CODES);
+    uint32_t at0 = w.ring.at + skew0, stage0 = w.ring.stage;
+    if (!ready)
+        wait_for_weights(w);
     w.ring.next(w.p);
     uint32_t at1 = at0, stage1 = w.ring.stage;
     if (two) {
-        at1 = w.ring.at;
-        wait_for_weights(w);
+        at1 = w.ring.at + skew1;
         w.ring.next(w.p);
     }
+    uint4 codes[4];
+    codes[0] = shared_load4(at0 + l.codes);
+    codes[1] = shared_load4(at0 + l.codes + NB_CUDA_CHUNK_CODES);
     codes[2] = shared_load4(at1 + l.codes);
     codes[3] = shared_load4(at1 + l.codes + NB_CUDA_CHUNK_CODES);
-    uint32_t mine = w.lane & 2 ? at1 : at0;
+    uint32_t lane4 = lane_times_4(w), mine = lane4 & 8 ? at1 : at0;
     uint32_t code0 = shared_load_byte(mine + l.scale), code1 = shared_load_byte(mine + l.scale + 8);
     float scale0 = shared_load_float(mine + nested_at),
           scale1 = shared_load_float(mine + nested_at + l.half);
     float2 offset = shared_load_floats(mine + l.offset);
-    reads_before_copies();
-    __syncwarp();
-    warp_arrives(&w.sh.empty[stage0], w.lane);
+    uint32_t all = codes[0].x | codes[1].x | codes[2].x | codes[3].x | code0 | code1 |
+                   __float_as_uint(scale0) | __float_as_uint(scale1) | __float_as_uint(offset.x);
+    uint32_t nothing = when_there(all, w.p.zero);
+    warp_arrives(later(w.sh.empty + stage0, nothing), lane4);
     if (two)
-        warp_arrives(&w.sh.empty[stage1], w.lane);
-    const float *values = w.sh.nested_values + (w.lane & 7);
-    scale0 = __fadd_rn(__fmul_rn(values[code0 * 8], scale0), offset.x);
-    scale1 = __fadd_rn(__fmul_rn(values[code1 * 8], scale1), offset.y);
+        warp_arrives(later(w.sh.empty + stage1, nothing), lane4);
+    ready = barrier_test(&w.sh.full[w.ring.stage], w.ring.turn);
+    scale0 = __fadd_rn(__fmul_rn(table_float(l.values + code0 * 32), scale0), offset.x);
+    scale1 = __fadd_rn(__fmul_rn(table_float(l.values + code1 * 32), scale1), offset.y);
     float c[4][4] = {};
 #pragma unroll
     for (int j = 0; j < 4; j++) {
@@ -446,13 +456,27 @@ __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l
             mma(c[i], a[0], a[1], a[2], a[3], b[2 * j], b[2 * j + 1]);
         }
     }
-    bool odd = w.lane & 1, late = w.lane & 2;
+    bool odd = lane4 & 4, late = lane4 & 8;
 #pragma unroll
     for (int v = 0; v < 4; v++) {
         float first = odd ? c[1][v] : c[0][v], second = odd ? c[3][v] : c[2][v];
         sum[v] += (late ? second : first) * (v < 2 ? scale0 : scale1);
     }
 }
+
+/* Skews of the units of a block's tiles of two units, one after the other. */
+struct tile_skews {
+    uint32_t at, step, unit;
+
+    __device__ __forceinline__ tile_skews(const matrix &m) {
+        unit = m.unit_bytes;
+        at = kept(blockIdx.x * 2 * unit);
+        step = gridDim.x * 2 * unit;
+    }
+    __device__ __forceinline__ void next() {
+        at += step;
+    }
+};
 
 /* ---- all of a block's tiles of one matrix ---- */
 
@@ -562,7 +586,8 @@ struct narrow_inputs {
 
 /* Likewise of one tile or two with 2 columns, units two at a time; x: begun. */
 __device__ __forceinline__ void multiply_narrow_pair(worker &w, const matrix &m, const inputs &in,
-                                                     bool two, narrow_inputs &x, uint32_t tile) {
+                                                     bool two, narrow_inputs &x, bool &ready,
+                                                     uint32_t tile) {
     const narrow l = narrow_of(w, m);
     float sum0[4] = {}, sum1[4] = {};
     int32_t mine = w.q >> 1; /* which of a tile's units the lane makes scales for */
@@ -580,9 +605,9 @@ __device__ __forceinline__ void multiply_narrow_pair(worker &w, const matrix &m,
             mine -= m.n_units;
         uint32_t nested = narrow_nested(w, m, mine);
         mine += 2;
-        multiply_narrow_units(w, l, nested, left > 1, b, sum0);
+        multiply_narrow_units(w, l, nested, left > 1, 0, 0, ready, b, sum0);
         if (two)
-            multiply_narrow_units(w, l, nested, left > 1, b, sum1);
+            multiply_narrow_units(w, l, nested, left > 1, 0, 0, ready, b, sum1);
     }
     hand_over(w, tile, sum0);
     if (two)
@@ -595,13 +620,14 @@ __device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, c
                                                    const tile_rows &rows, int32_t n_experts,
                                                    int32_t n_tiles) {
     uint32_t tile = w.sh.tile[w.warp];
+    bool ready = false;
 #pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += 2) {
         bool two = i + 1 < n_tiles;
         if (COLUMNS == 2 && in_narrow_twos(m)) {
             narrow_inputs x;
             x.begin(w, m, in, n_experts);
-            multiply_narrow_pair(w, m, in, two, x, tile + i);
+            multiply_narrow_pair(w, m, in, two, x, ready, tile + i);
         } else if (two && in_twos(m)) {
             multiply_pair<COLUMNS>(w, m, in, n_experts, tile + i);
         } else {
@@ -649,11 +675,15 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
     if (phase == GATE_UP) /* x is there before experts are chosen */
         wait_for_list(w.p, w.sh, layer);
     uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[phase];
+    bool ready = false;
+    tile_skews skews(m);
 #pragma unroll 1
     for (; tile != end; tile++) {
         float sum[4] = {};
         if (COLUMNS == 2) {
-            multiply_narrow_units(w, n, nested0, true, o0.b[0], sum);
+            multiply_narrow_units(w, n, nested0, true, skew_of(m, skews.at),
+                                  skew_of(m, skews.at + skews.unit), ready, o0.b[0], sum);
+            skews.next();
         } else {
             two_units units;
             load_two_units(w, l, nested0, nested1, units);
@@ -682,30 +712,32 @@ __device__ __forceinline__ void multiply_experts(worker &w, const matrix &gate_u
     have_operands(w);
     wait_for_list(w.p, w.sh, layer);
     stamp(w, layer, 14);
-    uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[GATE_UP];
+    uint32_t tile = w.sh.tile[w.warp], end = kept(tile + w.sh.n_own[GATE_UP]);
+    bool ready = false;
+    tile_skews skews(gate_up);
+    auto multiply = [&](uint32_t last) {
 #pragma unroll 1
-    for (; tile + LAST < end; tile++) {
-        float sum[4] = {};
-        multiply_narrow_units(w, l, nested, true, o.b[0], sum);
-        hand_over(w, tile, sum);
-    }
+        for (; tile + last < end; tile++) {
+            float sum[4] = {};
+            multiply_narrow_units(w, l, nested, true, skew_of(gate_up, skews.at),
+                                  skew_of(gate_up, skews.at + skews.unit), ready, o.b[0], sum);
+            skews.next();
+            hand_over(w, tile, sum);
+        }
+    };
+    multiply(LAST);
     narrow_inputs x;
     x.begin(w, down, inner, w.sh.n_list);
-#pragma unroll 1
-    for (; tile != end; tile++) {
-        float sum[4] = {};
-        multiply_narrow_units(w, l, nested, true, o.b[0], sum);
-        hand_over(w, tile, sum);
-    }
+    multiply(0);
     enter(w, layer, 5);
     int32_t n = w.sh.n_own[DOWN];
 #pragma unroll 1
     for (int32_t i = 0; i < n; i += 2) {
         if (i > 0)
             x.begin(w, down, inner, w.sh.n_list);
-        multiply_narrow_pair(w, down, inner, i + 1 < n, x, end + i);
+        multiply_narrow_pair(w, down, inner, i + 1 < n, x, ready, tile + i);
     }
-    tiles_done(w, end + n);
+    tiles_done(w, tile + n);
 }
 
 /* The order in which the above take units: so many tiles together, of each so many units in turn.
@@ -716,7 +748,7 @@ struct unit_order {
 
 template <int COLUMNS>
 __device__ __forceinline__ unit_order order_of(const matrix &m, bool streaming) {
-    return {streaming ? 2 : 1, COLUMNS == 2 && streaming && in_narrow_twos(m) ? 2 : 1};
+    return {streaming ? 2 : 1, COLUMNS == 2 && (streaming ? in_narrow_twos(m) : is_resident(m)) ? 2 : 1};
 }
 
 /* ---- bf16 ---- */

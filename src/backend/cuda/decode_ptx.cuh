@@ -18,6 +18,19 @@ __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* v, which the compiler cannot make again from what it was made of: it reads threadIdx anew for
+ * each use where registers are scarce, and that takes a while. */
+__device__ __forceinline__ uint32_t kept(uint32_t v) {
+    asm volatile("mov.b32 %0, %0;" : "+r"(v));
+    return v;
+}
+
+template <class T> __device__ __forceinline__ T *kept(T *p) {
+    uint64_t v = (uint64_t)p;
+    asm volatile("mov.b64 %0, %0;" : "+l"(v));
+    return (T *)v;
+}
+
 /* ---- barriers in shared memory ---- */
 
 __device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t count) {
@@ -52,6 +65,20 @@ __device__ __forceinline__ bool barrier_try(uint64_t *b, uint32_t parity) {
     return done;
 }
 
+/* The same, and comes back at once. */
+__device__ __forceinline__ bool barrier_test(uint64_t *b, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}\n"
+                 : "=r"(done)
+                 : "r"(shared_address(b)), "r"(parity)
+                 : "memory");
+    return done;
+}
+
 /* So many threads of the block meet, whichever come. */
 template <int THREADS> __device__ __forceinline__ void threads_meet() {
     asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
@@ -74,6 +101,14 @@ __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_
  * write by another way (PTX: the async proxy). */
 __device__ __forceinline__ void reads_before_copies() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* 0, when v is there: v was loaded from shared memory, and zero is 0, which the compiler does not
+ * know. Who arrives at a barrier whose address needs this has read all that v is made of. A warp's
+ * load is done for all of its lanes together, so that one of them may arrive. Where it can be had,
+ * this is instead of reads_before_copies, which waits longer. */
+__device__ __forceinline__ uint32_t when_there(uint32_t v, uint32_t zero) {
+    return v & zero;
 }
 
 __device__ __forceinline__ uint64_t evict_first() {
@@ -159,6 +194,10 @@ __device__ __forceinline__ float shared_load_float(uint32_t at) {
     return v;
 }
 
+__device__ __forceinline__ void shared_store_float(uint32_t at, float v) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+}
+
 /* Two neighbours; at: a multiple of 8. */
 __device__ __forceinline__ float2 shared_load_floats(uint32_t at) {
     float2 v;
@@ -171,6 +210,10 @@ __device__ __forceinline__ uint32_t table_load(uint32_t at) {
     uint32_t v;
     asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
     return v;
+}
+
+__device__ __forceinline__ float table_float(uint32_t at) {
+    return __uint_as_float(table_load(at));
 }
 
 /* ---- arithmetic ---- */

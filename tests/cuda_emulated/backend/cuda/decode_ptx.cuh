@@ -14,6 +14,14 @@ inline uint32_t shared_address(const void *p) {
     return emulator::shared_address(p);
 }
 
+inline uint32_t kept(uint32_t v) {
+    return v;
+}
+
+template <class T> inline T *kept(T *p) {
+    return p;
+}
+
 inline void barrier_init(uint64_t *b, uint32_t count) {
     emulator::barrier_init(b, count);
 }
@@ -28,6 +36,9 @@ inline void barrier_expect(uint64_t *b, uint32_t bytes) {
 inline bool barrier_try(uint64_t *b, uint32_t parity) {
     return emulator::barrier_try(b, parity);
 }
+inline bool barrier_test(uint64_t *b, uint32_t parity) {
+    return emulator::barrier_test(b, parity);
+}
 template <int THREADS> inline void threads_meet() {
     emulator::block_meet(1, THREADS);
 }
@@ -37,6 +48,11 @@ inline void bulk_load(uint32_t to, const void *from, uint32_t bytes, uint64_t *b
 }
 inline void reads_before_copies() {
     emulator::reads_before_copies();
+}
+inline uint32_t when_there(uint32_t v, uint32_t zero) {
+    emulator::reads_before_copies();
+    __syncwarp(); /* as one instruction for all lanes */
+    return v & zero;
 }
 inline uint64_t evict_first() {
     return 0;
@@ -75,6 +91,9 @@ inline void store_words(void *p, uint4 v) {
     uint32_t *at = (uint32_t *)p;
     store_word(at, v.x), store_word(at + 1, v.y), store_word(at + 2, v.z), store_word(at + 3, v.w);
 }
+inline void shared_store_float(uint32_t at, float v) {
+    *(float *)emulator::shared_at(at, 4) = v;
+}
 inline float2 shared_load_floats(uint32_t at) {
     return *(const float2 *)emulator::shared_read(at, 8);
 }
@@ -90,6 +109,10 @@ inline float shared_load_float(uint32_t at) {
 }
 inline uint32_t table_load(uint32_t at) {
     return *(const uint32_t *)emulator::shared_at(at, 4);
+}
+
+inline float table_float(uint32_t at) {
+    return __uint_as_float(table_load(at));
 }
 
 inline void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
