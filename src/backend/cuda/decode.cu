@@ -17,19 +17,16 @@
  * after it are three. Tiles of gate and up are done in an order in which down's input is complete
  * from its beginning, so that between those two phases nothing waits.
  *
- * What binds it, for one token of Mixtral 8x7B on an H200: shared memory. For a unit of 32 chunks
- * (16,928 bytes) there are 16 wavefronts a chunk of loads from the table of pairs, 4 to read codes
- * and 4 to write them, some 9 a warp for scales and 32 for sums: about 940, of which 80 % of the
- * cycles are had. Spilled registers cost a multiple of anything else here: with 227 KiB of shared
- * memory taken, local memory has next to no L1 cache. Look for LDL in loops after each change.
- * (Prefetching the next layer's attention weights into the L2 cache while experts are chosen
- * measured slower.)
+ * What binds it, for one token of Mixtral 8x7B on an H200: nothing alone. For a unit of 32 chunks
+ * (16,928 bytes) shared memory has 16 wavefronts a chunk of loads from the table of pairs, 4 to read
+ * codes and 4 to write them, some 9 a warp for scales and 32 for sums: about 940, where the memory
+ * needs 900 cycles. A warp has 290 instructions for its part of a tile, and waits for one thing
+ * after another. And units must be asked for as fast: see produce(). Spilled registers cost a
+ * multiple of anything else here: with 227 KiB of shared memory taken, local memory has next to no
+ * L1 cache. Look for LDL in loops after each change. (Prefetching the next layer's attention weights
+ * into the L2 cache while experts are chosen measured slower.)
  *
- * Measured for a layer of it, a context of 129, one H200, 71.8 us (NB_DECODE_TRACE, warps' means,
- * before the fence was in the product for 1 and 2 tokens): x
- * is there 4.1 us after down, q, k and v take 2.5 then, attention and its way 7.9, o 2.5, x of the
- * experts' 2.3, gate and up 34.9, down 17.5. The products alone would take 45 us at the rate of a
- * plain read. What is known of the rest:
+ * What is known, by NB_DECODE_TRACE, at a context of 129:
  *   - What is between the products, in us since the last block had multiplied the layer before (the
  *     trace of tests/cuda_decode.cu prints it, and more): that block's rows of x are passed on at
  *     1.3; x is there at 1.5 in the median block, at 2.6 in the last; the last rows of q, k and v are
@@ -42,12 +39,10 @@
  *   - Blocks end down with a standard deviation of 1 us, others in each layer, and the median 2.3 us
  *     before the last. So it gained nothing to give the 20 tiles of gate and up that are left over
  *     to blocks with one tile of down less.
- *   - Gate and up and down run at 76 % of that rate. Bulk copies as they are here reach 4,100 GB/s
- *     (units are no multiple of 128 bytes; such copies reach 4,570, and 4,540 in four parts), but
- *     units of 17,024 bytes gain 1 to 4 % at 1 token and nothing in more, and parts lose 5: what
- *     waits is the warps. Without lookups in the table of pairs they take as long; with a quarter of
- *     the codes widened by arithmetic (more instructions, fewer loads) a step takes 18 % longer. That
- *     fits a limit in how fast a warp gets through its instructions, with four warps a scheduler.
+ *   - Gate and up take 31 us from the list of experts on, of which 2 until the first weights are
+ *     there, where a plain read takes 26. Bulk copies of units that begin anywhere reach 4,100 GB/s,
+ *     of units at lines of 128 bytes 4,570 (and 4,540 in four parts, which cost more than they
+ *     gain): see skew_of.
  *   - From 240 positions on a context is split, among all blocks there are. That costs 1.5 us a
  *     layer from when the last split is stored to when all are joined; 8 positions take a warp 1 us,
  *     that is the instructions of 16 warps, and 2.3 where keys and values are not in registers when
@@ -60,9 +55,10 @@
  *     bottleneck: not loading is 2.5 %.
  *   - A struct that is only filled under a condition inside the loop over layers is kept in
  *     registers all through it; one of 32 registers was the cause of nearly all spills.
- *   - The fence in free_stage and its like costs up to 4 % at 1 token. Before it was there steps of
+ *   - The fence in free_stage and its like cost up to 4 % at 1 token. Before it was there steps of
  *     5 to 8 tokens at widths of 4,096 were wrong on a GPU (a late read of down's last units finding
- *     the next layer's would explain it); since, they are right and have the same bits every time.
+ *     the next layer's would explain it). With one or two tokens the arrival needs what was read
+ *     instead (when_there), and the same tests pass.
  */
 #include "backend/cuda/decode_attention.cuh"
 #include "backend/cuda/decode_finish.cuh"
