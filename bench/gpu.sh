@@ -40,7 +40,7 @@ count() { # NAME, with TAP in $tmp/tap and the exit code
     [ "$2" = 0 ] || [ "$bad" != 0 ] || bad=1
     passed=$((passed + ok)) failed=$((failed + bad))
     echo "$1: $ok passed, $bad failed"
-    [ "$bad" = 0 ] || grep -E -A5 '^not ok|ERROR|rror' "$tmp/tap" "$tmp/err" | head -40
+    [ "$bad" = 0 ] || grep -E -B4 -A5 '^not ok|ERROR|rror' "$tmp/tap" "$tmp/err" | head -40
 }
 
 run_tests() {
