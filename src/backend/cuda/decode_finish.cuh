@@ -402,7 +402,6 @@ __device__ __forceinline__ void add_few_scores(const params &p, shared &sh, int3
         }
     }
     __syncwarp();
-    barrier_wait(&sh.scored, layer & 1); /* what is there else is needed no more */
 #pragma unroll 1
     for (int s = vectors; s < 32; s *= 2) {
 #pragma unroll
@@ -436,7 +435,6 @@ __device__ __forceinline__ void add_many_scores(const params &p, shared &sh, int
         if (lane == 0)
             store_float(x.scores + i, sum);
     }
-    barrier_wait(&sh.scored, layer & 1);
 #pragma unroll 1
     for (int32_t i = lane; i < n; i += 32 * 4) {
         uint32_t raw[4];
@@ -604,6 +602,10 @@ __device__ __forceinline__ void route(const params &p, shared &sh, int32_t lane)
     for (int32_t layer = 0; layer < p.m.n_layers; layer++) {
         const exchange x = exchange_of(p, layer);
         if (!p.m.dense) {
+            /* The block's own tiles of o are scored: others' are, or nearly. Whoever asked before
+             * would ask all through gate and up, and down, at the cost of what reads weights. (And
+             * what is in the place of scores is needed no more.) */
+            barrier_wait(&sh.scored, layer & 1);
             if (few)
                 add_few_scores(p, sh, layer, lane);
             else
