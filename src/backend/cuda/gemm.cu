@@ -180,7 +180,7 @@ cudaError_t launch_stream(struct args a, const struct nb_cuda_limits &l, cudaStr
     }
     bool scaled = a.form == NESTED || a.form == ABSMAX;
     return launch(scaled ? stream_kernel<T, true> : stream_kernel<T, false>, l.sm_count,
-                  stream_threads<T>, T::SHARED, l, stream, a);
+                  T::THREADS, T::SHARED, l, stream, a);
 }
 
 /* What a tile of the grid costs next to another: its tokens, and decoding, which does not depend on

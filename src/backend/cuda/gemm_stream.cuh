@@ -1,7 +1,8 @@
 /* Products with few tokens a group, where reading weights is what takes time, and with any number
  * of them on GPUs that have no wgmma.
  *
- * A block is WARPS warps that multiply and one that fetches. A tile of the grid is 16 WARPS rows of
+ * A block is WARPS warps that multiply and one that fetches; on Hopper one that fetches weights and
+ * two that fetch x, and these leave registers to the others. A tile of the grid is 16 WARPS rows of
  * W by up to n_max tokens of a group: each warp has 16 rows, one tile of layout.h, all of K, and so
  * sums of its own. A step is a piece of K, 4 chunks of 64; a ring of STAGES holds the weights of
  * steps, a slot for each warp, and what x has for them.
@@ -20,7 +21,8 @@
  * On Hopper the steps of scaled weights are done in one of two ways. Up to 16 tokens: mma.sync, a
  * warp has one chunk of four tiles of each step, so that B comes from shared memory once for 64
  * rows as it does with wgmma, and no warp waits for another but at the end of a tile, where four
- * add their sums. More tokens: wgmma, a warp has its own tile. Elsewhere: mma.sync, B by ldmatrix.
+ * add their sums. More tokens: wgmma, a warp has its own tile, and decodes a chunk while the one
+ * before is multiplied. Elsewhere: mma.sync, B by ldmatrix.
  * Both are after few instructions and few wavefronts of shared memory: where memory gives 4.6 TB/s
  * an SM has 30 cycles for a chunk, which are 119 instructions and 30 wavefronts. With 8 / 16 / 24 /
  * 32 tokens the loops have 52 / 63 / 71 / 75 instructions a chunk. With 8 tokens the wavefronts are
@@ -46,21 +48,28 @@ struct hopper {
     static constexpr bool WGMMA = true;
     static constexpr int WARPS = 16, STAGES = 3, ROW_BITS = 8, SHARED = 232448, TABLE_AT = 1024;
     static constexpr int EXCHANGE = 512 * WARPS; /* bytes for sums that warps pass one another */
+    static constexpr int X_WARPS = 2; /* that fetch x, beside the one that fetches weights */
+    static constexpr int THREADS = 32 * WARPS + 128; /* a warpgroup fetches; its last warp idles */
+    /* Of threads that multiply and that fetch: together what all have at first, 96 each. */
+    static constexpr int MULTIPLY_REGISTERS = 112, FETCH_REGISTERS = 32;
 };
 
 struct generic {
     static constexpr bool WGMMA = false;
     static constexpr int WARPS = 8, STAGES = 2, ROW_BITS = 7, SHARED = 101376, TABLE_AT = 0;
     static constexpr int EXCHANGE = 0;
+    static constexpr int X_WARPS = 0; /* one warp fetches all */
+    static constexpr int THREADS = 32 * WARPS + 32;
 };
 
-template <class T> constexpr int stream_threads = 32 * T::WARPS + 32;
+/* Warps that fetch x, whatever else. */
+template <class T> constexpr int x_warps = T::X_WARPS ? T::X_WARPS : 1;
 
 /* What a step costs next to one of 8 tokens, in 16ths. (On Hopper as measured where all groups are
  * alike: of one block memory is what binds, of more of them the warps.) */
 __device__ constexpr int step_cost(int blocks) {
 #if NB_WGMMA
-    return blocks == 1 ? 16 : blocks == 2 ? 20 : blocks == 3 ? 23 : 29;
+    return blocks == 1 ? 16 : blocks == 2 ? 20 : blocks == 3 ? 23 : 25;
 #else
     return blocks <= 2 ? 15 + blocks : 17 + 3 * (blocks - 2);
 #endif
@@ -630,8 +639,8 @@ template <class T, bool SCALED> struct worker {
         }
     }
 
-    /* `count` steps of PIECE chunks each, of scaled weights, by wgmma: warp w has tile w. The
-     * warpgroups take turns by themselves: one decodes while others multiply. */
+    /* `count` steps of PIECE chunks each, of scaled weights, by wgmma: warp w has tile w, and decodes
+     * a chunk while the one before is multiplied. */
     template <bool NESTED, int BLOCKS>
     __device__ __forceinline__ void many_steps_alike(float (&sums)[BLOCKS][4],
                                                      const struct lane_scales &s, int32_t count) {
@@ -650,16 +659,18 @@ template <class T, bool SCALED> struct worker {
             r.next();
             load_128(codes, stage + own_codes);
             float2 scale = s.at<NESTED>(stage, [&](uint32_t code) { return nested_value(code); });
+            uint32_t w[2][16];
+            look_up_all(w[0], codes);
 #pragma unroll
             for (int32_t c = 0; c < PIECE; c++) {
-                uint32_t w[16];
                 float part[BLOCKS][4];
-                look_up_all(w, codes);
                 if (c + 1 < PIECE)
                     load_128(codes, stage + own_codes + 512 * (c + 1));
+                start(part, w[c % 2], x, c, false);
+                if (c + 1 < PIECE)
+                    look_up_all(w[(c + 1) % 2], codes);
                 float upper = __shfl_sync(~0u, scale.x, c, 4),
                       lower = __shfl_sync(~0u, scale.y, c, 4);
-                start(part, w, x, c, false);
                 wgmma_wait<0>();
                 add_scaled(sums, part, upper, lower);
             }
@@ -782,18 +793,23 @@ template <class T, bool SCALED> struct worker {
     }
 };
 
-/* What a tile needs, up to its end or that of the block's part. Lane t copies vectors of 8 columns
- * of x: vector t % 8 of a chunk, of rows t / 8 + 4 i. Rows beyond the group are its last one again;
- * what they give is not stored. `early`: stages that have their weights already. */
+/* What a tile needs of x, up to its end or that of the block's part, and, by a warp that fetches all,
+ * of weights. Lane t copies vectors of 8 columns of x: vector t % 8 of a chunk, of rows t / 8 + 4 i;
+ * where two warps fetch x, the second has the odd i. Rows beyond the group are its last one again;
+ * what they give is not stored. `early`: stages that are free, and have their weights already. */
 template <class T, int BLOCKS>
 __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T> &r,
                                            struct cursor &at, int32_t &early, uint64_t policy) {
+    constexpr int WARPS = x_warps<T>, ROWS = 2 * BLOCKS / WARPS;
+    static_assert(WARPS == 1 || WARPS == 2, "a lane's rows are alike in what they swap");
     const struct group &s = l.groups[at.e];
-    int32_t lane = threadIdx.x % 32, vector = lane % 8;
-    const uint4 *row[2 * BLOCKS];
+    int32_t lane = threadIdx.x % 32, vector = lane % 8,
+            first = T::X_WARPS ? threadIdx.x / 32 - T::WARPS - 1 : 0;
+    const uint4 *row[ROWS];
 #pragma unroll
-    for (int32_t i = 0; i < 2 * BLOCKS; i++) {
-        int32_t at_row = s.begin + min(8 * BLOCKS * at.n + lane / 8 + 4 * i, s.n - 1);
+    for (int32_t i = 0; i < ROWS; i++) {
+        int32_t at_row =
+            s.begin + min(8 * BLOCKS * at.n + lane / 8 + 4 * (first + WARPS * i), s.n - 1);
         if (a.g.choice)
             at_row = (int32_t)load_32(r.base + T::SHARED - choices::bytes(a.g.n_groups) +
                                       4 * (NB_CUDA_GEMM_CHOICES + at_row));
@@ -801,14 +817,16 @@ __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T>
             at_row = __ldcg(a.g.gather + at_row);
         row[i] = (const uint4 *)a.g.x + (size_t)at_row * a.x_vectors + vector;
     }
-    uint32_t even = lane / 8 * 128 + (vector ^ lane / 8) * 16, odd = even ^ 64;
+    uint32_t even = lane / 8 * 128 + (vector ^ lane / 8 ^ 4 * first) * 16 + 512 * first,
+             odd = WARPS == 1 ? even ^ 64 : even;
     for (bool end = false; !end && at.left > 0; end = at.step(a)) {
         if (early > 0) {
             early--;
         } else {
             barrier_wait(r.empty(a), r.parity ^ 1);
-            fetch_weights(a, at.e, at.m * T::WARPS, T::WARPS, at.u, at.p, r.w(a), r.full(a),
-                          policy);
+            if (T::X_WARPS == 0)
+                fetch_weights(a, at.e, at.m * T::WARPS, T::WARPS, at.u, at.p, r.w(a), r.full(a),
+                              policy);
         }
         int32_t n = at.chunks(a), c0 = at.u * a.g.w.shape.unit_chunks + a.piece * at.p;
         uint32_t to = r.x(a);
@@ -816,8 +834,8 @@ __device__ __forceinline__ void fetch_tile(const args &a, const line &l, ring<T>
         for (int32_t c = 0; c < PIECE; c++) {
             if (c < n) {
 #pragma unroll
-                for (int32_t i = 0; i < 2 * BLOCKS; i++)
-                    copy_16(to + (i % 2 ? odd : even) + c * BLOCKS * 1024 + 512 * i,
+                for (int32_t i = 0; i < ROWS; i++)
+                    copy_16(to + (i % 2 ? odd : even) + c * BLOCKS * 1024 + 512 * WARPS * i,
                             row[i] + 8 * c0 + 8 * c);
             }
         }
@@ -844,21 +862,31 @@ __device__ __forceinline__ void fetch_ahead(const args &a, struct ring<T> stage)
     }
 }
 
-/* The warp that fetches. Weights of the first stages do not wait for the kernel before. */
+/* A warp that fetches: the first weights, those of the first stages before the kernel before is done,
+ * the others x; or the only one both. */
 template <class T>
 __device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<T> r,
                                       struct cursor at) {
-    uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
-    int32_t early = a.block_steps ? min(at.left, (int32_t)T::STAGES) : 0; /* by fetch_ahead */
-    struct cursor first = at;
-    struct ring<T> stage = r;
-    for (; !a.block_steps && early < T::STAGES && first.left > 0; early++) {
-        fetch_weights(a, first.e, first.m * T::WARPS, T::WARPS, first.u, first.p, stage.w(a),
-                      stage.full(a), policy);
-        if (first.step(a))
-            first.next_tile(a, l);
-        stage.next();
+    int32_t early = min(at.left, (int32_t)T::STAGES);
+    if (threadIdx.x / 32 == T::WARPS) {
+        uint64_t policy = cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
+        struct cursor first = at;
+        struct ring<T> stage = r;
+        int32_t had = a.block_steps ? early : 0; /* by fetch_ahead */
+        for (int32_t i = 0; first.left > 0 && (T::X_WARPS || i < early); i++) {
+            if (i >= early)
+                barrier_wait(stage.empty(a), stage.parity ^ 1);
+            if (i >= had)
+                fetch_weights(a, first.e, first.m * T::WARPS, T::WARPS, first.u, first.p,
+                              stage.w(a), stage.full(a), policy);
+            if (first.step(a))
+                first.next_tile(a, l);
+            stage.next();
+        }
+        if (T::X_WARPS)
+            return;
     }
+    uint64_t policy = T::X_WARPS ? 0 : cache_policy(a.g.n_groups > 1 || a.g.n <= a.n_max);
     wait_for_kernel_before();
     while (at.left > 0) {
         switch (l.groups[at.e].blocks) {
@@ -880,7 +908,7 @@ __device__ __forceinline__ void fetch(const args &a, const line &l, struct ring<
 }
 
 template <class T, bool SCALED>
-__global__ void __launch_bounds__(stream_threads<T>, 1)
+__global__ void __launch_bounds__(T::THREADS, 1)
     stream_kernel(const __grid_constant__ args a) {
 #if defined(__CUDA_ARCH__)
     if constexpr (T::WGMMA && !NB_WGMMA)
@@ -907,7 +935,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         if (lane == 0) {
             prefetch_maps(a);
             for (int32_t i = 0; i < T::STAGES; i++) {
-                barrier_init(full + 8 * i, 32 + NB_BULK);
+                barrier_init(full + 8 * i, 32 * x_warps<T> + NB_BULK);
                 barrier_init(empty + 8 * i, T::WARPS);
             }
             barriers_ready();
@@ -923,7 +951,7 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
         nested[i] = a.nested_values[32 * i + lane];
 #pragma unroll
     for (int32_t i = 0; i < 8; i++) {
-        for (int32_t k = warp; k < 32; k += T::WARPS + 1) {
+        for (int32_t k = warp; k < 32; k += T::THREADS / 32) {
             uint32_t *row = (uint32_t *)(shared + ROW * (32 * i + k));
             row[lane] =
                 pack_bf16(__shfl_sync(~0u, value, 2 * i + k / 16), __shfl_sync(~0u, value, k % 16));
@@ -967,11 +995,18 @@ __global__ void __launch_bounds__(stream_threads<T>, 1)
     __syncthreads();
 
     struct cursor at;
-    at.open(a, l, blockIdx.x);
-    if (warp == T::WARPS) {
+    if (warp >= T::WARPS) {
+        if constexpr (T::WGMMA && SCALED)
+            give_registers<T::FETCH_REGISTERS>();
+        if (warp > T::WARPS + T::X_WARPS)
+            return;
+        at.open(a, l, blockIdx.x);
         fetch<T>(a, l, r, at);
         return;
     }
+    if constexpr (T::WGMMA && SCALED)
+        take_registers<T::MULTIPLY_REGISTERS>();
+    at.open(a, l, blockIdx.x);
     wait_for_kernel_before(); /* it may use the memory of y and of partial sums */
     worker<T, SCALED> worker = {a, l, r, warp, lane, {}};
     worker.put(at);
