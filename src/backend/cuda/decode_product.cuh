@@ -280,10 +280,19 @@ __device__ __forceinline__ bool in_narrow_twos(const matrix &m) {
     return in_twos(m) && m.n_units > 1;
 }
 
-/* Hands a tile's sums to its finisher, who finds them by slot_place. tile: counted through the whole step. */
-__device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float (&sum)[4]) {
+/* Whether the finisher is known to be done with what was in a tile's slot. (A wait takes a while
+ * even if it is, so it is asked ahead.) */
+__device__ __forceinline__ bool slot_is_free(const worker &w, uint32_t tile) {
+    return barrier_test(&w.sh.slot_free[tile % SLOTS], (tile / SLOTS & 1) ^ 1);
+}
+
+/* Hands a tile's sums to its finisher, who finds them by slot_place. tile: counted through the
+ * whole step. free: of slot_is_free. */
+__device__ __forceinline__ void hand_over(worker &w, uint32_t tile, const float (&sum)[4],
+                                          bool free = false) {
     uint32_t slot = tile % SLOTS;
-    barrier_wait(&w.sh.slot_free[slot], (tile / SLOTS & 1) ^ 1);
+    if (!free)
+        barrier_wait(&w.sh.slot_free[slot], (tile / SLOTS & 1) ^ 1);
     uint32_t to = w.lane_bytes + 128 + (slot * MMA_WARPS + w.warp) * 4 * 256;
     shared_store_float(to, sum[0]);
     shared_store_float(to + 2 * 256, sum[2]);
@@ -407,22 +416,39 @@ __device__ __forceinline__ uint32_t narrow_nested(const worker &w, const matrix 
     return (slot >> 8) * 4;
 }
 
+/* What is known of the two stages that come next. */
+struct ahead {
+    struct ring second; /* the one after w.ring */
+    bool ready;         /* whether weights are there: to ask takes 70 ns, so it is asked ahead */
+
+    __device__ __forceinline__ void begin(const worker &w) {
+        second = w.ring;
+        second.next(w.p);
+        ready = false;
+    }
+};
+
 /* Adds the two units of a tile that come next in the ring (or the one that is left, if not `two`)
- * times b, and frees their stages; skews: as of skew_of. ready: whether they are known to be there; then, what is next.
- * (To ask takes 70 ns, so it is asked ahead.) */
+ * times b, and frees their stages; skews: as of skew_of. TILE: they are all of a tile; then free
+ * becomes slot_is_free of it, and the places of the next two stages are known beforehand, since in
+ * that loop there are registers for it. */
+template <bool TILE>
 __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l,
                                                       uint32_t nested_at, bool two,
-                                                      uint32_t skew0, uint32_t skew1, bool &ready,
+                                                      uint32_t skew0, uint32_t skew1, ahead &next,
+                                                      uint32_t tile, bool &free,
                                                       const uint32_t (&b)[8], float (&sum)[4]) {
     uint32_t at0 = w.ring.at + skew0, stage0 = w.ring.stage;
-    if (!ready)
+    if (!next.ready)
         wait_for_weights(w);
-    w.ring.next(w.p);
-    uint32_t at1 = at0, stage1 = w.ring.stage;
-    if (two) {
-        at1 = w.ring.at + skew1;
-        w.ring.next(w.p);
+    struct ring second;
+    if (TILE) {
+        second = next.second;
+    } else {
+        second = w.ring;
+        second.next(w.p);
     }
+    uint32_t at1 = two ? second.at + skew1 : at0, stage1 = second.stage;
     uint4 codes[4];
     codes[0] = shared_load4(at0 + l.codes);
     codes[1] = shared_load4(at0 + l.codes + NB_CUDA_CHUNK_CODES);
@@ -439,9 +465,18 @@ __device__ __forceinline__ void multiply_narrow_units(worker &w, const narrow &l
     warp_arrives(later(w.sh.empty + stage0, nothing), lane4);
     if (two)
         warp_arrives(later(w.sh.empty + stage1, nothing), lane4);
-    ready = barrier_test(&w.sh.full[w.ring.stage], w.ring.turn);
-    scale0 = __fadd_rn(__fmul_rn(table_float(l.values + code0 * 32), scale0), offset.x);
-    scale1 = __fadd_rn(__fmul_rn(table_float(l.values + code1 * 32), scale1), offset.y);
+    scale0 = __fadd_rn(__fmul_rn(shared_load_float(l.values + code0 * 32), scale0), offset.x);
+    scale1 = __fadd_rn(__fmul_rn(shared_load_float(l.values + code1 * 32), scale1), offset.y);
+    w.ring = second;
+    if (two)
+        w.ring.next(w.p);
+    if (TILE) {
+        next.second = w.ring;
+        next.second.next(w.p);
+    }
+    next.ready = barrier_test(&w.sh.full[w.ring.stage], w.ring.turn);
+    if (TILE)
+        free = slot_is_free(w, tile);
     float c[4][4] = {};
 #pragma unroll
     for (int j = 0; j < 4; j++) {
@@ -586,7 +621,7 @@ struct narrow_inputs {
 
 /* Likewise of one tile or two with 2 columns, units two at a time; x: begun. */
 __device__ __forceinline__ void multiply_narrow_pair(worker &w, const matrix &m, const inputs &in,
-                                                     bool two, narrow_inputs &x, bool &ready,
+                                                     bool two, narrow_inputs &x, ahead &next,
                                                      uint32_t tile) {
     const narrow l = narrow_of(w, m);
     float sum0[4] = {}, sum1[4] = {};
@@ -605,9 +640,10 @@ __device__ __forceinline__ void multiply_narrow_pair(worker &w, const matrix &m,
             mine -= m.n_units;
         uint32_t nested = narrow_nested(w, m, mine);
         mine += 2;
-        multiply_narrow_units(w, l, nested, left > 1, 0, 0, ready, b, sum0);
+        bool free;
+        multiply_narrow_units<false>(w, l, nested, left > 1, 0, 0, next, 0, free, b, sum0);
         if (two)
-            multiply_narrow_units(w, l, nested, left > 1, 0, 0, ready, b, sum1);
+            multiply_narrow_units<false>(w, l, nested, left > 1, 0, 0, next, 0, free, b, sum1);
     }
     hand_over(w, tile, sum0);
     if (two)
@@ -620,14 +656,15 @@ __device__ __forceinline__ void multiply_streaming(worker &w, const matrix &m, c
                                                    const tile_rows &rows, int32_t n_experts,
                                                    int32_t n_tiles) {
     uint32_t tile = w.sh.tile[w.warp];
-    bool ready = false;
+    ahead next;
+    next.begin(w);
 #pragma unroll 1
     for (int32_t i = 0; i < n_tiles; i += 2) {
         bool two = i + 1 < n_tiles;
         if (COLUMNS == 2 && in_narrow_twos(m)) {
             narrow_inputs x;
             x.begin(w, m, in, n_experts);
-            multiply_narrow_pair(w, m, in, two, x, ready, tile + i);
+            multiply_narrow_pair(w, m, in, two, x, next, tile + i);
         } else if (two && in_twos(m)) {
             multiply_pair<COLUMNS>(w, m, in, n_experts, tile + i);
         } else {
@@ -675,21 +712,24 @@ __device__ __forceinline__ void multiply_resident(worker &w, const matrix &m, co
     if (phase == GATE_UP) /* x is there before experts are chosen */
         wait_for_list(w.p, w.sh, layer);
     uint32_t tile = w.sh.tile[w.warp], end = tile + w.sh.n_own[phase];
-    bool ready = false;
+    ahead next;
+    next.begin(w);
     tile_skews skews(m);
 #pragma unroll 1
     for (; tile != end; tile++) {
         float sum[4] = {};
+        bool free = false;
         if (COLUMNS == 2) {
-            multiply_narrow_units(w, n, nested0, true, skew_of(m, skews.at),
-                                  skew_of(m, skews.at + skews.unit), ready, o0.b[0], sum);
+            multiply_narrow_units<true>(w, n, nested0, true, skew_of(m, skews.at),
+                                        skew_of(m, skews.at + skews.unit), next, tile, free,
+                                        o0.b[0], sum);
             skews.next();
         } else {
             two_units units;
             load_two_units(w, l, nested0, nested1, units);
             multiply_two_units<COLUMNS>(w, units, o0.b, o1.b, sum, sum);
         }
-        hand_over(w, tile, sum);
+        hand_over(w, tile, sum, free);
     }
     tiles_done(w, end);
 }
@@ -713,16 +753,19 @@ __device__ __forceinline__ void multiply_experts(worker &w, const matrix &gate_u
     wait_for_list(w.p, w.sh, layer);
     stamp(w, layer, 14);
     uint32_t tile = w.sh.tile[w.warp], end = kept(tile + w.sh.n_own[GATE_UP]);
-    bool ready = false;
+    ahead next;
+    next.begin(w);
     tile_skews skews(gate_up);
     auto multiply = [&](uint32_t last) {
 #pragma unroll 1
         for (; tile + last < end; tile++) {
             float sum[4] = {};
-            multiply_narrow_units(w, l, nested, true, skew_of(gate_up, skews.at),
-                                  skew_of(gate_up, skews.at + skews.unit), ready, o.b[0], sum);
+            bool free;
+            multiply_narrow_units<true>(w, l, nested, true, skew_of(gate_up, skews.at),
+                                        skew_of(gate_up, skews.at + skews.unit), next, tile, free,
+                                        o.b[0], sum);
             skews.next();
-            hand_over(w, tile, sum);
+            hand_over(w, tile, sum, free);
         }
     };
     multiply(LAST);
@@ -735,7 +778,7 @@ __device__ __forceinline__ void multiply_experts(worker &w, const matrix &gate_u
     for (int32_t i = 0; i < n; i += 2) {
         if (i > 0)
             x.begin(w, down, inner, w.sh.n_list);
-        multiply_narrow_pair(w, down, inner, i + 1 < n, x, ready, tile + i);
+        multiply_narrow_pair(w, down, inner, i + 1 < n, x, next, tile + i);
     }
     tiles_done(w, tile + n);
 }

@@ -46,6 +46,17 @@ __device__ __forceinline__ void barrier_arrive(uint64_t *b) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
+/* By who `arrives`, without a branch. */
+__device__ __forceinline__ void barrier_arrive_if(bool arrives, uint64_t *b) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.u32 p, %1, 0;\n"
+                 "@p mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+                 "}\n" ::"r"(shared_address(b)),
+                 "r"((uint32_t)arrives)
+                 : "memory");
+}
+
 __device__ __forceinline__ void barrier_expect(uint64_t *b, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)),
                  "r"(bytes)

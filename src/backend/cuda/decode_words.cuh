@@ -27,8 +27,7 @@ enum { ARRIVALS = 1 };
 #endif
 
 __device__ __forceinline__ void warp_arrives(uint64_t *b, int32_t lane) {
-    if (ARRIVALS == 32 || lane == 0)
-        barrier_arrive(b);
+    barrier_arrive_if(ARRIVALS == 32 || lane == 0, b);
 }
 
 /* A word that was not written yet. No arithmetic makes it: NaN is 0x7FFFFFFF in f32 and 0x7FFF in

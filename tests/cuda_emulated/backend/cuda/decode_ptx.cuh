@@ -30,6 +30,10 @@ inline void barriers_ready() {
 inline void barrier_arrive(uint64_t *b) {
     emulator::barrier_arrive(b, 0);
 }
+inline void barrier_arrive_if(bool arrives, uint64_t *b) {
+    if (arrives)
+        barrier_arrive(b);
+}
 inline void barrier_expect(uint64_t *b, uint32_t bytes) {
     emulator::barrier_arrive(b, bytes);
 }
