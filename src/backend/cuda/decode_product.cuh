@@ -349,6 +349,7 @@ template <int COLUMNS> struct operands {
             }
             if (!__any_sync(~0U, again))
                 break;
+            wait_a_little();
             load(x);
             if (++tries > SPIN_LIMIT)
                 __trap();

@@ -43,6 +43,8 @@ inline bool barrier_try(uint64_t *b, uint32_t parity) {
 inline bool barrier_test(uint64_t *b, uint32_t parity) {
     return emulator::barrier_test(b, parity);
 }
+inline void wait_a_little() {
+}
 template <int THREADS> inline void threads_meet() {
     emulator::block_meet(1, THREADS);
 }
